@@ -1,0 +1,68 @@
+"""Version of the package, and the tree of errors.
+
+    TQCError
+      EncodeError(ValueError)      these tensors or settings cannot be encoded as asked
+      DecodeError(ValueError)      these bytes cannot be decoded
+        MalformedError             a rule of the specification is broken
+        UnsupportedError           legal, but needs a newer decoder
+        LimitError                 more than the caller's limits allow
+
+Imports nothing, so that every layer may import it.
+"""
+
+from __future__ import annotations
+
+VERSION = "0.1.0"
+
+
+class TQCError(Exception):
+    """Base of every error that tqcodec raises on purpose."""
+
+
+class EncodeError(TQCError, ValueError):
+    """These tensors or settings cannot be encoded as asked."""
+
+
+class DecodeError(TQCError, ValueError):
+    """These bytes cannot be decoded.
+
+    Attributes:
+        rule: tag of the rule of `spec/tqc.md` that is broken, such as ``table.sum``.
+        offset: position in bytes from the start of the file, or None where it is not known.
+        tensor: name of the tensor concerned, or None.
+    """
+
+    verdict = "cannot decode"
+
+    def __init__(
+        self, rule: str, message: str, offset: int | None = None, tensor: str | None = None
+    ) -> None:
+        super().__init__(rule, message, offset, tensor)
+        self.rule = rule
+        self.message = message
+        self.offset = offset
+        self.tensor = tensor
+
+    def __str__(self) -> str:
+        place = "" if self.offset is None else f" at byte {self.offset}"
+        if self.tensor is not None:
+            place += f"{',' if place else ''} tensor {self.tensor!r}"
+        return f"{self.verdict}: [{self.rule}]{place}: {self.message}"
+
+
+class MalformedError(DecodeError):
+    """A rule of the specification is broken."""
+
+    verdict = "malformed"
+
+
+class UnsupportedError(DecodeError):
+    """Legal, but this decoder does not know the feature."""
+
+    verdict = "unsupported"
+
+
+class LimitError(DecodeError):
+    """Decoding would take more than the caller's limits allow."""
+
+    verdict = "limit"

@@ -1,0 +1,300 @@
+"""The directory: what is in a file and where (chapter 4).
+
+Canonical MessagePack: maps with string keys in ascending order of their UTF-8 bytes, integers and
+lengths in their shortest form, no floats, no extension types. Imports msgpack only, besides the
+layers below.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgpack
+
+from tqcodec.errors import UnsupportedError
+from tqcodec.format.dtypes import DTYPES, DType
+from tqcodec.format.reader import Reader
+from tqcodec.format.registry import (
+    MAX_DIMENSIONS,
+    MAX_ELEMENTS,
+    MAX_NAME,
+    MAX_SHARED,
+    RESERVED_CODINGS,
+    Coding,
+)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of bytes of the file.
+
+    Attributes:
+        length: in bytes.
+        crc: CRC-32 of the bytes.
+        offset: from the start of the file; a prefix sum, not stored.
+    """
+
+    length: int
+    crc: int
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor.
+
+    Attributes:
+        name: unique in the file.
+        dtype: element type.
+        shape: dimensions.
+        coding: how its bytes are coded.
+        check: CRC-32 of the decoded little-endian bytes.
+        segments: where its bytes are; empty for a tensor in a bundle and for a tied one.
+        bundle: index of the bundle that holds it, or None.
+        same_as: index of the earlier tensor whose bytes it shares, or None.
+        snr: signal-to-noise ratio in hundredths of a decibel as the encoder saw it (ancillary).
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    coding: Coding
+    check: int
+    segments: tuple[Segment, ...] = ()
+    bundle: int | None = None
+    same_as: int | None = None
+    snr: int | None = None
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Decoded bytes."""
+        return self.elements * self.dtype.size
+
+
+@dataclass(frozen=True)
+class Directory:
+    """All tensors, bundles and tables of a file.
+
+    Attributes:
+        entries: tensors in their order.
+        bundles: segments that hold several tensors each.
+        shared: segment of the tables, or None.
+        shared_size: its inflated size; 0 if it is not deflated.
+        metadata: free strings.
+    """
+
+    entries: tuple[Entry, ...]
+    bundles: tuple[Segment, ...] = ()
+    shared: Segment | None = None
+    shared_size: int = 0
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def segments(self) -> Iterable[Segment]:
+        """All segments in file order: tables, bundles, then those of each tensor."""
+        if self.shared is not None:
+            yield self.shared
+        yield from self.bundles
+        for entry in self.entries:
+            yield from entry.segments
+
+
+def _pairs(segments: Iterable[Segment]) -> list[list[int]]:
+    return [[s.length, s.crc] for s in segments]
+
+
+def _entry_map(entry: Entry) -> dict[str, Any]:
+    out: dict[str, Any] = {"name": entry.name}
+    if entry.same_as is not None:
+        out["same_as"] = entry.same_as
+        return out
+    out |= {"dtype": entry.dtype.name, "shape": list(entry.shape), "coding": int(entry.coding)}
+    out["check"] = entry.check
+    if entry.bundle is not None:
+        out["bundle"] = entry.bundle
+    else:
+        out["segments"] = _pairs(entry.segments)
+    if entry.snr is not None:
+        out["snr"] = entry.snr
+    return out
+
+
+def write_directory(directory: Directory) -> bytes:
+    """The element `directory`, not deflated."""
+    out: dict[str, Any] = {"tensors": [_entry_map(entry) for entry in directory.entries]}
+    if directory.bundles:
+        out["bundles"] = _pairs(directory.bundles)
+    if directory.shared is not None:
+        out["shared"] = [directory.shared.length, directory.shared.crc, directory.shared_size]
+    if directory.metadata:
+        out["metadata"] = dict(directory.metadata)
+    return _canonical(out)
+
+
+def _canonical(value: Any) -> bytes:
+    packed: bytes = msgpack.packb(_sorted(value), use_bin_type=True)
+    return packed
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _sorted(value[k]) for k in sorted(value, key=str.encode)}
+    if isinstance(value, list):
+        return [_sorted(item) for item in value]
+    return value
+
+
+class _Fields:
+    """Typed access to a map of the directory."""
+
+    def __init__(self, value: Any, reader: Reader, what: str) -> None:
+        reader.check(isinstance(value, dict), "directory.type", f"{what} is not a map")
+        self.map: dict[str, Any] = value
+        self.reader, self.what = reader, what
+
+    def fail_unless(self, condition: bool, key: str) -> None:
+        self.reader.check(condition, "directory.type", f"{self.what}: bad or missing {key!r}")
+
+    def integer(self, key: str, most: int, least: int = 0) -> int:
+        value = self.map.get(key)
+        self.fail_unless(type(value) is int, key)
+        inside = least <= value <= most  # type: ignore[operator]
+        self.reader.check(
+            inside, "directory.range", f"{self.what}: {key!r} is {value}, not {least} to {most}"
+        )
+        return int(value)  # type: ignore[arg-type]
+
+    def integers(self, key: str, value: Any, count: int | None, most: int) -> list[int]:
+        ok = isinstance(value, list) and count in (None, len(value))
+        self.fail_unless(ok and all(type(v) is int and 0 <= v <= most for v in value), key)
+        return list(value)
+
+    def items(self, key: str) -> list[Any]:
+        value = self.map.get(key, [])
+        self.fail_unless(isinstance(value, list), key)
+        return list(value)
+
+    def segments(self, key: str) -> tuple[Segment, ...]:
+        pairs = [self.integers(key, v, 2, (1 << 63) - 1) for v in self.items(key)]
+        self.fail_unless(all(crc < 1 << 32 for _, crc in pairs), key)
+        return tuple(Segment(length, crc) for length, crc in pairs)
+
+
+def read_directory(data: bytes, start: int, reader: Reader) -> Directory:
+    """Inverse of `write_directory`.
+
+    Args:
+        data: the inflated directory.
+        start: offset in the file at which the segments begin.
+        reader: for messages.
+    """
+    try:
+        value = msgpack.unpackb(data, raw=False, strict_map_key=True)
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
+        reader.fail("directory.msgpack", f"not MessagePack ({error or type(error).__name__})")
+    fields = _Fields(value, reader, "directory")
+    _check_canonical(value, data, reader)
+    features = fields.items("features")
+    if features:
+        raise UnsupportedError("directory.features", f"needs {features[0]!r}", reader.position)
+    shared, shared_size = None, 0
+    if "shared" in fields.map:
+        length, crc, shared_size = fields.integers("shared", fields.map["shared"], 3, 1 << 32)
+        fields.fail_unless(crc < 1 << 32 and shared_size <= MAX_SHARED, "shared")
+        shared = Segment(length, crc)
+    bundles = fields.segments("bundles")
+    entries: list[Entry] = []
+    names: set[str] = set()
+    for item in fields.items("tensors"):
+        entry = _read_entry(item, entries, len(bundles), reader)
+        reader.check(entry.name not in names, "directory.name", f"two tensors {entry.name!r}")
+        names.add(entry.name)
+        entries.append(entry)
+    metadata = fields.map.get("metadata", {})
+    texts = isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())
+    fields.fail_unless(texts, "metadata")
+    return _placed(Directory(tuple(entries), bundles, shared, shared_size, metadata), start)
+
+
+def _check_canonical(value: Any, data: bytes, reader: Reader) -> None:
+    try:
+        same = _canonical(value) == data
+    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError):
+        same = False
+    reader.check(same, "directory.canonical", "MessagePack not in its canonical form")
+
+
+def _read_entry(item: Any, earlier: Sequence[Entry], bundles: int, reader: Reader) -> Entry:
+    fields = _Fields(item, reader, f"tensor {len(earlier)}")
+    name = fields.map.get("name")
+    reader.check(
+        isinstance(name, str) and 0 < len(name.encode()) <= MAX_NAME,
+        "directory.name",
+        f"tensor {len(earlier)} has no proper name",
+    )
+    fields = _Fields(item, reader, f"tensor {name!r}")
+    if "same_as" in fields.map:
+        index = fields.integer("same_as", len(earlier) - 1)
+        twin = earlier[index]
+        reader.check(twin.same_as is None, "directory.same_as", f"{name!r} ties to a tied tensor")
+        return Entry(str(name), twin.dtype, twin.shape, twin.coding, twin.check, same_as=index)
+    dtype = fields.map.get("dtype")
+    if isinstance(dtype, str) and dtype not in DTYPES:
+        raise UnsupportedError("directory.dtype", f"needs dtype {dtype!r}", None, str(name))
+    fields.fail_unless(isinstance(dtype, str), "dtype")
+    shape = fields.integers("shape", fields.map.get("shape"), None, MAX_ELEMENTS)
+    legal = len(shape) <= MAX_DIMENSIONS and math.prod(shape) <= MAX_ELEMENTS
+    reader.check(legal, "directory.shape", f"tensor {name!r} has a shape beyond the limits")
+    code = fields.integer("coding", 255)
+    if code not in list(Coding):
+        feature = RESERVED_CODINGS.get(code, f"coding {code}")
+        raise UnsupportedError("directory.coding", f"needs {feature}", None, str(name))
+    entry = Entry(
+        name=str(name),
+        dtype=DTYPES[str(dtype)],
+        shape=tuple(shape),
+        coding=Coding(code),
+        check=fields.integer("check", (1 << 32) - 1),
+        segments=fields.segments("segments"),
+        bundle=fields.integer("bundle", bundles - 1) if "bundle" in fields.map else None,
+        snr=fields.integer("snr", 1 << 20, -(1 << 20)) if "snr" in fields.map else None,
+    )
+    _check_coding(entry, reader)
+    return entry
+
+
+def _check_coding(entry: Entry, reader: Reader) -> None:
+    bundled = entry.bundle is not None
+    fits = not bundled or (entry.coding == Coding.PLANES and not entry.segments)
+    reader.check(fits, "directory.bundle", f"tensor {entry.name!r} cannot be in a bundle")
+    transformed = entry.coding == Coding.TRANSFORM
+    reader.check(
+        not transformed or entry.dtype.is_float,
+        "directory.transform",
+        f"tensor {entry.name!r} is not floating point, yet transform-coded",
+    )
+
+
+def _placed(directory: Directory, start: int) -> Directory:
+    """The directory with the offsets of its segments filled in."""
+    position = start
+
+    def place(segment: Segment) -> Segment:
+        nonlocal position
+        placed = Segment(segment.length, segment.crc, position)
+        position += segment.length
+        return placed
+
+    shared = place(directory.shared) if directory.shared is not None else None
+    bundles = tuple(place(s) for s in directory.bundles)
+    entries = tuple(
+        replace(e, segments=tuple(place(s) for s in e.segments)) for e in directory.entries
+    )
+    return Directory(entries, bundles, shared, directory.shared_size, directory.metadata)

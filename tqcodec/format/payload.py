@@ -1,0 +1,62 @@
+"""Payloads: the coefficients of one tile, range-coded or of fixed length (chapter 7).
+
+Imports numpy only, besides the layers below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqcodec.format import bits, symbols, trellis
+from tqcodec.format.reader import Reader
+from tqcodec.format.records import CodedTensor
+from tqcodec.format.registry import PayloadKind, Quantizer
+from tqcodec.format.tables import Table
+
+
+def write_payload(
+    coded: CodedTensor, rows: slice, columns: slice, tables: Sequence[Table]
+) -> bytes:
+    """The element `payload` of one tile."""
+    part = coded.coefficients[rows, columns]
+    if coded.payload_kind == PayloadKind.RANGE:
+        ids = coded.table_ids(rows, columns)
+        if coded.quantizer == Quantizer.TRELLIS:
+            return trellis.write(part, ids, tables, coded.steps)
+        return symbols.write_static(part.ravel(), ids.ravel(), tables)
+    indices = trellis.indices_of(part, coded.steps) if coded.steps else part
+    widths = _widths(coded, indices.shape, columns)
+    masks = (1 << widths.astype(np.int32)) - 1
+    return bits.pack((indices & masks).ravel().astype(np.uint32), widths.ravel())
+
+
+def read_payload(
+    reader: Reader, coded: CodedTensor, rows: slice, columns: slice, tables: Sequence[Table]
+) -> None:
+    """Inverse of `write_payload`: fills the tile of ``coded.coefficients``."""
+    part = coded.coefficients[rows, columns]
+    widths = _widths(coded, part.shape, columns)
+    if coded.payload_kind == PayloadKind.FIXED:
+        raw = bits.unpack(reader, widths.ravel()).astype(np.int32).reshape(part.shape)
+        wide = widths.astype(np.int32)
+        indices = raw - ((raw >> (wide - 1) & 1) << wide)
+        part[:] = trellis.from_indices(indices, coded.steps) if coded.steps else indices
+    else:
+        ids = coded.table_ids(rows, columns)
+        if coded.quantizer == Quantizer.TRELLIS:
+            part[:], indices = trellis.read(reader, ids, tables, coded.steps)
+        else:
+            indices = symbols.read_static(reader, ids.ravel(), tables).reshape(part.shape)
+            part[:] = indices
+        half = np.int32(1) << (coded.depths.values[coded.kept[columns]].astype(np.int32) - 1)
+        inside = (indices.max(axis=0) < half) & (indices.min(axis=0) >= -half)
+        reader.check(bool(inside.all()), "payload.depth", "an index outside its column's depth")
+    reader.end()
+
+
+def _widths(coded: CodedTensor, shape: tuple[int, ...], columns: slice) -> NDArray[np.uint8]:
+    depths = coded.depths.values[coded.kept[columns]]
+    return np.broadcast_to(depths, shape)

@@ -1,0 +1,194 @@
+"""Blocks of numbers as exponents and planes of bits (chapter 8).
+
+The exponents of floating-point numbers are range-coded; the sign and the mantissa bits that are
+kept, and the bits of integers, are laid down in planes of 8 bits, each packed or deflated. With all
+mantissa bits kept the coding is lossless; with m of them its relative error is at most 2^-(m+1).
+
+A block holds one or several parts, each a tensor or a piece of one. Imports numpy only, besides the
+layers below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqcodec.format import bits, symbols
+from tqcodec.format import reader as io
+from tqcodec.format.dtypes import DType
+from tqcodec.format.reader import Reader
+from tqcodec.format.registry import PlaneKind
+from tqcodec.format.tables import Table
+
+UNSIGNED, CODED = 1, 2
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Numbers of one type and how they are coded.
+
+    Attributes:
+        dtype: element type.
+        patterns: bit patterns, 1-D. Bits that the part does not keep must be 0.
+        kept: mantissa bits kept of a floating-point type; low bits kept of an integer.
+        unsigned: True where no number has its sign bit set (floating point only).
+        table: table of the exponents, None where all exponents equal `offset`.
+        offset: subtracted from the biased exponents before coding.
+    """
+
+    dtype: DType
+    patterns: NDArray[np.unsignedinteger]
+    kept: int
+    unsigned: bool = False
+    table: int | None = None
+    offset: int = 0
+
+    @property
+    def width(self) -> int:
+        """Bits of each number in the planes."""
+        return self.kept + (1 if self.dtype.is_float and not self.unsigned else 0)
+
+
+def write_block(parts: Sequence[Part], tables: Sequence[Table]) -> bytes:
+    """The element `block`."""
+    head = b"".join(
+        bytes([p.kept, (UNSIGNED if p.unsigned else 0) | (CODED if p.table is not None else 0)])
+        + (bytes([p.table]) if p.table is not None else b"")
+        + (io.sv(p.offset) if p.dtype.is_float else b"")
+        for p in parts
+    )
+    out = _write_plane(np.frombuffer(head, np.uint8), np.full(len(head), 8, np.uint8))
+    out = io.uv(len(head)) + out
+    coded = [p for p in parts if p.table is not None]
+    if coded:
+        values = np.concatenate([_exponents(p) - np.int32(p.offset) for p in coded])
+        ids = np.concatenate([np.full(len(p.patterns), p.table, np.uint8) for p in coded])
+        out += symbols.write_static(values, ids, tables)
+    for plane in range(_planes(parts)):
+        pieces = [_plane_values(p, plane) for p in parts if p.width > 8 * plane]
+        out += _write_plane(np.concatenate(pieces), _plane_widths(parts, plane))
+    return out
+
+
+def read_block(
+    reader: Reader, shapes: Sequence[tuple[DType, int]], tables: Sequence[Table]
+) -> list[Part]:
+    """Inverse of `write_block`; `shapes` gives type and length of each part."""
+    size = reader.uv(16 * len(shapes))
+    head = Reader(
+        _read_plane(reader, np.full(size, 8, np.uint8)).tobytes(), reader.base, reader.tensor
+    )
+    parts = [_read_head(head, dtype, count, tables) for dtype, count in shapes]
+    head.end()
+    coded = [p for p in parts if p.table is not None]
+    exponents = np.zeros(0, np.int32)
+    if coded:
+        ids = np.concatenate([np.full(len(p.patterns), p.table, np.uint8) for p in coded])
+        exponents = symbols.read_static(reader, ids, tables)
+    start = 0
+    for part in parts:
+        if part.dtype.is_float:
+            count = len(part.patterns) if part.table is not None else 0
+            _put_exponents(part, exponents[start : start + count], reader)
+            start += count
+    for plane in range(_planes(parts)):
+        values, start = _read_plane(reader, _plane_widths(parts, plane)), 0
+        for part in parts:
+            if part.width > 8 * plane:
+                _put_plane(part, values[start : start + len(part.patterns)], plane)
+                start += len(part.patterns)
+    reader.end()
+    return parts
+
+
+def _read_head(head: Reader, dtype: DType, count: int, tables: Sequence[Table]) -> Part:
+    kept, flags = head.u8(), head.u8()
+    most = dtype.mantissa_bits if dtype.is_float else 8 * dtype.size
+    head.check(kept <= most, "block.kept", f"{kept} bits kept of {most}")
+    allowed = UNSIGNED | CODED if dtype.is_float else 0
+    head.check(flags | allowed == allowed, "block.flags", f"flags {flags}")
+    table = None
+    if flags & CODED:
+        table = head.u8()
+        head.check(table < len(tables), "table.index", f"no table {table}")
+    offset = head.sv(1 << 12) if dtype.is_float else 0
+    patterns = np.zeros(count, dtype.pattern)
+    return Part(dtype, patterns, kept, bool(flags & UNSIGNED), table, offset)
+
+
+def _exponents(part: Part) -> NDArray[np.int32]:
+    mask = (1 << part.dtype.exponent_bits) - 1
+    return (part.patterns >> part.dtype.mantissa_bits & mask).astype(np.int32)
+
+
+def _put_exponents(part: Part, coded: NDArray[np.int32], reader: Reader) -> None:
+    values = coded.astype(np.int64) + part.offset if part.table is not None else part.offset
+    exponents = np.broadcast_to(values, part.patterns.shape)
+    if len(exponents):
+        inside = exponents.min() >= 0 and exponents.max() < 1 << part.dtype.exponent_bits
+        reader.check(bool(inside), "block.exponent", "exponent outside its type's range")
+    part.patterns[:] = exponents.astype(part.dtype.pattern) << part.dtype.mantissa_bits
+
+
+def _planes(parts: Sequence[Part]) -> int:
+    return max((-(-p.width // 8) for p in parts if len(p.patterns)), default=0)
+
+
+def _plane_widths(parts: Sequence[Part], plane: int) -> NDArray[np.uint8]:
+    wide = [p for p in parts if p.width > 8 * plane]
+    widths = np.array([min(8, p.width - 8 * plane) for p in wide], np.uint8)
+    return np.repeat(widths, [len(p.patterns) for p in wide])
+
+
+def _plane_values(part: Part, plane: int) -> NDArray[np.uint8]:
+    """Bits 8 * plane and up of (kept mantissa << 1 | sign), of the kept mantissa, or of integers."""
+    dtype, rest = part.dtype, part.patterns
+    if dtype.is_float:
+        mantissa = rest & dtype.pattern.type((1 << dtype.mantissa_bits) - 1)
+        kept = mantissa >> (dtype.mantissa_bits - part.kept)
+        rest = kept if part.unsigned else kept << 1 | rest >> (8 * dtype.size - 1)
+    low = rest >> (8 * plane)
+    return (low & 0xFF).astype(np.uint8)
+
+
+def _put_plane(part: Part, values: NDArray[np.uint8], plane: int) -> None:
+    dtype = part.dtype
+    rest = values.astype(dtype.pattern)
+    if not dtype.is_float:
+        part.patterns[:] |= rest << (8 * plane)
+        return
+    shift = 8 * plane + dtype.mantissa_bits - part.kept
+    if part.unsigned:
+        part.patterns[:] |= rest << shift
+        return
+    if plane == 0:
+        part.patterns[:] |= (rest & 1) << (8 * dtype.size - 1)
+        part.patterns[:] |= rest >> 1 << shift
+    else:
+        part.patterns[:] |= rest << (shift - 1)
+
+
+def _write_plane(values: NDArray[np.uint8], widths: NDArray[np.uint8]) -> bytes:
+    packed = values.tobytes() if (widths == 8).all() else bits.pack(values, widths)
+    deflated = io.deflate(values.tobytes())
+    deflated = io.uv(len(deflated)) + deflated
+    if len(deflated) < len(packed):
+        return bytes([PlaneKind.DEFLATED]) + deflated
+    return bytes([PlaneKind.PACKED]) + packed
+
+
+def _read_plane(reader: Reader, widths: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    kind = reader.u8()
+    reader.check(kind in list(PlaneKind), "plane.kind", f"unknown kind {kind}")
+    if kind == PlaneKind.PACKED:
+        if (widths == 8).all():
+            return np.frombuffer(reader.take(len(widths)), np.uint8)
+        return bits.unpack(reader, widths).astype(np.uint8)
+    data = io.inflate(reader.take(reader.uv(reader.remaining)), len(widths), reader)
+    values = np.frombuffer(data, np.uint8)
+    fits = bool((values >> np.minimum(widths, 7) >> (widths == 8) == 0).all())
+    reader.check(fits, "plane.range", "a plane value wider than its width")
+    return values

@@ -1,0 +1,137 @@
+"""Weights from coefficients, bit-exact (chapter 10).
+
+Every sum is a sum of integers below 2^53, so it is exact in float64 in any order. Imports numpy
+only, besides the layers below.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqcodec.format.dct import dct
+from tqcodec.format.dtypes import DType, round_to
+from tqcodec.format.reader import Reader
+from tqcodec.format.records import Basis, CodedTensor, axis_lengths
+from tqcodec.format.registry import SUM_BITS, Axis, BasisKind
+from tqcodec.format.vectors import Vector
+
+ROW_SCALE_MANTISSA: Final = 5  # bits
+MULTIPLIER_MANTISSA: Final = 3
+BLOCK: Final = 1 << 17  # weights rebuilt at a time, to bound memory
+
+
+def expand(codes: NDArray[np.uint8], mantissa: int) -> NDArray[np.int64]:
+    """Integers of 8-bit codes: c below 2^m; else (2^m + low m bits) << (c >> m) - 1."""
+    wide = codes.astype(np.int64)
+    exponent, fraction = wide >> mantissa, wide & ((1 << mantissa) - 1)
+    normal = (fraction + (1 << mantissa)) << np.maximum(exponent - 1, 0)
+    return np.where(exponent == 0, fraction, normal)
+
+
+def basis_rows(basis: Basis, axis_shape: Sequence[int]) -> NDArray[np.int64] | None:
+    """Synthesis rows of a basis: int64 (channels, axis length), or None without a basis."""
+    if basis.kind == BasisKind.DCT:
+        rows = np.ones((1, 1), np.int64)
+        for length in axis_shape:
+            rows = np.kron(rows, dct(length))
+        return rows
+    if basis.entries is None or basis.shifts is None:
+        return None
+    return basis.entries.astype(np.int64) << basis.shifts.values.astype(np.int64)[:, None]
+
+
+def check_bound(
+    coded: CodedTensor, bases: Sequence[NDArray[np.int64] | None], reader: Reader
+) -> None:
+    """Check that no sum of the reconstruction can reach 2^53."""
+    bound = 1
+    if coded.coefficients.size:
+        bound = max(int(coded.coefficients.max()), -int(coded.coefficients.min()))
+    bound *= int(expand(_extreme(coded.multipliers), MULTIPLIER_MANTISSA)[0])
+    for rows in bases:
+        if rows is not None and rows.size:
+            bound *= int(np.abs(rows).sum(axis=0).max())
+    ok = bound < 1 << SUM_BITS
+    reader.check(ok, "reconstruct.bound", f"sums may reach 2 ** {bound.bit_length() - 1}")
+
+
+def _extreme(vector: Vector) -> NDArray[np.uint8]:
+    return np.array([vector.values.max() if len(vector.values) else 0], np.uint8)
+
+
+def transform_domain(coded: CodedTensor, rows: slice) -> NDArray[np.float64]:
+    """Integers q * m of some coefficient rows in all columns: float64 (rows, I', T')."""
+    inner, taps = len(coded.levels[Axis.IN].values), len(coded.levels[Axis.TAPS].values)
+    part = coded.coefficients[rows].astype(np.float64)
+    kept = coded.kept
+    if len(kept) < inner * taps:
+        full = np.zeros((len(part), inner * taps))
+        full[:, kept] = part
+        part = full
+    if len(coded.multipliers.values) and not (coded.multipliers.values == 1).all():
+        part = part * expand(coded.multipliers.values, MULTIPLIER_MANTISSA)
+    return part.reshape(len(part), inner, taps)
+
+
+def reconstruct(
+    coded: CodedTensor, shape: tuple[int, ...], dtype: DType, reader: Reader
+) -> NDArray[np.unsignedinteger]:
+    """Bit patterns of the weights, of the tensor's shape.
+
+    Args:
+        coded: the record, coefficients filled.
+        shape: dimensions of the tensor.
+        dtype: element type, floating point.
+        reader: for messages.
+    """
+    lengths = axis_lengths(shape, coded.roles)
+    taps_shape = [n for n, role in zip(shape, coded.roles, strict=True) if role == Axis.TAPS]
+    bases = [
+        basis_rows(basis, taps_shape if axis == Axis.TAPS else ())
+        for axis, basis in zip(Axis, coded.bases, strict=True)
+    ]
+    check_bound(coded, bases, reader)
+    scale = math.ldexp(coded.scale[0], coded.scale[1])
+    weights = np.empty(lengths, dtype.pattern)
+    for rows in _row_blocks(lengths, bases[Axis.OUT]):
+        if bases[Axis.OUT] is None:
+            sums = _columns(transform_domain(coded, rows), bases)
+        else:
+            sums = _columns(transform_domain(coded, slice(None)), bases)
+            synthesis = bases[Axis.OUT].astype(np.float64).T
+            sums = (synthesis @ sums.reshape(len(sums), -1)).reshape(lengths)
+        steps = scale * expand(coded.row_scales.values[rows], ROW_SCALE_MANTISSA)
+        weights[rows] = round_to(sums * steps[:, None, None], dtype)
+    return _arrange(weights, shape, coded.roles)
+
+
+def _row_blocks(lengths: tuple[int, int, int], out_basis: NDArray[np.int64] | None) -> list[slice]:
+    """Blocks of rows; one block where an output basis needs all rows at once."""
+    count = lengths[0]
+    height = count if out_basis is not None else max(1, BLOCK // max(1, lengths[1] * lengths[2]))
+    return [slice(r, min(r + height, count)) for r in range(0, count, max(1, height))]
+
+
+def _columns(
+    part: NDArray[np.float64], bases: Sequence[NDArray[np.int64] | None]
+) -> NDArray[np.float64]:
+    """Sums over the channels of the taps and of the input axis."""
+    if bases[Axis.TAPS] is not None:
+        part = part @ bases[Axis.TAPS].astype(np.float64)
+    if bases[Axis.IN] is not None:
+        part = np.swapaxes(np.swapaxes(part, 1, 2) @ bases[Axis.IN].astype(np.float64), 1, 2)
+    return part
+
+
+def _arrange(
+    weights: NDArray[np.unsignedinteger], shape: tuple[int, ...], roles: Sequence[Axis]
+) -> NDArray[np.unsignedinteger]:
+    """From (out, in, taps) to the dimensions of the tensor."""
+    order = sorted(range(len(shape)), key=lambda d: (roles[d], d))
+    spread = weights.reshape([shape[d] for d in order])
+    return np.ascontiguousarray(spread.transpose(np.argsort(order)))

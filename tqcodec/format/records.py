@@ -1,0 +1,267 @@
+"""The record of a transform-coded tensor, and its head (chapter 9).
+
+`CodedTensor` is the waist of the library: integers and tables' indices, no floats. Encoders make
+it, the writer lays it down, the reconstruction turns it into weights. Imports numpy only, besides
+the layers below.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqcodec.format import reader as io
+from tqcodec.format.reader import Reader
+from tqcodec.format.registry import (
+    MAX_BASIS,
+    MAX_BASIS_SHIFT,
+    MAX_CLASSES,
+    MAX_DCT,
+    MAX_DEPTH,
+    MAX_STEPS,
+    MAX_SYMBOLS,
+    RESERVED_QUANTIZERS,
+    Axis,
+    BasisKind,
+    PayloadKind,
+    Quantizer,
+)
+from tqcodec.format.tables import Table
+from tqcodec.format.vectors import HeadReader, HeadWriter, PendingVector, Vector
+
+MAX_SCALE_MANTISSA = 1 << 24
+MAX_SCALE_EXPONENT = 1200
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """Synthesis vectors of one axis, as rows of integers.
+
+    Row k is ``entries[k] << shifts[k]``. A DCT basis has no entries: chapter 10 gives them.
+
+    Attributes:
+        kind: none, the DCT of the format, or explicit.
+        entries: int32 (rows, length of the axis), for an explicit basis.
+        shifts: power of two of each row, `Vector` of `rows`.
+        tables: table of the entries of each row, `Vector` of `rows`.
+    """
+
+    kind: BasisKind = BasisKind.NONE
+    entries: NDArray[np.int32] | None = None
+    shifts: Vector | None = None
+    tables: Vector | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class CodedTensor:
+    """A transform-coded tensor. Symbols as in chapter 9: O', I', T' are channels of the axes.
+
+    Attributes:
+        roles: axis of each dimension of the tensor.
+        scale: (mantissa, exponent): the step is ``mantissa * 2 ** exponent``.
+        quantizer: what an index stands for.
+        steps: rows of a trellis segment; 0 without trellis.
+        payload_kind: range-coded or fixed-length.
+        tile: (rows, columns) of a payload.
+        bases: basis of the axes out, in, taps.
+        depths: bits of the signed range of the indices of each column, uint8 (I' * T').
+        levels: class contributions of the channels of the three axes; their sum is a class.
+        table_map: table of each class.
+        row_scales: 5-bit-mantissa codes, one for each row of the output axis.
+        multipliers: 3-bit-mantissa codes, one for each column (I' * T').
+        coefficients: int32 (O', columns of non-zero depth).
+    """
+
+    roles: tuple[Axis, ...]
+    scale: tuple[int, int]
+    quantizer: Quantizer
+    steps: int
+    payload_kind: PayloadKind
+    tile: tuple[int, int]
+    bases: tuple[Basis, Basis, Basis]
+    depths: Vector
+    levels: tuple[Vector, Vector, Vector]
+    table_map: tuple[int, ...]
+    row_scales: Vector
+    multipliers: Vector
+    coefficients: NDArray[np.int32]
+
+    @property
+    def kept(self) -> NDArray[np.int64]:
+        """Columns of non-zero depth, ascending."""
+        return np.flatnonzero(self.depths.values)
+
+    def tiles(self) -> list[tuple[slice, slice]]:
+        """Rows and columns of the coefficients of each payload, in order."""
+        return tiles(self.coefficients.shape[0], self.coefficients.shape[1], self.tile)
+
+    def table_ids(self, rows: slice, columns: slice) -> NDArray[np.uint8]:
+        """Table of each coefficient of a tile: uint8 (rows, columns)."""
+        out, inn, taps = (level.values.astype(np.int32) for level in self.levels)
+        column = (inn[:, None] + taps[None, :]).ravel()[self.kept[columns]]
+        classes = out[rows, None] + column[None, :]
+        table_map = np.array(self.table_map, np.uint8)
+        table: NDArray[np.uint8] = table_map[np.minimum(classes, len(table_map) - 1)]
+        return table
+
+
+def tiles(rows: int, columns: int, tile: tuple[int, int]) -> list[tuple[slice, slice]]:
+    """Tiles of a (rows, columns) array: bands of rows from the top, each from left to right."""
+    return [
+        (slice(r, min(r + tile[0], rows)), slice(c, min(c + tile[1], columns)))
+        for r in range(0, rows, tile[0])
+        for c in range(0, columns, tile[1])
+    ]
+
+
+def axis_lengths(shape: Sequence[int], roles: Sequence[Axis]) -> tuple[int, int, int]:
+    """Lengths of the axes out, in, taps: products of the dimensions of each role."""
+    out, inn, taps = (
+        math.prod(n for n, role in zip(shape, roles, strict=True) if role == axis) for axis in Axis
+    )
+    return out, inn, taps
+
+
+def write_head(coded: CodedTensor, tables: Sequence[Table]) -> bytes:
+    """The element `transform_head`."""
+    head = HeadWriter(tables)
+    head.out += bytes(coded.roles)
+    head.out += io.uv(coded.scale[0]) + io.sv(coded.scale[1])
+    head.out.append(coded.quantizer)
+    if coded.quantizer == Quantizer.TRELLIS:
+        head.out += io.uv(coded.steps)
+    head.out.append(coded.payload_kind)
+    head.out += io.uv(coded.tile[0]) + io.uv(coded.tile[1])
+    for basis in coded.bases:
+        head.out.append(basis.kind)
+        if basis.entries is not None and basis.shifts is not None and basis.tables is not None:
+            head.out += io.uv(len(basis.entries))
+            head.out += bytes(basis.tables.values)
+            head.vector(basis.shifts)
+            ids = np.repeat(basis.tables.values, basis.entries.shape[1])
+            head.code(basis.entries.ravel(), ids)
+    head.vector(coded.depths)
+    if coded.payload_kind == PayloadKind.RANGE:
+        head.out += io.uv(len(coded.table_map)) + bytes(coded.table_map)
+        for level in coded.levels:
+            head.vector(level)
+    head.vector(coded.row_scales)
+    head.vector(coded.multipliers)
+    return head.end()
+
+
+@dataclass(frozen=True, eq=False)
+class _PendingBasis:
+    kind: BasisKind
+    length: int  # channels of the axis
+    entries: NDArray[np.int32] | None = None
+    shifts: PendingVector | None = None
+    tables: Vector | None = None
+
+    def get(self) -> Basis:
+        shifts = self.shifts.get() if self.shifts is not None else None
+        return Basis(self.kind, self.entries, shifts, self.tables)
+
+
+def read_head(reader: Reader, shape: Sequence[int], tables: Sequence[Table]) -> CodedTensor:
+    """Inverse of `write_head`; the coefficients have their shape and are all zero."""
+    head = HeadReader(reader, tables)
+    check = reader.check
+    codes = bytes(reader.take(len(shape)))
+    check(all(c <= max(Axis) for c in codes), "head.role", f"unknown role in {list(codes)}")
+    roles = tuple(Axis(c) for c in codes)
+    mantissa = reader.uv(MAX_SCALE_MANTISSA)
+    check(mantissa > 0, "head.scale", "scale of 0")
+    scale = (mantissa, reader.sv(MAX_SCALE_EXPONENT))
+    quantizer = _read_quantizer(reader)
+    steps = reader.uv(MAX_STEPS) if quantizer == Quantizer.TRELLIS else 0
+    check(steps > 0 or quantizer != Quantizer.TRELLIS, "head.steps", "segments of 0 rows")
+    kind = reader.u8()
+    check(kind in list(PayloadKind), "head.payload_kind", f"unknown kind {kind}")
+    tile = (reader.uv(MAX_SYMBOLS), reader.uv(MAX_SYMBOLS))
+    check(1 <= tile[0] * tile[1] <= MAX_SYMBOLS, "head.tile", f"tile of {tile[0]} x {tile[1]}")
+    lengths = axis_lengths(shape, roles)
+    taps = [n for n, role in zip(shape, roles, strict=True) if role == Axis.TAPS]
+    bases = [_read_basis(head, axis, lengths[axis], taps) for axis in Axis]
+    rows, inner, outer = (basis.length for basis in bases)
+    depths = head.vector(inner * outer, MAX_DEPTH)
+    table_map, levels = _read_classes(head, (rows, inner, outer), kind, quantizer, tables)
+    row_scales = head.vector(lengths[0])
+    multipliers = head.vector(inner * outer)
+    head.end()
+    depth = depths.get()
+    columns = np.count_nonzero(depth.values)
+    return CodedTensor(
+        roles=roles,
+        scale=scale,
+        quantizer=quantizer,
+        steps=steps,
+        payload_kind=PayloadKind(kind),
+        tile=tile,
+        bases=(bases[0].get(), bases[1].get(), bases[2].get()),
+        depths=depth,
+        levels=(levels[0].get(), levels[1].get(), levels[2].get()),
+        table_map=table_map,
+        row_scales=row_scales.get(),
+        multipliers=multipliers.get(),
+        coefficients=np.zeros((rows, columns), np.int32),
+    )
+
+
+def _read_quantizer(reader: Reader) -> Quantizer:
+    code = reader.u8()
+    if code in RESERVED_QUANTIZERS:
+        raise io.unsupported(reader, "head.quantizer", RESERVED_QUANTIZERS[code])
+    reader.check(code in list(Quantizer), "head.quantizer", f"unknown quantizer {code}")
+    return Quantizer(code)
+
+
+def _read_basis(head: HeadReader, axis: Axis, length: int, taps: Sequence[int]) -> _PendingBasis:
+    reader = head.reader
+    kind = reader.u8()
+    reader.check(kind in list(BasisKind), "basis.kind", f"unknown kind {kind}")
+    if kind == BasisKind.NONE:
+        return _PendingBasis(BasisKind.NONE, length)
+    if kind == BasisKind.DCT:
+        fits = axis == Axis.TAPS and all(1 <= n <= MAX_DCT for n in taps)
+        reader.check(fits, "basis.dct", f"no DCT of this length on axis {axis.name.lower()}")
+        return _PendingBasis(BasisKind.DCT, length)
+    rows = reader.uv(length)
+    reader.check(rows * length <= MAX_BASIS, "basis.size", f"basis of {rows} x {length}")
+    ids = np.frombuffer(reader.take(rows), np.uint8)
+    reader.check(not rows or int(ids.max()) < len(head.tables), "table.index", "no such table")
+    shifts = head.vector(rows, MAX_BASIS_SHIFT)
+    entries = head.code(np.repeat(ids, length)).reshape(rows, length)
+    return _PendingBasis(BasisKind.EXPLICIT, rows, entries, shifts, Vector(ids))
+
+
+def _read_classes(
+    head: HeadReader,
+    lengths: tuple[int, int, int],
+    kind: int,
+    quantizer: Quantizer,
+    tables: Sequence[Table],
+) -> tuple[tuple[int, ...], list[PendingVector]]:
+    reader = head.reader
+    if kind == PayloadKind.FIXED:
+        return (0,), [PendingVector(0, reader, _zeros(n)) for n in lengths]
+    count = reader.uv(MAX_CLASSES)
+    reader.check(count > 0, "class.count", "no class")
+    table_map = tuple(reader.take(count))
+    for index in table_map:
+        if quantizer == Quantizer.TRELLIS:
+            pair = tables[index : index + 2]
+            reader.check(len(pair) == 2, "class.table", f"no pair of tables {index}")
+            same = pair[0].low_bits == pair[1].low_bits
+            reader.check(same, "class.low_bits", f"pair of tables {index} differs in low bits")
+        else:
+            reader.check(index < len(tables), "class.table", f"no table {index}")
+    return table_map, [head.vector(n, MAX_CLASSES) for n in lengths]
+
+
+def _zeros(length: int) -> NDArray[np.int32]:
+    return np.broadcast_to(np.int32(0), (length,))

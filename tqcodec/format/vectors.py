@@ -1,0 +1,147 @@
+"""Vectors of small integers, and the stream they share in the head of a tensor (chapter 6).
+
+Imports numpy only, besides the layers below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqcodec.format import bits, symbols
+from tqcodec.format import reader as io
+from tqcodec.format.reader import Reader
+from tqcodec.format.registry import MAX_VECTOR, VectorKind
+from tqcodec.format.tables import Table
+
+
+@dataclass(frozen=True, eq=False)
+class Vector:
+    """Small integers, one for each row, channel or class of something.
+
+    Attributes:
+        values: 0 to 255, uint8, 1-D.
+        table: index of the table that codes them; None to lay them down without one.
+    """
+
+    values: NDArray[np.uint8]
+    table: int | None = None
+
+    @staticmethod
+    def constant(value: int, length: int) -> Vector:
+        """The same value `length` times, without allocating it."""
+        return Vector(np.broadcast_to(np.uint8(value), (length,)))
+
+
+class HeadWriter:
+    """Writes the elements of a head; coded ones go to one stream at its end."""
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        self.out = bytearray()
+        self._tables = tables
+        self._values: list[NDArray[np.int32]] = []
+        self._ids: list[NDArray[np.uint8]] = []
+
+    def code(self, values: NDArray[np.int32], ids: NDArray[np.uint8]) -> None:
+        """Append integers and their tables to the stream."""
+        self._values.append(values.astype(np.int32))
+        self._ids.append(ids)
+
+    def vector(self, vector: Vector) -> None:
+        """The element `vector`."""
+        values = vector.values
+        low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+        if low == high:
+            self.out += bytes([VectorKind.CONSTANT]) + io.uv(low)
+        elif vector.table is None:
+            width = high.bit_length()
+            self.out += bytes([VectorKind.PACKED, width])
+            self.out += bits.pack(values, np.full(len(values), width, np.uint8))
+        else:
+            self.out += bytes([VectorKind.CODED, vector.table])
+            self.code(values.astype(np.int32), np.full(len(values), vector.table, np.uint8))
+
+    def end(self) -> bytes:
+        """The head: all elements, then the stream, if anything is coded."""
+        if self._values:
+            ids = np.concatenate(self._ids)
+            self.out += symbols.write_static(np.concatenate(self._values), ids, self._tables)
+        return bytes(self.out)
+
+
+class HeadReader:
+    """Reads the elements of a head. Coded ones are known after `end`."""
+
+    def __init__(self, reader: Reader, tables: Sequence[Table]) -> None:
+        self.reader = reader
+        self.tables = tables
+        self._ids: list[NDArray[np.uint8]] = []
+        self._waiting: list[NDArray[np.int32]] = []
+        self._total = 0
+
+    def table(self) -> int:
+        """The element `table`: an index into the tables of the file."""
+        index = self.reader.u8()
+        self.reader.check(index < len(self.tables), "table.index", f"no table {index}")
+        return index
+
+    def code(self, ids: NDArray[np.uint8]) -> NDArray[np.int32]:
+        """Room for ``len(ids)`` coded integers, filled by `end`."""
+        self._total += len(ids)
+        self.reader.check(
+            self._total <= 1 << 24, "head.size", f"{self._total} coded values in one head"
+        )
+        self._ids.append(ids)
+        self._waiting.append(np.zeros(len(ids), np.int32))
+        return self._waiting[-1]
+
+    def vector(self, length: int, most: int = MAX_VECTOR) -> PendingVector:
+        """The element `vector` of `length` values, at most `most`."""
+        kind = self.reader.u8()
+        self.reader.check(kind in list(VectorKind), "vector.kind", f"unknown kind {kind}")
+        if kind == VectorKind.CONSTANT:
+            value = self.reader.uv(MAX_VECTOR)
+            return PendingVector(most, self.reader, np.broadcast_to(np.int32(value), (length,)))
+        if kind == VectorKind.PACKED:
+            width = self.reader.u8()
+            self.reader.check(1 <= width <= 8, "vector.width", f"width of {width} bits")
+            self.reader.check(
+                length * width <= 8 * self.reader.remaining, "segment.short", "vector cut off"
+            )
+            packed = bits.unpack(self.reader, np.full(length, width, np.uint8))
+            return PendingVector(most, self.reader, packed.astype(np.int32))
+        table = self.table()
+        self.reader.check(length <= 1 << 24, "head.size", f"{length} coded values in one head")
+        values = self.code(np.full(length, table, np.uint8))
+        return PendingVector(most, self.reader, values, table)
+
+    def end(self) -> None:
+        """Read the stream, if anything is coded."""
+        if not self._ids:
+            return
+        values = symbols.read_static(self.reader, np.concatenate(self._ids), self.tables)
+        start = 0
+        for room in self._waiting:
+            room[:] = values[start : start + len(room)]
+            start += len(room)
+
+
+@dataclass(frozen=True, eq=False)
+class PendingVector:
+    """A vector that may wait for the stream of its head."""
+
+    most: int
+    reader: Reader
+    values: NDArray[np.int32]
+    table: int | None = None
+
+    def get(self) -> Vector:
+        """The vector, once the head has been read to its end."""
+        ok = not len(self.values) or 0 <= self.values.min() <= self.values.max() <= self.most
+        self.reader.check(bool(ok), "vector.range", f"a value above {self.most} or below 0")
+        if self.table is None and self.values.strides == (0,):
+            return Vector.constant(int(self.values[0]) if len(self.values) else 0, len(self.values))
+        return Vector(self.values.astype(np.uint8), self.table)
