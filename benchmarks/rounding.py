@@ -14,10 +14,16 @@ import zstandard
 from safetensors.numpy import save
 from tensors import Array, Tensors, energy, matrices, vectors
 
-COMPRESSORS = {
-    "zstd -19": lambda image: zstandard.ZstdCompressor(level=19).compress(image),
-    "xz -9e": lambda image: lzma.compress(image, preset=9 | lzma.PRESET_EXTREME),
-}
+
+def _zstd(image: bytes) -> bytes:
+    return zstandard.ZstdCompressor(level=19).compress(image)
+
+
+def _xz(image: bytes) -> bytes:
+    return lzma.compress(image, preset=9 | lzma.PRESET_EXTREME)
+
+
+COMPRESSORS = {"zstd -19": _zstd, "xz -9e": _xz}
 
 
 def step_reaching(tensors: Tensors, mse: float, tolerance: float = 1e-4, tries: int = 60) -> float:
@@ -45,13 +51,15 @@ def uniform_image(tensors: Tensors, step: float) -> bytes:
         name: _narrow(np.rint(array / np.float32(step)))
         for name, array in matrices(tensors).items()
     }
-    return save({**integers, **vectors(tensors), "step": np.float32([step])})
+    return save({**integers, **vectors(tensors), "step": np.array([step], np.float32)})
 
 
 def _narrow(values: Array) -> Array:
     """Cast whole numbers to the smallest signed integer type that holds them."""
     largest = np.abs(values).max(initial=0)
-    return values.astype(next(t for t in (np.int8, np.int16, np.int32) if largest <= np.iinfo(t).max))
+    return values.astype(
+        next(t for t in (np.int8, np.int16, np.int32) if largest <= np.iinfo(t).max)
+    )
 
 
 def absmax_rounding(tensors: Tensors, bits: int) -> tuple[bytes, Tensors]:

@@ -7,7 +7,7 @@ set -eu
 "${PYTHON:-python3}" -m venv "$1"
 # torch is held at the project's version; a build for the CPU is enough.
 "$1/bin/python" -m pip install \
-    "nncodec==2.1.3" "zipnn==0.5.4" "torch==2.13.0" ml_dtypes safetensors
+    "nncodec==2.1.3" "zipnn==0.5.4" "torch==2.13.0" "ml_dtypes<0.6" safetensors
 "$1/bin/python" "$(dirname "$0")/nncodec_worker.py" </dev/null
 "$1/bin/python" "$(dirname "$0")/zipnn_worker.py" </dev/null
 echo "ready: python benchmarks/compare.py --nncodec-python $1/bin/python ..."

@@ -1,0 +1,94 @@
+"""Compares tqcodec with NNCodec, plain rounding, ZipNN and zstd on the same weights, in one run.
+
+See README.md beside this file for the environments and the networks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from contenders import nncodec, tqcodec
+from lossless import lossless_rows
+from network import Network, open_network
+from results import Row, print_tables, write_csv
+from sizes import lossy_points, rounding_rows, size_rows
+from speed import speed_rows
+from targets import DEFAULT, FAST, judge, print_verdicts
+
+ERRORS = (1e-3, 3e-3, 1e-2, 3e-2)
+"""The relative weight errors at which files are compared."""
+SPEED_ERROR = 1e-2
+"""The one at which speed and memory are."""
+
+
+def main() -> None:
+    """Measure every network, print the tables and the targets, write the CSV."""
+    options = _options()
+    rows, verdicts = [], []
+    for name, source in options.networks:
+        with open_network(name, source) as network:
+            measured = _measure(network, options)
+            rows += measured
+            verdicts += judge(network, measured)
+    print_tables(rows)
+    print_verdicts(verdicts)
+    if options.out:
+        write_csv(options.out, rows)
+
+
+def _measure(network: Network, options: argparse.Namespace) -> list[Row]:
+    python, peers = Path(sys.executable), options.nncodec_python
+    default = tqcodec(python, DEFAULT)
+    contenders = [
+        default,
+        tqcodec(python, FAST, effort=1),
+        nncodec(peers, 1.0),
+        nncodec(peers, 0.0),
+    ]
+
+    _progress(network, "file bytes at equal error")
+    points = lossy_points(network, contenders, ERRORS)
+    rows = size_rows(network, contenders, points, ERRORS)
+    _progress(network, "rounding by channel")
+    rows += rounding_rows(network, default)
+    _progress(network, "speed and memory")
+    rows += speed_rows(network, contenders, points, SPEED_ERROR, options.repeats)
+    _progress(network, "lossless")
+    return rows + lossless_rows(network, python, peers)
+
+
+def _progress(network: Network, stage: str) -> None:
+    print(f"{network.name}: {stage} ...", file=sys.stderr, flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "networks",
+        nargs="+",
+        type=_named_path,
+        metavar="NAME=WEIGHTS",
+        help="a .safetensors or .pth file and the name it has in the tables",
+    )
+    parser.add_argument(
+        "--nncodec-python",
+        required=True,
+        type=Path,
+        help="interpreter of the environment that setup_nncodec.sh makes",
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="timings, the best counts (3)")
+    parser.add_argument("--out", type=Path, help="write every row to this CSV file")
+    return parser.parse_args()
+
+
+def _named_path(text: str) -> tuple[str, Path]:
+    name, separator, path = text.partition("=")
+    if not (name and separator and Path(path).is_file()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FILE")
+    return name, Path(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The record of every measurement, and its two forms: aligned table and CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from math import isnan, nan
+from pathlib import Path
+
+SECTIONS = {
+    "size": "File bytes at equal relative weight MSE",
+    "rounding": "File bytes at the error of rounding by the largest magnitude of a channel",
+    "speed": "Speed with one worker and peak memory, at equal relative weight MSE",
+    "lossless": "Lossless",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement; what was not measured, or does not apply, is not a number."""
+
+    section: str
+    network: str
+    codec: str
+    bytes: int
+    bits_per_parameter: float
+    """Of the whole file, over the elements of all floating-point tensors."""
+    mse: float = nan
+    """Relative squared error of the weight matrices."""
+    to_nncodec: float = nan
+    """Bytes over those of NNCodec at the same error, its better setting."""
+    vector_mse: float = nan
+    """Relative squared error of the side tensors."""
+    encode_speed: float = nan
+    """Million weights in a second of CPU time."""
+    decode_speed: float = nan
+    encode_memory: float = nan
+    """Growth of the peak resident memory over the float32 size of the network."""
+    decode_memory: float = nan
+
+
+_FORMATS = {
+    "mse": ("MSE", "{:.3g}"),
+    "bytes": ("bytes", "{:,d}"),
+    "bits_per_parameter": ("bits/param", "{:.3f}"),
+    "to_nncodec": ("to NNCodec", "{:.3f}"),
+    "vector_mse": ("side MSE", "{:.1e}"),
+    "encode_speed": ("enc Mw/s", "{:.2f}"),
+    "decode_speed": ("dec Mw/s", "{:.2f}"),
+    "encode_memory": ("enc mem", "{:.2f} x"),
+    "decode_memory": ("dec mem", "{:.2f} x"),
+}
+
+
+def print_tables(rows: Sequence[Row]) -> None:
+    """Print one aligned table for every section that has rows."""
+    for section, title in SECTIONS.items():
+        chosen = [row for row in rows if row.section == section]
+        if chosen:
+            print(f"\n{title}\n")
+            print_aligned(_cells(chosen))
+
+
+def _cells(rows: Sequence[Row]) -> list[list[str]]:
+    shown = [name for name in _FORMATS if not all(isnan(getattr(row, name)) for row in rows)]
+    head = ["network", "codec", *(_FORMATS[name][0] for name in shown)]
+    return [head] + [
+        [row.network, row.codec, *(_cell(row, name) for name in shown)] for row in rows
+    ]
+
+
+def _cell(row: Row, name: str) -> str:
+    value = getattr(row, name)
+    return "" if isnan(value) else _FORMATS[name][1].format(value)
+
+
+def print_aligned(lines: Sequence[Sequence[str]]) -> None:
+    """Print cells in columns: the first two to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = zip(line, widths, strict=True)
+        aligned = [f"{c:<{w}}" if i < 2 else f"{c:>{w}}" for i, (c, w) in enumerate(cells)]
+        print("  ".join(aligned).rstrip())
+
+
+def write_csv(path: Path, rows: Iterable[Row]) -> None:
+    """Write every row with every field; not a number becomes an empty cell."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: "" if v != v else v for k, v in asdict(row).items()})

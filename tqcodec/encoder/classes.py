@@ -1,0 +1,77 @@
+"""Classes: how large the coefficients of each row, input channel and tap are.
+
+The magnitude of a coefficient is modelled as a product of three factors, one for each axis. Their
+logarithms, in steps of half an octave, are the levels of the file; a coefficient's class is the
+sum of its three levels, and each class has a frequency table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVEL = 0.5  # octaves
+MOST_LEVELS = 20  # levels of one axis: three axes stay within the classes of the format
+ITERATIONS = 3
+FLOOR = 1e-3  # of the mean magnitude: keeps vanishing channels finite
+GAIN = 0.7  # bits a coefficient and squared octave that a known scale saves, about
+PRECISION = 1.0  # octaves of deviation that the magnitudes of one coefficient leave, about
+
+
+def fit_levels(
+    coefficients: NDArray[np.float32],
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+    """Levels of the three axes of float32 coefficients (O', I', T'): uint8 vectors from 0."""
+    if not coefficients.size:
+        shape = coefficients.shape
+        return _flat(shape[0]), _flat(shape[1]), _flat(shape[2])
+    factors = _factors(coefficients)
+    levels = [_quantize(f, coefficients.size, axis) for axis, f in enumerate(factors)]
+    return levels[0], levels[1], levels[2]
+
+
+def _flat(length: int) -> NDArray[np.uint8]:
+    return np.zeros(length, np.uint8)
+
+
+def _factors(coefficients: NDArray[np.float32]) -> list[NDArray[np.float64]]:
+    """Factors of each axis, by alternating means of the magnitude over the other factors."""
+    magnitude = np.abs(coefficients)
+    magnitude += FLOOR * float(magnitude.mean()) + np.finfo(np.float32).tiny
+    factors = [np.ones(n) for n in magnitude.shape]
+    names = "oit"
+    for _ in range(ITERATIONS):
+        for axis in range(3):
+            if magnitude.shape[axis] == 1:
+                continue
+            others = [a for a in range(3) if a != axis]
+            inverse = [(1 / factors[a]).astype(np.float32) for a in others]
+            terms = ",".join(names[a] for a in others)
+            total = np.einsum(f"oit,{terms}->{names[axis]}", magnitude, *inverse, optimize=True)
+            factors[axis] = total.astype(np.float64) * magnitude.shape[axis] / magnitude.size
+    return factors
+
+
+def _quantize(factors: NDArray[np.float64], size: int, axis: int) -> NDArray[np.uint8]:
+    """Levels of one axis, all equal where they would cost more than they save."""
+    octaves = np.log2(factors)
+    levels = np.rint(octaves / LEVEL).astype(np.int64)
+    levels = np.clip(levels, levels.max() - MOST_LEVELS + 1, None)
+    counts = np.unique(levels, return_counts=True)[1]
+    cost = -float((counts * np.log2(counts / len(levels))).sum())
+    per_channel = size / len(levels)
+    # Of the variance seen, the part that a small sample shows by chance saves nothing.
+    variance = max(0.0, float(octaves.var()) - PRECISION / per_channel)
+    if GAIN * variance * size <= cost:
+        return _flat(len(levels))
+    return (levels - levels.min()).astype(np.uint8)
+
+
+def class_of(
+    levels: Sequence[NDArray[np.uint8]], kept: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """Class of each coefficient in the kept columns: uint8 (rows, columns)."""
+    column = (levels[1][:, None] + levels[2][None, :]).ravel()[kept]
+    return levels[0][:, None] + column[None, :]

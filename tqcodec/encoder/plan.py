@@ -1,0 +1,140 @@
+"""Plan: how each tensor is to be coded, by its shape, type and name."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqcodec.encoder.settings import Settings, TensorOptions, options_for
+from tqcodec.errors import EncodeError
+from tqcodec.format.dtypes import DType, to_float
+from tqcodec.format.registry import MAX_DIMENSIONS, MAX_ELEMENTS, MAX_NAME, Axis
+
+SMALL = 1 << 14  # tensors up to this many elements share bundles
+LEAST_WEIGHTS = 64  # a matrix with fewer elements is a side tensor
+MOST_TAPS = 512  # more positions than this are no kernel
+
+
+class Treatment(Enum):
+    """What becomes of a tensor."""
+
+    TRANSFORM = "transform"
+    EXACT = "exact"
+    ROUNDED = "rounded"  # mantissa shortened
+    TIED = "tied"
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A tensor as the encoder gets it.
+
+    Attributes:
+        name: unique name.
+        dtype: element type.
+        patterns: bit patterns, of the tensor's shape, C order.
+    """
+
+    name: str
+    dtype: DType
+    patterns: NDArray[np.unsignedinteger]
+
+
+@dataclass(frozen=True)
+class Item:
+    """The plan for one tensor.
+
+    Attributes:
+        name: of the tensor.
+        treatment: what becomes of it.
+        is_weight: True for a weight matrix, the elements that `bits` and `snr` count.
+        roles: axis of each dimension, for a transform.
+        options: wishes of the rules.
+        same_as: name of the earlier tensor with the same bytes, if tied.
+    """
+
+    name: str
+    treatment: Treatment
+    is_weight: bool
+    roles: tuple[Axis, ...]
+    options: TensorOptions
+    same_as: str | None = None
+
+
+def roles_of(shape: Sequence[int]) -> tuple[Axis, ...]:
+    """Axes of a weight matrix by the layout that PyTorch gives it.
+
+    Linear, embedding and LSTM matrices are (out, in); convolutions of any dimension are
+    (out, in / groups, kernel...). A transposed convolution is (in, out / groups, kernel...): its
+    first dimension is taken as rows all the same, which only names the axes. With more than 512
+    kernel positions the trailing dimensions are no kernel and join the input axis.
+    """
+    taps = int(np.prod(shape[2:], dtype=np.int64))
+    rest = Axis.TAPS if taps <= MOST_TAPS else Axis.IN
+    return (Axis.OUT, Axis.IN, *[rest] * (len(shape) - 2))
+
+
+def make_plan(sources: Sequence[Source], settings: Settings) -> list[Item]:
+    """Plan of all tensors, in their order.
+
+    Raises:
+        EncodeError: a name or a shape that the format cannot hold, or a rule without a match.
+    """
+    options = options_for(settings.rules, [s.name for s in sources])
+    seen: dict[bytes, str] = {}
+    return [_plan_one(s, settings, options[s.name], seen) for s in sources]
+
+
+def _plan_one(
+    source: Source, settings: Settings, options: TensorOptions, seen: dict[bytes, str]
+) -> Item:
+    shape, name = source.patterns.shape, source.name
+    if not name or len(name.encode()) > MAX_NAME:
+        raise EncodeError(f"tensor name of {len(name.encode())} bytes, allowed are 1 to {MAX_NAME}")
+    if len(shape) > MAX_DIMENSIONS or source.patterns.size > MAX_ELEMENTS:
+        raise EncodeError(f"tensor {name!r}: shape {shape} is beyond the limits of the format")
+    is_weight = (
+        source.dtype.is_float and len(shape) >= 2 and source.patterns.size >= LEAST_WEIGHTS
+    )
+    twin = _twin(source, seen)
+    roles = roles_of(shape) if len(shape) >= 2 else ()
+    if twin is not None:
+        return Item(name, Treatment.TIED, False, roles, options, twin)
+    exact = settings.lossless or options.lossless or not source.dtype.is_float
+    if exact or not _all_finite(source):
+        treatment = Treatment.EXACT
+    elif is_weight:
+        treatment = Treatment.TRANSFORM
+    elif settings.side_bits is None and options.side_bits is None:
+        treatment = Treatment.EXACT
+    else:
+        treatment = Treatment.ROUNDED
+    return Item(name, treatment, is_weight, roles, options)
+
+
+def _twin(source: Source, seen: dict[bytes, str]) -> str | None:
+    """Name of an earlier tensor with the same type, shape and bytes, if there is one."""
+    if source.patterns.size < LEAST_WEIGHTS:
+        return None
+    digest = hashlib.sha256(f"{source.dtype.name}{source.patterns.shape}".encode())
+    digest.update(source.patterns.reshape(-1).view(np.uint8))
+    key = digest.digest()
+    if key in seen:
+        return seen[key]
+    seen[key] = source.name
+    return None
+
+
+def _all_finite(source: Source) -> bool:
+    flat = source.patterns.reshape(-1)
+    blocks = (flat[i : i + SMALL] for i in range(0, len(flat), SMALL))
+    return all(np.isfinite(to_float(block, source.dtype)).all() for block in blocks)
+
+
+def weight_count(items: Sequence[Item], sizes: Mapping[str, int]) -> int:
+    """Elements of all weight matrices, tied ones once."""
+    return sum(sizes[item.name] for item in items if item.is_weight)

@@ -1,0 +1,211 @@
+"""Quantizers: integers for coefficients, chosen by distortion plus lambda times rate.
+
+Both work in units of the step: x = coefficient / step, D = (x - q)², and lambda is in steps² a
+bit. Rates come from a `Rates` table of the real tables' code lengths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqcodec.format.trellis import STATES, TRANSITIONS
+
+# Measured best on Gaussian and Laplacian sources and on the weights of the README's networks.
+UNIFORM_LAMBDA: Final = 0.11
+TRELLIS_LAMBDA: Final = 0.45
+CHUNK: Final = 1 << 16  # coefficients quantized at a time, to stay in the cache
+
+# Predecessors (state, parity) of each state, two each.
+_INTO: Final = tuple(
+    tuple((s, b) for s in range(STATES) for b in (0, 1) if TRANSITIONS[s][b] == n)
+    for n in range(STATES)
+)
+# Coefficient magnitude 4n + offset and index magnitude 2n + parity, by (quantizer, parity).
+_OFFSET: Final = np.array([[0.0, 2.0], [-1.0, 1.0]], np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Rates:
+    """Bits of an index of a magnitude: float32 (classes, quantizers, magnitudes).
+
+    Magnitudes beyond the last cost as much as the last.
+    """
+
+    bits: NDArray[np.float32]
+
+    def flat(self, quantizer: int, scale: float) -> tuple[NDArray[np.float32], int]:
+        """Scaled bits of one quantizer, flattened, and the length of a class in it."""
+        chosen = self.bits[:, quantizer]
+        return (chosen * np.float32(scale)).ravel(), chosen.shape[1]
+
+
+def uniform(
+    x: NDArray[np.float32], classes: NDArray[np.uint8], rates: Rates, lam: float
+) -> NDArray[np.int32]:
+    """Rate-distortion optimised rounding to integers, of x (rows, columns) of any shape."""
+    flat, length = rates.flat(0, lam)
+    out = np.empty(x.shape, np.int32)
+    height = max(1, CHUNK // max(1, x.shape[1]))
+    for top in range(0, len(x), height):
+        rows = slice(top, top + height)
+        magnitude = np.abs(x[rows])
+        base = classes[rows].astype(np.int32) * length
+        up = np.floor(magnitude + np.float32(0.5))
+        best, cost = up, _cost(magnitude, up, up, base, length, flat)
+        for candidate in (np.maximum(up - 1, 0), np.zeros_like(up)):
+            other = _cost(magnitude, candidate, candidate, base, length, flat)
+            better = other < cost
+            best = np.where(better, candidate, best)
+            cost = np.where(better, other, cost)
+        out[rows] = np.copysign(best, x[rows])
+    return out
+
+
+def _cost(
+    magnitude: NDArray[np.float32],
+    value: NDArray[np.float32],
+    index: NDArray[np.float32],
+    base: NDArray[np.int32],
+    length: int,
+    flat: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Distortion plus scaled rate of candidates."""
+    error = magnitude - value
+    error *= error
+    error += flat.take(np.minimum(index, length - 1).astype(np.int32) + base)
+    return error
+
+
+def trellis(
+    x: NDArray[np.float32],
+    classes: NDArray[np.uint8],
+    rates: Rates,
+    lam: float,
+    steps: int,
+    tile: tuple[int, int],
+) -> NDArray[np.int32]:
+    """Trellis-coded quantization by the Viterbi algorithm (Marcellin and Fischer 1990).
+
+    Args:
+        x: float32 (rows, columns), coefficients over steps.
+        classes: uint8, same shape.
+        rates: bits by class, quantizer and magnitude of the index.
+        lam: lambda in steps² a bit.
+        steps: rows of a segment; tiles of the file restart it.
+        tile: (rows, columns) of a tile.
+
+    Returns:
+        int32 coefficients, each on its segment's path through the trellis.
+    """
+    out = np.empty(x.shape, np.int32)
+    for top in range(0, len(x), tile[0]):
+        band = slice(top, min(top + tile[0], len(x)))
+        for group in range(band.start, band.stop, steps):
+            rows = slice(group, min(group + steps, band.stop))
+            width = max(1, CHUNK // (rows.stop - rows.start))
+            for left in range(0, x.shape[1], width):
+                columns = slice(left, left + width)
+                part = np.ascontiguousarray(x[rows, columns])
+                out[rows, columns] = _viterbi(part, classes[rows, columns], rates, lam)
+    return out
+
+
+def _viterbi(
+    x: NDArray[np.float32], classes: NDArray[np.uint8], rates: Rates, lam: float
+) -> NDArray[np.int32]:
+    """Best paths of segments side by side: x (steps, segments)."""
+    count, width = x.shape
+    magnitude = np.abs(x)
+    base = classes.astype(np.int32)
+    cost = np.full((STATES, width), np.float32(1e30))
+    cost[0] = 0
+    from_second = np.empty((count, STATES, width), np.bool_)
+    branches = _branches(magnitude, base, rates, lam)
+    for t in range(count):
+        fresh = np.empty_like(cost)
+        branch = branches.costs[:, :, t]
+        for state, ((s0, b0), (s1, b1)) in enumerate(_INTO):
+            first = cost[s0] + branch[s0 & 1, b0]
+            second = cost[s1] + branch[s1 & 1, b1]
+            np.less(second, first, out=from_second[t, state])
+            np.minimum(first, second, out=fresh[state])
+        cost = fresh
+    quantizer, parity = _trace(cost, from_second)
+    return _coefficients(x, magnitude, quantizer, parity, branches.zero)
+
+
+@dataclass(frozen=True, eq=False)
+class _Branches:
+    """Costs of the best coefficient by (quantizer, parity, step, segment); where it is zero."""
+
+    costs: NDArray[np.float32]
+    zero: NDArray[np.bool_]  # (quantizer, step, segment), for even parity
+
+
+def _branches(
+    magnitude: NDArray[np.float32], base: NDArray[np.int32], rates: Rates, lam: float
+) -> _Branches:
+    costs = np.empty((2, 2, *magnitude.shape), np.float32)
+    zero = np.empty((2, *magnitude.shape), np.bool_)
+    square = magnitude * magnitude
+    for quantizer in (0, 1):
+        flat, length = rates.flat(quantizer, lam)
+        offsets = base * length
+        for parity in (0, 1):
+            n = _nearest(magnitude, quantizer, parity)
+            value = 4 * n + _OFFSET[quantizer, parity]
+            if parity == 0:
+                np.maximum(value, 0, out=value)
+            index = 2 * n + np.float32(parity)
+            cost = _cost(magnitude, value, index, offsets, length, flat)
+            if parity == 0:
+                nothing = square + flat.take(offsets)
+                np.less_equal(nothing, cost, out=zero[quantizer])
+                np.minimum(cost, nothing, out=cost)
+            costs[quantizer, parity] = cost
+    return _Branches(costs, zero)
+
+
+def _nearest(
+    magnitude: NDArray[np.float32], quantizer: int, parity: int
+) -> NDArray[np.float32]:
+    """n of the nearest magnitude 4n + offset that the branch has."""
+    shift = np.float32(0.5 - _OFFSET[quantizer, parity] / 4)
+    n = np.floor(magnitude * np.float32(0.25) + shift)
+    return np.maximum(n, 0, out=n)
+
+
+def _trace(
+    cost: NDArray[np.float32], from_second: NDArray[np.bool_]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Quantizer and parity along the cheapest path: uint8 (steps, segments) each."""
+    count, _, width = from_second.shape
+    previous = np.array([[s for s, _ in into] for into in _INTO], np.uint8).ravel()
+    parities = np.array([[b for _, b in into] for into in _INTO], np.uint8).ravel()
+    quantizer, parity = (np.empty((count, width), np.uint8) for _ in range(2))
+    state = cost.argmin(axis=0)
+    segments = np.arange(width)
+    for t in range(count - 1, -1, -1):
+        branch = 2 * state + from_second[t].ravel().take(state * width + segments)
+        parity[t] = parities[branch]
+        state = previous[branch].astype(np.int64)
+        quantizer[t] = state & 1
+    return quantizer, parity
+
+
+def _coefficients(
+    x: NDArray[np.float32],
+    magnitude: NDArray[np.float32],
+    quantizer: NDArray[np.uint8],
+    parity: NDArray[np.uint8],
+    zero: NDArray[np.bool_],
+) -> NDArray[np.int32]:
+    offset = _OFFSET[quantizer, parity]
+    n = np.floor(magnitude * np.float32(0.25) + (np.float32(0.5) - offset * np.float32(0.25)))
+    value = np.maximum(4 * np.maximum(n, 0) + offset, 0)
+    value[(parity == 0) & np.where(quantizer == 0, zero[0], zero[1])] = 0
+    return np.copysign(value, x).astype(np.int32)
