@@ -21,13 +21,14 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 def read_weights(path: Path) -> Tensors:
     """Read every floating-point tensor of a `.safetensors` or `.pth` file as float32.
 
-    Integer tensors (batch-norm's counters, position ids) are left out: NNCodec takes none.
+    Integer tensors (batch-norm's counters, position ids), scalars and empty tensors are left out:
+    NNCodec takes none.
     """
     tensors = load_file(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
     return {
         name: np.ascontiguousarray(array, np.float32)
         for name, array in tensors.items()
-        if array.dtype.kind == "f"
+        if array.dtype.kind == "f" and array.ndim and array.size
     }
 
 
@@ -55,8 +56,9 @@ def energy(tensors: Tensors) -> float:
 
 def relative_mse(original: Tensors, decoded: Tensors) -> float:
     """Energy of the error over the energy of `original`, over all its tensors."""
+    total = energy(original)
     error = sum(energy({name: array - decoded[name]}) for name, array in original.items())
-    return error / energy(original) if original else 0.0
+    return error / total if total else 0.0
 
 
 def same_bytes(original: Tensors, decoded: Tensors) -> bool:

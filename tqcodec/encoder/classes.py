@@ -69,9 +69,7 @@ def _quantize(factors: NDArray[np.float64], size: int, axis: int) -> NDArray[np.
     return (levels - levels.min()).astype(np.uint8)
 
 
-def class_of(
-    levels: Sequence[NDArray[np.uint8]], kept: NDArray[np.int64]
-) -> NDArray[np.uint8]:
+def class_of(levels: Sequence[NDArray[np.uint8]], kept: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Class of each coefficient in the kept columns: uint8 (rows, columns)."""
     column = (levels[1][:, None] + levels[2][None, :]).ravel()[kept]
     return levels[0][:, None] + column[None, :]

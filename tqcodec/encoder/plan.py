@@ -97,9 +97,7 @@ def _plan_one(
         raise EncodeError(f"tensor name of {len(name.encode())} bytes, allowed are 1 to {MAX_NAME}")
     if len(shape) > MAX_DIMENSIONS or source.patterns.size > MAX_ELEMENTS:
         raise EncodeError(f"tensor {name!r}: shape {shape} is beyond the limits of the format")
-    is_weight = (
-        source.dtype.is_float and len(shape) >= 2 and source.patterns.size >= LEAST_WEIGHTS
-    )
+    is_weight = source.dtype.is_float and len(shape) >= 2 and source.patterns.size >= LEAST_WEIGHTS
     twin = _twin(source, seen)
     roles = roles_of(shape) if len(shape) >= 2 else ()
     if twin is not None:

@@ -86,7 +86,6 @@ def trellis(
     rates: Rates,
     lam: float,
     steps: int,
-    tile: tuple[int, int],
 ) -> NDArray[np.int32]:
     """Trellis-coded quantization by the Viterbi algorithm (Marcellin and Fischer 1990).
 
@@ -95,22 +94,29 @@ def trellis(
         classes: uint8, same shape.
         rates: bits by class, quantizer and magnitude of the index.
         lam: lambda in steps² a bit.
-        steps: rows of a segment; tiles of the file restart it.
-        tile: (rows, columns) of a tile.
+        steps: rows of a segment.
 
     Returns:
         int32 coefficients, each on its segment's path through the trellis.
     """
     out = np.empty(x.shape, np.int32)
-    for top in range(0, len(x), tile[0]):
-        band = slice(top, min(top + tile[0], len(x)))
-        for group in range(band.start, band.stop, steps):
-            rows = slice(group, min(group + steps, band.stop))
-            width = max(1, CHUNK // (rows.stop - rows.start))
-            for left in range(0, x.shape[1], width):
-                columns = slice(left, left + width)
-                part = np.ascontiguousarray(x[rows, columns])
-                out[rows, columns] = _viterbi(part, classes[rows, columns], rates, lam)
+    whole = len(x) // steps * steps
+    for rows in (slice(0, whole), slice(whole, len(x))):
+        height = min(steps, rows.stop - rows.start)
+        if not height or not x.shape[1]:
+            continue
+        # (groups, height, columns) -> (height, segments): all segments side by side
+        segments, kinds = (
+            a[rows].reshape(-1, height, a.shape[1]).swapaxes(0, 1).reshape(height, -1)
+            for a in (x, classes)
+        )
+        width = max(1, CHUNK // height)
+        parts = [
+            _viterbi(segments[:, i : i + width], kinds[:, i : i + width], rates, lam)
+            for i in range(0, segments.shape[1], width)
+        ]
+        joined = np.concatenate(parts, axis=1).reshape(height, -1, x.shape[1])
+        out[rows] = joined.swapaxes(0, 1).reshape(-1, x.shape[1])
     return out
 
 
@@ -170,9 +176,7 @@ def _branches(
     return _Branches(costs, zero)
 
 
-def _nearest(
-    magnitude: NDArray[np.float32], quantizer: int, parity: int
-) -> NDArray[np.float32]:
+def _nearest(magnitude: NDArray[np.float32], quantizer: int, parity: int) -> NDArray[np.float32]:
     """n of the nearest magnitude 4n + offset that the branch has."""
     shift = np.float32(0.5 - _OFFSET[quantizer, parity] / 4)
     n = np.floor(magnitude * np.float32(0.25) + shift)

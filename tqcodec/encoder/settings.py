@@ -138,9 +138,7 @@ def parse_options(pattern: str, text: str) -> TensorOptions:
     return TensorOptions(**values)  # type: ignore[arg-type]
 
 
-def options_for(
-    rules: Sequence[tuple[str, str]], names: Iterable[str]
-) -> dict[str, TensorOptions]:
+def options_for(rules: Sequence[tuple[str, str]], names: Iterable[str]) -> dict[str, TensorOptions]:
     """Options of each tensor; the last rule that matches wins.
 
     Raises:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqcodec.errors import DecodeError, LimitError, MalformedError, UnsupportedError
 from tqcodec.format import payload, planes, records
 from tqcodec.format import reader as io
-from tqcodec.format.directory import Directory, Entry, Segment, read_directory, write_directory
+from tqcodec.format.directory import Entry, Segment, read_directory
 from tqcodec.format.reader import Reader
 from tqcodec.format.reconstruct import reconstruct
 from tqcodec.format.registry import (
@@ -28,7 +28,7 @@ from tqcodec.format.registry import (
     SIGNATURE,
     Coding,
 )
-from tqcodec.format.tables import Table, read_tables, write_tables
+from tqcodec.format.tables import Table, read_tables
 
 Fetch = Callable[[int, int], bytes]  # (offset, length) -> that many bytes, or fewer at the end
 
@@ -85,28 +85,6 @@ def read_header(data: bytes) -> Header:
     fits = stored < size if deflated else stored == size
     reader.check(fits, "directory.stored", f"{stored} bytes stored for {size}")
     return Header(deflated, stored, size, crc)
-
-
-def write_file(directory: Directory, segments: Sequence[bytes]) -> bytes:
-    """A whole file from its directory and the bytes of its segments in file order."""
-    plain = write_directory(directory)
-    deflated = io.deflate(plain)
-    smaller = len(deflated) < len(plain)
-    stored = deflated if smaller else plain
-    header = Header(smaller, len(stored), len(plain), zlib.crc32(stored))
-    return b"".join([write_header(header), stored, *segments])
-
-
-def write_shared(tables: tuple[Table, ...]) -> tuple[bytes, int]:
-    """The segment of the tables, and its inflated size or 0 if it is not deflated."""
-    plain = write_tables(tables)
-    deflated = io.deflate(plain)
-    return (deflated, len(plain)) if len(deflated) < len(plain) else (plain, 0)
-
-
-def segment_of(data: bytes) -> Segment:
-    """The directory's description of a segment of these bytes."""
-    return Segment(len(data), zlib.crc32(data))
 
 
 class Container:
@@ -271,10 +249,3 @@ def block_lengths(elements: int) -> list[int]:
 def _named(error: DecodeError, tensor: str) -> DecodeError:
     name = error.tensor if error.tensor is not None else tensor
     return type(error)(error.rule, error.message, error.offset, name)
-
-
-def write_transform(coded: records.CodedTensor, tables: Sequence[Table]) -> list[bytes]:
-    """The segments of a transform-coded tensor: the head and the first payload share one."""
-    head = records.write_head(coded, tables)
-    bodies = [payload.write_payload(coded, r, c, tables) for r, c in coded.tiles()]
-    return [head + bodies[0], *bodies[1:]] if bodies else [head]

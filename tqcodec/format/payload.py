@@ -21,13 +21,13 @@ def write_payload(
     coded: CodedTensor, rows: slice, columns: slice, tables: Sequence[Table]
 ) -> bytes:
     """The element `payload` of one tile."""
-    part = coded.coefficients[rows, columns]
+    part = coded.coefficients[rows, columns].astype(np.int32)
     if coded.payload_kind == PayloadKind.RANGE:
         ids = coded.table_ids(rows, columns)
         if coded.quantizer == Quantizer.TRELLIS:
             return trellis.write(part, ids, tables, coded.steps)
         return symbols.write_static(part.ravel(), ids.ravel(), tables)
-    indices = trellis.indices_of(part, coded.steps) if coded.steps else part
+    indices = trellis.indices_of(part, coded.steps)[0] if coded.steps else part
     widths = _widths(coded, indices.shape, columns)
     masks = (1 << widths.astype(np.int32)) - 1
     return bits.pack((indices & masks).ravel().astype(np.uint32), widths.ravel())

@@ -11,7 +11,7 @@ layers below.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,10 @@ class Part:
     def width(self) -> int:
         """Bits of each number in the planes."""
         return self.kept + (1 if self.dtype.is_float and not self.unsigned else 0)
+
+    def piece(self, start: int, stop: int) -> Part:
+        """Some of the numbers, coded alike."""
+        return replace(self, patterns=self.patterns[start:stop])
 
 
 def write_block(parts: Sequence[Part], tables: Sequence[Table]) -> bytes:

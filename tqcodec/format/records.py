@@ -73,7 +73,7 @@ class CodedTensor:
         table_map: table of each class.
         row_scales: 5-bit-mantissa codes, one for each row of the output axis.
         multipliers: 3-bit-mantissa codes, one for each column (I' * T').
-        coefficients: int32 (O', columns of non-zero depth).
+        coefficients: signed integers (O', columns of non-zero depth).
     """
 
     roles: tuple[Axis, ...]
@@ -88,7 +88,7 @@ class CodedTensor:
     table_map: tuple[int, ...]
     row_scales: Vector
     multipliers: Vector
-    coefficients: NDArray[np.int32]
+    coefficients: NDArray[np.signedinteger]
 
     @property
     def kept(self) -> NDArray[np.int64]:
@@ -208,8 +208,13 @@ def read_head(reader: Reader, shape: Sequence[int], tables: Sequence[Table]) -> 
         table_map=table_map,
         row_scales=row_scales.get(),
         multipliers=multipliers.get(),
-        coefficients=np.zeros((rows, columns), np.int32),
+        coefficients=np.zeros((rows, columns), _narrowest(depth)),
     )
+
+
+def _narrowest(depths: Vector) -> type[np.signedinteger]:
+    """Type that holds coefficients of these depths; a trellis doubles them."""
+    return np.int16 if not len(depths.values) or depths.values.max() < 15 else np.int32
 
 
 def _read_quantizer(reader: Reader) -> Quantizer:

@@ -54,24 +54,28 @@ class _Walk:
         state[:] = _NEXT[2 * state + (indices & 1).astype(np.uint8)]
 
 
-def indices_of(coefficients: NDArray[np.int32], steps: int) -> NDArray[np.int32]:
-    """Indices of the coefficients of one tile, int32 (rows, columns).
+def indices_of(
+    coefficients: NDArray[np.signedinteger], steps: int
+) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """Indices of coefficients (rows, columns), and the quantizer that each belongs to.
 
     Raises:
         ValueError: a coefficient that its quantizer does not have.
     """
     walk = _Walk((coefficients.shape[0], coefficients.shape[1]), steps)
-    out = np.empty_like(coefficients)
+    out = np.empty(coefficients.shape, np.int32)
+    quantizers = np.empty(coefficients.shape, np.uint8)
     for rows in walk.rows():
-        part = coefficients[rows].ravel()
+        part = coefficients[rows].ravel().astype(np.int32)
         quantizer = walk.quantizer(len(part))
         doubled = part + np.sign(part) * quantizer
         if (doubled & 1).any():
             raise ValueError("coefficient is not on the trellis")
         indices = doubled >> 1
+        quantizers[rows] = quantizer.reshape(-1, coefficients.shape[1])
         walk.advance(indices)
         out[rows] = indices.reshape(-1, coefficients.shape[1])
-    return out
+    return out, quantizers
 
 
 def from_indices(indices: NDArray[np.int32], steps: int) -> NDArray[np.int32]:
@@ -90,15 +94,14 @@ def write(
     coefficients: NDArray[np.int32], ids: NDArray[np.uint8], tables: Sequence[Table], steps: int
 ) -> bytes:
     """The element `stream` of one tile: int32 coefficients and table ids, (rows, columns)."""
-    indices = indices_of(coefficients, steps)
+    indices, quantizers = indices_of(coefficients, steps)
     widths = low_widths(ids, tables)
     symbols = indices >> widths
+    paired = ids + quantizers
     writer = SymbolWriter(tables)
-    walk = _Walk((ids.shape[0], ids.shape[1]), steps)
-    for rows in walk.rows():
-        part = symbols[rows].ravel()
-        writer.step(part, ids[rows].ravel() + walk.quantizer(len(part)))
-        walk.advance(indices[rows].ravel())
+    for top in range(min(steps, len(ids))):
+        rows = slice(top, None, steps)
+        writer.step(symbols[rows].ravel(), paired[rows].ravel())
     low = indices & ((1 << widths.astype(np.int32)) - 1)
     return writer.end(low.ravel().astype(np.uint32), widths.ravel())
 

@@ -1,0 +1,244 @@
+"""The four verbs on numpy arrays: encode, decode, save, load; and open, for one tensor at a time."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqcodec.errors import EncodeError
+from tqcodec.format.container import Container
+from tqcodec.format.dtypes import DTYPES, DType
+from tqcodec.format.registry import MAJOR, MINOR
+
+if TYPE_CHECKING:
+    from tqcodec.encoder.settings import Settings
+
+Array = NDArray[Any]
+Progress = Callable[[str, int, int], None]  # (stage, done, of)
+PathLike = str | os.PathLike[str]
+
+FORMAT_VERSION = f"{MAJOR}.{MINOR}"
+
+_NATIVE = {
+    "BOOL": "?",
+    **{f"U{8 * n}": f"<u{n}" for n in (1, 2, 4, 8)},
+    **{f"I{8 * n}": f"<i{n}" for n in (1, 2, 4, 8)},
+    **{f"F{8 * n}": f"<f{n}" for n in (2, 4, 8)},
+}
+_EXTENDED = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+_NAMES = {
+    **{np.dtype(code).name: name for name, code in _NATIVE.items()},
+    **{extended: name for name, extended in _EXTENDED.items()},
+}
+
+
+def numpy_dtype(dtype: DType) -> np.dtype[Any]:
+    """The numpy type of an element type; ml_dtypes has those that numpy lacks."""
+    if dtype.name in _NATIVE:
+        return np.dtype(_NATIVE[dtype.name])
+    import ml_dtypes
+
+    return np.dtype(getattr(ml_dtypes, _EXTENDED[dtype.name]))
+
+
+def _patterns(name: str, array: Array) -> tuple[DType, NDArray[np.unsignedinteger]]:
+    """Element type and little-endian bit patterns of an array, in C order."""
+    array = np.asarray(array)
+    if array.dtype.name not in _NAMES:
+        raise EncodeError(f"tensor {name!r}: dtype {array.dtype} is not one that the format holds")
+    dtype = DTYPES[_NAMES[array.dtype.name]]
+    little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
+    # reshape: ascontiguousarray would make a scalar 1-D
+    return dtype, np.ascontiguousarray(little).reshape(array.shape).view(dtype.pattern)
+
+
+def encode(
+    tensors: Mapping[str, Array],
+    settings: Settings | None = None,
+    statistics: None = None,
+    *,
+    progress: Progress | None = None,
+) -> bytes:
+    """A `.tqc` file for named arrays.
+
+    Args:
+        tensors: arrays of any shape; dtypes of numpy (bool, integers, float16 to float64) and of
+            ml_dtypes (bfloat16, float8_e4m3fn, float8_e5m2). They are not changed.
+        settings: how to encode; `Settings()` if None.
+        statistics: reserved for calibrated encoding; must be None.
+        progress: called with (stage, done, of).
+
+    Raises:
+        EncodeError: tensors or settings that cannot be encoded as asked.
+    """
+    from tqcodec.encoder.pipeline import encode as run
+    from tqcodec.encoder.plan import Source
+    from tqcodec.encoder.settings import Settings
+
+    if statistics is not None:
+        raise EncodeError("statistics: calibrated encoding is not built yet; pass None")
+    sources = []
+    for name, array in tensors.items():
+        if not isinstance(name, str):
+            raise EncodeError(f"tensor name {name!r} is not a string")
+        sources.append(Source(name, *_patterns(name, array)))
+    return run(sources, settings if settings is not None else Settings(), progress)
+
+
+def decode(
+    data: bytes, *, limit: int | None = None, progress: Progress | None = None
+) -> dict[str, Array]:
+    """Arrays of a `.tqc` file, by name, in the order of the file.
+
+    Args:
+        data: the whole file.
+        limit: largest number of decoded bytes; None for 32 MiB plus 1000 times the file's length.
+        progress: called with (stage, done, of).
+
+    Raises:
+        DecodeError: the bytes cannot be decoded.
+    """
+    with open(data, limit=limit) as file:
+        return _decode_all(file, progress)
+
+
+def save(
+    tensors: Mapping[str, Array],
+    path: PathLike,
+    settings: Settings | None = None,
+    statistics: None = None,
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """`encode` into a file. The file appears whole or not at all; an old one is replaced."""
+    write_atomically(path, encode(tensors, settings, statistics, progress=progress))
+
+
+def load(
+    path: PathLike, *, limit: int | None = None, progress: Progress | None = None
+) -> dict[str, Array]:
+    """`decode` of a file, read one tensor at a time."""
+    with open(path, limit=limit) as file:
+        return _decode_all(file, progress)
+
+
+def verify(source: bytes | PathLike, *, progress: Progress | None = None) -> None:
+    """Decode everything and check every checksum.
+
+    Raises:
+        DecodeError: at the first fault.
+    """
+    with open(source) as file:
+        names = list(file)
+        for done, name in enumerate(names, 1):
+            file.container.decode(file.container.directory.entries[file.container.index[name]])
+            if progress is not None:
+                progress("verify", done, len(names))
+
+
+def _decode_all(file: TensorFile, progress: Progress | None) -> dict[str, Array]:
+    file.container.check_limit(file.container.directory.entries)
+    out: dict[str, Array] = {}
+    for done, name in enumerate(file, 1):
+        out[name] = file[name]
+        if progress is not None:
+            progress("decode", done, len(file))
+    return out
+
+
+def open(source: bytes | PathLike, *, limit: int | None = None) -> TensorFile:
+    """A file whose tensors are decoded when they are asked for.
+
+    Args:
+        source: path of a file, or its bytes.
+        limit: as in `decode`.
+
+    Raises:
+        DecodeError: the header or the directory cannot be decoded.
+        OSError: the file cannot be opened.
+    """
+    return TensorFile(source, limit)
+
+
+class TensorFile(Mapping[str, Array]):
+    """Read-only mapping from names to arrays, each decoded when it is asked for.
+
+    Attributes:
+        container: the file as the format layer sees it.
+    """
+
+    def __init__(self, source: bytes | PathLike, limit: int | None = None) -> None:
+        self._file: BinaryIO | None = None
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            data = memoryview(source)
+            self.container = Container(lambda o, n: bytes(data[o : o + n]), len(data), limit)
+            return
+        self._file = file = builtins.open(source, "rb")
+
+        def fetch(offset: int, length: int) -> bytes:
+            file.seek(offset)
+            return file.read(length)
+
+        try:
+            size = os.fstat(file.fileno()).st_size
+            self.container = Container(fetch, size, limit)
+        except BaseException:
+            file.close()
+            raise
+
+    def metadata(self) -> dict[str, str]:
+        """The file's free strings."""
+        return dict(self.container.directory.metadata)
+
+    def __getitem__(self, name: str) -> Array:
+        entry = self.container.directory.entries[self.container.index[name]]
+        return self.container.decode(entry).view(numpy_dtype(entry.dtype))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.container.index)
+
+    def __len__(self) -> int:
+        return len(self.container.index)
+
+    def close(self) -> None:
+        """Close the file; arrays already decoded stay."""
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> TensorFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def write_atomically(path: PathLike, data: bytes) -> None:
+    """Write a file so that it appears whole or not at all, also when interrupted."""
+    target = Path(path)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    temporary = Path(name)
+    try:
+        with builtins.open(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

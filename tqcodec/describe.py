@@ -1,0 +1,258 @@
+"""What a file holds, as plain data: for `info`, `dump` and `report`.
+
+Everything here is made of dicts, lists, strings and numbers, so that it can be printed as JSON.
+Imports numpy only, besides the layers below.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqcodec.encoder.plan import LEAST_WEIGHTS
+from tqcodec.format.container import Container, Header, block_lengths
+from tqcodec.format.directory import Entry, Segment
+from tqcodec.format.planes import Part, read_block
+from tqcodec.format.records import Basis, CodedTensor, axis_lengths
+from tqcodec.format.registry import (
+    HEADER_SIZE,
+    MAJOR,
+    MINOR,
+    SIGNATURE,
+    Axis,
+    BasisKind,
+    Coding,
+    Quantizer,
+)
+from tqcodec.format.vectors import Vector
+
+Data = dict[str, Any]
+Progress = Callable[[str, int, int], None]
+
+
+def summary(container: Container) -> Data:
+    """Counts and sizes of a whole file, from its directory alone.
+
+    `weights` counts the elements of all weight matrices, tied ones once; `bits_per_weight` is the
+    whole file over them (null without any). `decoded_bytes` counts tied tensors each time.
+    """
+    directory = container.directory
+    entries = directory.entries
+    weights = sum(entry.elements for entry in entries if _is_weight(entry))
+    decoded = sum(entry.size for entry in entries)
+    return {
+        "format": f"{MAJOR}.{MINOR}",
+        "bytes": container.length,
+        "decoded_bytes": decoded,
+        "ratio": round(decoded / container.length, 4),
+        "weights": weights,
+        "bits_per_weight": _bits(container.length, weights),
+        "counts": dict(Counter(_coding(entry) for entry in entries)),
+        "directory_bytes": HEADER_SIZE + container.directory_size,
+        "tables_bytes": directory.shared.length if directory.shared is not None else 0,
+        "bundles": [
+            {"bytes": bundle.length, "tensors": sum(e.bundle == i for e in entries)}
+            for i, bundle in enumerate(directory.bundles)
+        ],
+        "metadata": dict(directory.metadata),
+    }
+
+
+def info(container: Container, progress: Progress | None = None) -> Data:
+    """`summary`, and a description of each tensor under `tensors`.
+
+    Args:
+        container: the file.
+        progress: called with ("info", tensors done, of how many).
+
+    Raises:
+        DecodeError: a transform-coded tensor whose record cannot be read.
+    """
+    entries = container.directory.entries
+    tensors = []
+    for done, entry in enumerate(entries, 1):
+        tensors.append(_tensor(container, entry))
+        if progress is not None:
+            progress("info", done, len(entries))
+    return {**summary(container), "tensors": tensors}
+
+
+def _tensor(container: Container, entry: Entry) -> Data:
+    tied, own = entry.same_as is not None, bool(entry.segments)
+    size = sum(segment.length for segment in entry.segments)
+    out: Data = {
+        "name": entry.name,
+        "shape": list(entry.shape),
+        "dtype": entry.dtype.name,
+        "coding": _coding(entry),
+        "same_as": _twin(container, entry),
+        "bundle": entry.bundle,
+        "bytes": size if own else 0 if tied or not entry.elements else None,
+        "bits_per_weight": _bits(size, entry.elements) if own else None,
+        "snr": None if entry.snr is None else entry.snr / 100,
+        "transform": None,
+        "kept": None,
+        "channels": None,
+        "depths": None,
+    }
+    if entry.coding == Coding.TRANSFORM and not tied:
+        out |= _channels(container.record(entry), entry)
+    return out
+
+
+def _channels(coded: CodedTensor, entry: Entry) -> Data:
+    """Bases, and how many columns need how many bits.
+
+    `depths[b]` counts the columns whose indices need b bits as signed integers: 0 for a column
+    that is absent or all zero. `kept` counts the columns that are present, of all `channels`.
+    """
+    lengths = axis_lengths(entry.shape, coded.roles)
+    total, kept = lengths[Axis.IN] * lengths[Axis.TAPS], len(coded.kept)
+    needed = np.bincount(_needed_bits(coded), minlength=1)
+    needed[0] += total - kept
+    bases = {
+        axis.name.lower(): basis.kind.name.lower()
+        for axis, basis in zip(Axis, coded.bases, strict=True)
+        if basis.kind != BasisKind.NONE
+    }
+    return {"transform": bases, "kept": kept, "channels": total, "depths": needed.tolist()}
+
+
+def _needed_bits(coded: CodedTensor) -> NDArray[np.int32]:
+    """Bits of the signed range of the indices of each kept column."""
+    if not coded.coefficients.size:
+        return np.zeros(coded.coefficients.shape[1], np.int32)
+    high = coded.coefficients.max(axis=0).astype(np.int64)
+    low = coded.coefficients.min(axis=0).astype(np.int64)
+    if coded.quantizer == Quantizer.TRELLIS:  # coefficients of index k are 2k and 2k - sign(k)
+        high, low = (high + 1) // 2, -((1 - low) // 2)
+    length = np.frexp(np.maximum(high, -1 - low).astype(np.float64))[1]
+    return np.where((high == 0) & (low == 0), 0, length + 1).astype(np.int32)
+
+
+def dump(container: Container, header: Header) -> Data:
+    """Header, directory, tables and the heads of all tensors, by the specification's names.
+
+    Coefficients and other payloads are left out.
+
+    Raises:
+        DecodeError: a segment that cannot be read.
+    """
+    directory = container.directory
+    return {
+        "header": {
+            "signature": SIGNATURE.hex(" "),
+            "major": MAJOR,
+            "minor": MINOR,
+            "deflated": header.deflated,
+            "stored": header.stored,
+            "size": header.size,
+            "crc": header.crc,
+        },
+        "directory": {
+            "metadata": dict(directory.metadata),
+            "shared": None if directory.shared is None else _segment(directory.shared),
+            "shared_size": directory.shared_size,
+            "bundles": [_segment(bundle) for bundle in directory.bundles],
+            "tensors": [_entry(container, entry) for entry in directory.entries],
+        },
+        "tables": [
+            {
+                "low": table.low,
+                "weights": list(table.weights),
+                "escape": table.escape,
+                "low_bits": table.low_bits,
+            }
+            for table in container.tables
+        ],
+        "bundles": [_bundle_head(container, i) for i in range(len(directory.bundles))],
+        "heads": [
+            {"name": entry.name, **_head(container, entry)}
+            for entry in directory.entries
+            if entry.segments and entry.coding != Coding.RAW
+        ],
+    }
+
+
+def _segment(segment: Segment) -> Data:
+    return {"offset": segment.offset, "length": segment.length, "crc": segment.crc}
+
+
+def _entry(container: Container, entry: Entry) -> Data:
+    if entry.same_as is not None:
+        return {"name": entry.name, "same_as": entry.same_as}
+    out: Data = {
+        "name": entry.name,
+        "dtype": entry.dtype.name,
+        "shape": list(entry.shape),
+        "coding": entry.coding.name.lower(),
+        "check": entry.check,
+    }
+    if entry.bundle is not None:
+        out["bundle"] = entry.bundle
+    else:
+        out["segments"] = [_segment(segment) for segment in entry.segments]
+    return out if entry.snr is None else {**out, "snr": entry.snr}
+
+
+def _bundle_head(container: Container, index: int) -> Data:
+    members = [e for e in container.directory.entries if e.bundle == index]
+    reader = container.segment(container.directory.bundles[index])
+    parts = read_block(reader, [(e.dtype, e.elements) for e in members], container.tables)
+    named = zip(members, parts, strict=True)
+    return {"parts": [{"name": entry.name, **_part(part)} for entry, part in named]}
+
+
+def _head(container: Container, entry: Entry) -> Data:
+    if entry.coding == Coding.TRANSFORM:
+        return _transform_head(container.record(entry))
+    counts = block_lengths(entry.elements)
+    blocks = zip(entry.segments, counts, strict=False)
+    parts = [
+        read_block(container.segment(s, entry.name), [(entry.dtype, n)], container.tables)
+        for s, n in blocks
+    ]
+    return {"parts": [_part(part) for (part,) in parts]}
+
+
+def _part(part: Part) -> Data:
+    head: Data = {"kept": part.kept}
+    if part.dtype.is_float:
+        head |= {"unsigned": part.unsigned, "table": part.table, "offset": part.offset}
+    return head
+
+
+def _transform_head(coded: CodedTensor) -> Data:
+    axes = [axis.name.lower() for axis in Axis]
+    return {
+        "roles": [role.name.lower() for role in coded.roles],
+        "scale": list(coded.scale),
+        "quantizer": coded.quantizer.name.lower(),
+        "steps": coded.steps,
+        "payload_kind": coded.payload_kind.name.lower(),
+        "tile": list(coded.tile),
+        "bases": dict(zip(axes, map(_basis, coded.bases), strict=True)),
+        "depths": _vector(coded.depths),
+        "table_map": list(coded.table_map),
+        "levels": dict(zip(axes, map(_vector, coded.levels), strict=True)),
+        "row_scales": _vector(coded.row_scales),
+        "multipliers": _vector(coded.multipliers),
+    }
+
+
+def _basis(basis: Basis) -> Data:
+    out: Data = {"kind": basis.kind.name.lower()}
+    if basis.entries is not None and basis.shifts is not None and basis.tables is not None:
+        out["rows"] = len(basis.entries)
+        out["tables"] = _vector(basis.tables)
+        out["shifts"] = _vector(basis.shifts)
+        out["entries"] = basis.entries.tolist()
+    return out
+
+
+def _vector(vector: Vector) -> Data:
+    return {"table": vector.table, "values": vector.values.tolist()}

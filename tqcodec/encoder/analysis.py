@@ -1,0 +1,165 @@
+"""Analysis: what the encoder needs to know of one weight matrix before the step is settled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqcodec.encoder.classes import class_of, fit_levels
+from tqcodec.encoder.plan import Item, Source
+from tqcodec.encoder.settings import Settings
+from tqcodec.encoder.transform import HIGH_RATE, Transform, basis_bits, choose
+from tqcodec.format.dtypes import to_float
+from tqcodec.format.records import axis_lengths
+from tqcodec.format.registry import Axis, BasisKind
+
+CONVERT = 1 << 18  # weights converted at a time, to bound memory
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """One weight matrix as the rate control sees it.
+
+    Attributes:
+        item: its plan.
+        size: number of weights.
+        energy: sum of their squares.
+        transform: orthonormal bases.
+        levels: class levels of the channels of the three axes.
+        sample: float32 (rows, columns), some of the coefficients: whole trellis segments.
+        classes: uint8, class of each coefficient of the sample.
+        side_bits: bits of bases and levels, about.
+    """
+
+    item: Item
+    size: int
+    energy: float
+    transform: Transform
+    levels: tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
+    sample: NDArray[np.float32]
+    classes: NDArray[np.uint8]
+    side_bits: float
+
+
+def weights_of(source: Source, item: Item) -> NDArray[np.float32]:
+    """Weights as float32 (out, in, taps), contiguous."""
+    patterns = source.patterns
+    roles = item.roles
+    order = sorted(range(patterns.ndim), key=lambda d: (roles[d], d))
+    lengths = axis_lengths(patterns.shape, roles)
+    arranged = patterns.transpose(order).reshape(lengths)
+    if source.dtype.name == "F32":
+        return np.ascontiguousarray(arranged).view(np.float32)
+    out = np.empty(arranged.size, np.float32)
+    flat = arranged.reshape(-1)
+    for i in range(0, len(flat), CONVERT):
+        out[i : i + CONVERT] = to_float(flat[i : i + CONVERT], source.dtype)
+    return out.reshape(lengths)
+
+
+def taps_shape(source: Source, item: Item) -> list[int]:
+    """Lengths of the dimensions that make up the taps."""
+    pairs = zip(source.patterns.shape, item.roles, strict=True)
+    return [n for n, role in pairs if role == Axis.TAPS]
+
+
+def first_step(energies: Sequence[float], sizes: Sequence[int], settings: Settings) -> float:
+    """Step from which the rate control starts, by high-rate theory for Gaussian matrices."""
+    total, count = sum(energies), sum(sizes)
+    if not count or total <= 0:
+        return 1.0
+    if settings.target_snr is not None:
+        return math.sqrt(12 * total / count * 10 ** (-settings.target_snr / 10))
+    wanted = settings.bits if settings.bits is not None else 8 * (settings.max_size or 1) / count
+    low, high = -60.0, 60.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        bits = sum(
+            n * 0.5 * math.log2(1 + HIGH_RATE * e / n / 4**middle)
+            for e, n in zip(energies, sizes, strict=True)
+        )
+        low, high = (middle, high) if bits > wanted * count else (low, middle)
+    return float(2**low)
+
+
+def energy_of(source: Source) -> float:
+    """Sum of the squares of a tensor, in blocks."""
+    flat = source.patterns.reshape(-1)
+    blocks = (to_float(flat[i : i + CONVERT], source.dtype) for i in range(0, len(flat), CONVERT))
+    return float(sum(np.dot(block, block) for block in blocks))
+
+
+def analyse(
+    source: Source, item: Item, step: float, settings: Settings, share: float, steps: int
+) -> Analysis:
+    """Analysis of one weight matrix.
+
+    Args:
+        source: the tensor.
+        item: its plan.
+        step: about the step that will be used, for the choice of the transform.
+        settings: transform and effort.
+        share: part of the coefficients to sample, at most 1.
+        steps: rows of a trellis segment.
+    """
+    weights = weights_of(source, item)
+    wish = item.options.transform or settings.transform
+    step *= item.options.step
+    transform = choose(weights, taps_shape(source, item), wish, step, settings.effort)
+    coefficients = transform.analyse(weights)
+    levels = fit_levels(coefficients)
+    flat = coefficients.reshape(len(coefficients), -1)
+    rows, columns = _sampled(flat.shape, share, steps)
+    kept = np.arange(flat.shape[1])[columns]
+    return Analysis(
+        item=item,
+        size=weights.size,
+        energy=float(np.einsum("oit,oit->", weights, weights, dtype=np.float64)),
+        transform=transform,
+        levels=levels,
+        sample=flat[np.ix_(rows, columns)],
+        classes=class_of((levels[0][rows], levels[1], levels[2]), kept),
+        side_bits=_level_bits(levels) + _bases_bits(transform, coefficients, step),
+    )
+
+
+def _sampled(
+    shape: tuple[int, ...], share: float, steps: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns of the sample: whole groups of `steps` rows, spread columns."""
+    groups = -(-shape[0] // steps)
+    chosen = min(groups, max(1, math.ceil(groups * math.sqrt(share))))
+    width = min(shape[1], max(1, math.ceil(shape[1] * share * groups / chosen)))
+    picked = np.arange(chosen) * groups // chosen
+    rows = (picked[:, None] * steps + np.arange(steps)).ravel()
+    # A fixed permutation: regular steps would fall in with the taps.
+    columns = np.sort(np.random.default_rng(shape[1]).permutation(shape[1])[:width])
+    return rows[rows < shape[0]], columns
+
+
+def _level_bits(levels: Sequence[NDArray[np.uint8]]) -> float:
+    """Entropy of the level vectors."""
+    total = 0.0
+    for vector in levels:
+        counts = np.unique(vector, return_counts=True)[1]
+        total -= float((counts * np.log2(counts / max(1, len(vector)))).sum())
+    return total
+
+
+def _bases_bits(transform: Transform, coefficients: NDArray[np.float32], step: float) -> float:
+    total = 0.0
+    for axis, rows in enumerate(transform.rows):
+        if transform.kinds[axis] == BasisKind.EXPLICIT and rows is not None:
+            energies = axis_energies(coefficients, axis)
+            total += basis_bits(energies, rows.shape[1], step)
+    return total
+
+
+def axis_energies(coefficients: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
+    """Energy of each channel of one axis: float64."""
+    name = "oit"[axis]
+    return np.einsum(f"oit,oit->{name}", coefficients, coefficients, dtype=np.float64)

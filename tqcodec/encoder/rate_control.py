@@ -1,0 +1,165 @@
+"""Rate control: the one step of the whole network that meets the target.
+
+One Lagrangian for all tensors: at equal slope all have the same step (times a factor of a rule),
+so the search is over a single number. It runs on samples of the coefficients with tables fitted to
+them; the pipeline corrects what the samples got wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqcodec.encoder import quantizer, tables
+from tqcodec.encoder.analysis import Analysis
+from tqcodec.encoder.quantizer import Rates
+from tqcodec.encoder.tables import Histograms, TableSet
+from tqcodec.format.trellis import indices_of
+
+SAMPLE_TABLES = (16,)  # clusters while the step is sought
+TRELLIS_STEP = 0.56  # step of the trellis with the distortion of a uniform step of 1, about
+MOST_CLASSES = 64
+SEARCHES = 12
+ROUNDS = 2  # quantize, fit tables, again
+
+
+@dataclass(frozen=True)
+class Method:
+    """How coefficients are quantized.
+
+    Attributes:
+        steps: rows of a trellis segment; 0 for the uniform quantizer.
+        lam: lambda in squared steps a bit.
+    """
+
+    steps: int
+    lam: float
+
+    @property
+    def contexts(self) -> int:
+        """Tables of each class."""
+        return 2 if self.steps else 1
+
+    def quantize(
+        self, x: NDArray[np.float32], classes: NDArray[np.uint8], rates: Rates
+    ) -> NDArray[np.int32]:
+        """Integers for coefficients over steps, both (rows, columns)."""
+        if self.steps:
+            return quantizer.trellis(x, classes, rates, self.lam, self.steps)
+        return quantizer.uniform(x, classes, rates, self.lam)
+
+    def count(self, q: NDArray[np.signedinteger], classes: NDArray[np.uint8]) -> Histograms:
+        """Histograms of the indices by class, one group for each of MOST_CLASSES."""
+        if self.steps:
+            indices, contexts = indices_of(q, self.steps)
+            return tables.count(indices.ravel(), classes.ravel(), MOST_CLASSES, contexts.ravel())
+        return tables.count(q.ravel().astype(np.int32), classes.ravel(), MOST_CLASSES)
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What the samples say of a step.
+
+    Attributes:
+        distortion: squared error of all weights.
+        bits: of all coefficients, bases, levels and tables.
+        rates: code lengths for each tensor, to quantize it by.
+    """
+
+    distortion: float
+    bits: float
+    rates: list[Rates]
+
+
+def estimate(analyses: Sequence[Analysis], method: Method, step: float) -> Estimate:
+    """Quantize the samples at a step, in rounds that refit the tables."""
+    rates = [_no_rates(method.contexts) for _ in analyses]
+    scaled = [a.sample / np.float32(step * a.item.options.step) for a in analyses]
+    for _ in range(ROUNDS):
+        quantized = [
+            method.quantize(x, a.classes, r)
+            for x, a, r in zip(scaled, analyses, rates, strict=True)
+        ]
+        counted = [method.count(q, a.classes) for q, a in zip(quantized, analyses, strict=True)]
+        joined = Histograms.join(counted)
+        fitted = tables.fit(joined, max(SAMPLE_TABLES), True, SAMPLE_TABLES)
+        rates = rates_of(fitted, joined, [q.size for q in quantized])
+    shares = [a.size / max(1, q.size) for a, q in zip(analyses, quantized, strict=True)]
+    groups = tables.group_bits(joined, fitted).reshape(len(analyses), -1).sum(axis=1)
+    distortion = sum(
+        share * (step * a.item.options.step) ** 2 * _squared(x, q)
+        for share, a, x, q in zip(shares, analyses, scaled, quantized, strict=True)
+    )
+    bits = float((groups * shares).sum()) + sum(a.side_bits for a in analyses)
+    return Estimate(distortion, bits, rates)
+
+
+def _squared(x: NDArray[np.float32], q: NDArray[np.int32]) -> float:
+    error = (x - q).ravel().astype(np.float64)
+    return float(np.dot(error, error))
+
+
+def _no_rates(contexts: int) -> Rates:
+    return Rates(np.zeros((MOST_CLASSES, contexts, 1), np.float32))
+
+
+def rates_of(fitted: TableSet, histograms: Histograms, sizes: Sequence[int]) -> list[Rates]:
+    """Code lengths of each tensor's classes; those never seen take their neighbour's."""
+    largest = 1 + max((t.low + len(t.weights)) << t.low_bits for t in fitted.tables)
+    lengths = np.stack([tables.magnitude_bits(t, min(largest, 1 << 12)) for t in fitted.tables])
+    lengths = lengths.reshape(-1, fitted.contexts, lengths.shape[1])
+    seen = histograms.counts.sum(axis=(1, 2)).reshape(len(sizes), -1) > 0
+    cluster = fitted.cluster.reshape(len(sizes), -1)
+    return [Rates(lengths[c[nearest_seen(s)]]) for c, s in zip(cluster, seen, strict=True)]
+
+
+def nearest_seen(seen: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """For each class itself if it was seen, else the nearest that was."""
+    where = np.flatnonzero(seen)
+    if not len(where):
+        return np.arange(len(seen))
+    distance = np.abs(np.arange(len(seen))[:, None] - where[None, :])
+    nearest: NDArray[np.int64] = where[distance.argmin(axis=1)]
+    return nearest
+
+
+def search(
+    analyses: Sequence[Analysis],
+    method: Method,
+    start: float,
+    miss: Callable[[Estimate], float],
+    tolerance: float,
+) -> tuple[float, Estimate]:
+    """Step at which `miss` vanishes.
+
+    Args:
+        analyses: samples of all weight matrices.
+        method: the quantizer.
+        start: first step tried.
+        miss: by how much an estimate lies above its target, in octaves of the step.
+        tolerance: largest miss that will do.
+    """
+    low, high = -math.inf, math.inf  # log2 of steps known to be too fine, too coarse
+    x = math.log2(start)
+    best: tuple[float, float, Estimate] | None = None
+    for _ in range(SEARCHES):
+        found = estimate(analyses, method, 2**x)
+        octaves = miss(found)
+        if best is None or abs(octaves) < best[0]:
+            best = (abs(octaves), 2**x, found)
+        if best[0] <= tolerance:
+            break
+        if octaves > 0:
+            high = min(high, x)
+        else:
+            low = max(low, x)
+        x -= octaves
+        if not low < x < high:
+            x = (low + high) / 2 if math.isfinite(low + high) else x
+    if best is None:
+        raise AssertionError("SEARCHES is 0")
+    return best[1], best[2]

@@ -1,0 +1,102 @@
+"""Side tensors and exact ones: planes, with the mantissa shortened where that is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqcodec.encoder.tables import BINS, REACH, Histograms
+from tqcodec.format.dtypes import DType
+from tqcodec.format.planes import Part
+from tqcodec.format.registry import MAX_SYMBOLS
+
+MIDDLE = 12  # exponents count from this far below the largest
+
+
+def make_part(patterns: NDArray[np.unsignedinteger], dtype: DType, kept: int | None) -> Part:
+    """The numbers of a tensor as a part, without its table yet.
+
+    Args:
+        patterns: bit patterns of any shape.
+        dtype: element type.
+        kept: mantissa bits to keep; None keeps all. Integers are always exact.
+    """
+    flat = patterns.reshape(-1)
+    if not dtype.is_float:
+        highest = int(flat.max(initial=0))
+        return Part(dtype, flat, highest.bit_length())
+    full = dtype.mantissa_bits
+    kept = full if kept is None else min(kept, full)
+    flat = _shorten(flat, dtype, kept)
+    if kept == full:
+        kept -= _spare_bits(flat, full)
+    unsigned = not (flat >> (8 * dtype.size - 1)).any()
+    exponents = exponents_of(flat, dtype)
+    low, high = int(exponents.min(initial=0)), int(exponents.max(initial=0))
+    if not len(flat):
+        return Part(dtype, flat, kept, True, None, 0)
+    if low == high or exponents.min() == exponents.max():
+        return Part(dtype, flat, kept, unsigned, None, int(exponents[0]))
+    # Tables are shared: exponents line up at their largest value.
+    return Part(dtype, flat, kept, unsigned, 0, high - MIDDLE)
+
+
+def _shorten(
+    flat: NDArray[np.unsignedinteger], dtype: DType, kept: int
+) -> NDArray[np.unsignedinteger]:
+    """Round mantissas to `kept` bits, half to even; what would overflow is cut off instead."""
+    drop = dtype.mantissa_bits - kept
+    if drop == 0:
+        return flat
+    wide = flat.astype(np.uint64)
+    sign = wide >> np.uint64(8 * dtype.size - 1) << np.uint64(8 * dtype.size - 1)
+    magnitude = wide ^ sign
+    odd = magnitude >> np.uint64(drop) & np.uint64(1)
+    rounded = (magnitude + np.uint64((1 << (drop - 1)) - 1) + odd) >> np.uint64(drop)
+    top = ((1 << dtype.exponent_bits) - 1) << kept  # pattern of infinity, or beyond the largest
+    cut = magnitude >> np.uint64(drop)
+    short = np.where(rounded >= np.uint64(top), cut, rounded)
+    return (short << np.uint64(drop) | sign).astype(dtype.pattern)
+
+
+def _spare_bits(flat: NDArray[np.unsignedinteger], full: int) -> int:
+    """Low mantissa bits that are 0 in all numbers."""
+    union = int(np.bitwise_or.reduce(flat, initial=0)) | (1 << full)
+    return (union & -union).bit_length() - 1
+
+
+def exponents_of(flat: NDArray[np.unsignedinteger], dtype: DType) -> NDArray[np.int32]:
+    """Biased exponents of bit patterns: int32."""
+    mask = (1 << dtype.exponent_bits) - 1
+    return (flat >> dtype.mantissa_bits & mask).astype(np.int32)
+
+
+def is_incompressible(part: Part) -> bool:
+    """True for exact numbers whose exponents are as good as random."""
+    if part.table is None or part.kept < part.dtype.mantissa_bits:
+        return False
+    counts = exponent_histograms([part]).counts.ravel()
+    used = counts[counts > 0]
+    entropy = -float((used * np.log2(used / used.sum())).sum())
+    return entropy + 8 * len(used) > part.dtype.exponent_bits * len(part.patterns)
+
+
+def exponent_histograms(parts: Sequence[Part]) -> Histograms:
+    """One group for each part; empty for parts without coded exponents."""
+    out = Histograms.empty(len(parts), 1)
+    for counts, part in zip(out.counts, parts, strict=True):
+        if part.table is None:
+            continue
+        for i in range(0, len(part.patterns), MAX_SYMBOLS):
+            block = exponents_of(part.patterns[i : i + MAX_SYMBOLS], part.dtype) - part.offset
+            bins = np.where(np.abs(block) <= REACH, block + REACH, BINS - 1)
+            counts[0] += np.bincount(bins, minlength=BINS)
+    return out
+
+
+def with_table(part: Part, table: int) -> Part:
+    """The part with the table of its exponents, if they are coded."""
+    return part if part.table is None else replace(part, table=table)

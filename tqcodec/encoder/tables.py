@@ -1,0 +1,251 @@
+"""Tables: a few frequency tables that serve all classes of all tensors.
+
+Histograms of symbols are clustered by the bits they cost under each other's tables (Lloyd's
+algorithm with the Kullback-Leibler divergence); the number of tables is the one for which data and
+tables together are smallest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqcodec.format.registry import TABLE_SUM
+from tqcodec.format.tables import Table, write_tables
+
+REACH: Final = 96  # symbols -REACH .. REACH have a bin each; all others share one
+BINS: Final = 2 * REACH + 2
+LLOYD_ROUNDS: Final = 6
+SIZES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)  # numbers of clusters that are tried
+MOST_MEAN: Final = 12.0  # mean magnitude of a symbol above which a low bit is split off
+ESCAPE_BITS: Final = 20.0  # of an escaped symbol beyond its code, about
+SMOOTHING: Final = 0.02  # added to the counts of a cluster: what it lacks may still come
+
+
+@dataclass(frozen=True, eq=False)
+class Histograms:
+    """Counts of symbols in groups, each of one or two contexts.
+
+    Attributes:
+        counts: int64 (groups, contexts, BINS); bin s + REACH counts symbol s, the last bin all
+            symbols beyond the reach. Contexts are the quantizers of a trellis.
+        low_bits: bits split off the values of each group, int64 (groups,).
+    """
+
+    counts: NDArray[np.int64]
+    low_bits: NDArray[np.int64]
+
+    @staticmethod
+    def empty(groups: int, contexts: int) -> Histograms:
+        """Histograms without a count."""
+        counts = np.zeros((groups, contexts, BINS), np.int64)
+        return Histograms(counts, np.zeros(groups, np.int64))
+
+    @staticmethod
+    def join(parts: Sequence[Histograms]) -> Histograms:
+        """All groups of all parts, in order."""
+        return Histograms(
+            np.concatenate([p.counts for p in parts]), np.concatenate([p.low_bits for p in parts])
+        )
+
+
+def count(
+    values: NDArray[np.int32],
+    groups: NDArray[np.integer],
+    number: int,
+    contexts: NDArray[np.uint8] | None = None,
+) -> Histograms:
+    """Histograms of values by group (and context), all 1-D of the same length."""
+    sums = np.bincount(groups, np.abs(values), number)
+    sizes = np.maximum(np.bincount(groups, minlength=number), 1)
+    low_bits = np.ceil(np.log2(np.maximum(sums / sizes / MOST_MEAN, 1))).astype(np.int64)
+    symbols = values >> low_bits[groups].astype(np.int32)
+    bins = np.where(np.abs(symbols) <= REACH, symbols + REACH, BINS - 1)
+    ways = 1 if contexts is None else 2
+    index = groups.astype(np.int64) * ways
+    if contexts is not None:
+        index += contexts
+    counts = np.bincount(index * BINS + bins, minlength=number * ways * BINS)
+    return Histograms(counts.reshape(number, ways, BINS), low_bits)
+
+
+@dataclass(frozen=True, eq=False)
+class TableSet:
+    """Tables fitted to groups of histograms.
+
+    Attributes:
+        tables: for each cluster one table for each context, next to each other.
+        cluster: cluster of each group, int64 (groups,).
+        contexts: tables of a cluster.
+    """
+
+    tables: tuple[Table, ...]
+    cluster: NDArray[np.int64]
+    contexts: int
+
+    def first_table(self, base: int) -> NDArray[np.int64]:
+        """Index of the first table of each group when the set starts at table `base`."""
+        return base + self.cluster * self.contexts
+
+
+def fit(
+    histograms: Histograms, most: int, symmetric: bool, sizes: Sequence[int] = SIZES
+) -> TableSet:
+    """Tables for the groups, as few as pay for themselves.
+
+    Args:
+        histograms: what is to be coded.
+        most: largest number of clusters.
+        symmetric: True where symbols of either sign are equally likely; used where no low bits
+            are split off.
+        sizes: numbers of clusters to try.
+    """
+    best: TableSet | None = None
+    best_bits = np.inf
+    for size in sizes:
+        if size > most and best is not None:
+            break
+        clusters, cluster = _lloyd(histograms, size)
+        candidate = _as_tables(histograms, clusters, cluster, symmetric)
+        bits = _total_bits(histograms, candidate)
+        if bits < best_bits:
+            best, best_bits = candidate, bits
+    if best is None:
+        raise ValueError("no number of clusters to try")
+    return best
+
+
+def code_lengths(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bits of each bin under smoothed counts, over the last axis."""
+    smooth = counts + SMOOTHING
+    bits = -np.log2(smooth / smooth.sum(axis=-1, keepdims=True))
+    bits[..., -1] += ESCAPE_BITS
+    return bits
+
+
+def _lloyd(histograms: Histograms, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Low bits of each cluster and cluster of each group, with about `size` clusters."""
+    counts = histograms.counts.astype(np.float64)
+    flat = counts.reshape(len(counts), -1)
+    weight = flat.sum(axis=1)
+    cluster = _initial(histograms, weight, size)
+    for _ in range(LLOYD_ROUNDS):
+        number = int(cluster.max(initial=0)) + 1
+        sums = np.zeros((number, *counts.shape[1:]))
+        np.add.at(sums, cluster, counts)
+        low = np.zeros(number, np.int64)
+        low[cluster] = histograms.low_bits
+        cost = flat @ code_lengths(sums).reshape(number, -1).T
+        cost[histograms.low_bits[:, None] != low[None, :]] = np.inf
+        fresh = cost.argmin(axis=1)
+        if (fresh == cluster).all():
+            break
+        cluster = fresh
+    used, cluster = np.unique(cluster, return_inverse=True)
+    low = np.zeros(len(used), np.int64)
+    low[cluster] = histograms.low_bits
+    return low, cluster.astype(np.int64)
+
+
+def _initial(histograms: Histograms, weight: NDArray[np.float64], size: int) -> NDArray[np.int64]:
+    """Clusters of equal weight after sorting the groups by low bits and mean magnitude."""
+    magnitudes = np.abs(np.arange(BINS) - REACH)
+    sums = (histograms.counts.sum(axis=1) * magnitudes).sum(axis=1)
+    means = sums / np.maximum(weight, 1)
+    order = np.lexsort((means, histograms.low_bits))
+    # Square roots: small but different groups deserve tables more than their share.
+    shares = np.cumsum(np.sqrt(weight[order]))
+    cluster = np.zeros(len(order), np.int64)
+    cluster[order] = np.minimum(shares / max(shares[-1], 1e-9) * size, size - 1).astype(np.int64)
+    key = cluster * (int(histograms.low_bits.max(initial=0)) + 1) + histograms.low_bits
+    return np.unique(key, return_inverse=True)[1].astype(np.int64)
+
+
+def _as_tables(
+    histograms: Histograms,
+    low_bits: NDArray[np.int64],
+    cluster: NDArray[np.int64],
+    symmetric: bool,
+) -> TableSet:
+    contexts = histograms.counts.shape[1]
+    sums = np.zeros((len(low_bits), contexts, BINS), np.int64)
+    np.add.at(sums, cluster, histograms.counts)
+    tables = tuple(
+        make_table(sums[i, j], int(low_bits[i]), symmetric and low_bits[i] == 0)
+        for i in range(len(low_bits))
+        for j in range(contexts)
+    )
+    return TableSet(tables, cluster, contexts)
+
+
+def make_table(counts: NDArray[np.int64], low_bits: int, symmetric: bool) -> Table:
+    """The table of one histogram (BINS,): weights of sum 4096, an escape for what is rare."""
+    inside = counts[:-1].astype(np.float64)
+    if symmetric:
+        inside = (inside + inside[::-1]) / 2
+    total = max(float(inside.sum() + counts[-1]), 1.0)
+    frequent = np.flatnonzero(inside * TABLE_SUM >= 0.6 * total)
+    if not len(frequent):
+        frequent = np.array([REACH])
+    low, high = int(frequent[0]), int(frequent[-1])
+    if symmetric:
+        low, high = min(low, 2 * REACH - high), max(high, 2 * REACH - low)
+    rare = total - float(inside[low : high + 1].sum())
+    target = np.append(inside[low : high + 1], rare) * (TABLE_SUM / total)
+    weights = _round_to_sum(target, symmetric)
+    return Table(low - REACH, tuple(weights[:-1].tolist()), int(weights[-1]), low_bits)
+
+
+def _round_to_sum(target: NDArray[np.float64], symmetric: bool) -> NDArray[np.int64]:
+    """Integers of at least 1 near the targets that sum to 4096; all but the last symmetric."""
+    weights = np.maximum(np.rint(target), 1).astype(np.int64)
+    surplus = int(weights.sum()) - TABLE_SUM
+    if symmetric:
+        middle = (len(weights) - 1) // 2
+        while surplus >= weights[middle]:  # the middle cannot pay: the largest other does
+            other = 1 + middle + int(weights[middle + 1 :].argmax())
+            payers = [other] if other == len(weights) - 1 else [other, 2 * middle - other]
+            weights[payers] -= 1
+            surplus -= len(payers)
+        weights[middle] -= surplus
+        return weights
+    while surplus > 0:
+        largest = int(weights.argmax())
+        taken = min(surplus, max(1, int(weights[largest]) // 8))
+        weights[largest] -= taken
+        surplus -= taken
+    weights[int(weights.argmax())] -= surplus
+    return weights
+
+
+def _total_bits(histograms: Histograms, chosen: TableSet) -> float:
+    """Bits of the data under its tables, and of the tables."""
+    return float(group_bits(histograms, chosen).sum()) + 8 * len(write_tables(chosen.tables))
+
+
+def group_bits(histograms: Histograms, chosen: TableSet) -> NDArray[np.float64]:
+    """Bits of each group under its tables: float64 (groups,)."""
+    bits = np.stack([table_bits(t) for t in chosen.tables]).reshape(-1, chosen.contexts, BINS)
+    total: NDArray[np.float64] = (histograms.counts * bits[chosen.cluster]).sum(axis=(1, 2))
+    return total
+
+
+def table_bits(table: Table) -> NDArray[np.float64]:
+    """Bits of each bin under a table: float64 (BINS,)."""
+    bits = np.full(BINS, -np.log2(max(table.escape, 1) / TABLE_SUM) + ESCAPE_BITS)
+    first = table.low + REACH
+    bits[first : first + len(table.weights)] = -np.log2(np.array(table.weights) / TABLE_SUM)
+    return bits + table.low_bits
+
+
+def magnitude_bits(table: Table, largest: int) -> NDArray[np.float32]:
+    """Bits of values 0 .. largest under a table, the mean of both signs: float32."""
+    values = np.arange(largest + 1)
+    bits = table_bits(table)
+    both = [v >> table.low_bits for v in (values, -values)]
+    bins = [np.where(np.abs(s) <= REACH, s + REACH, BINS - 1) for s in both]
+    return (0.5 * (bits[bins[0]] + bits[bins[1]])).astype(np.float32)

@@ -1,0 +1,160 @@
+"""Writes a file from records (chapter 4): segments, directory, header.
+
+Imports the layers below and the standard library only. Knows nothing of why records are as they
+are.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqcodec.format import payload, records
+from tqcodec.format import reader as io
+from tqcodec.format.container import Header, block_lengths, write_header
+from tqcodec.format.directory import Directory, Entry, Segment, write_directory
+from tqcodec.format.dtypes import DType
+from tqcodec.format.planes import Part, write_block
+from tqcodec.format.records import CodedTensor
+from tqcodec.format.registry import Coding
+from tqcodec.format.tables import Table, write_tables
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Bytes as they are."""
+
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Tied:
+    """The bytes of an earlier tensor."""
+
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Bundled:
+    """A part of bundle `bundle`."""
+
+    bundle: int
+    part: Part
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One tensor, ready to be written.
+
+    Attributes:
+        name: unique in the file.
+        dtype: element type.
+        shape: dimensions.
+        check: CRC-32 of the decoded bytes.
+        content: `CodedTensor` for the transform, `Part` for planes, or one of the above.
+        snr: hundredths of a decibel, for the directory.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    check: int
+    content: CodedTensor | Part | Bundled | Raw | Tied
+    snr: int | None = None
+
+
+def crc(patterns: NDArray[np.unsignedinteger]) -> int:
+    """CRC-32 of the little-endian bytes of bit patterns."""
+    flat = np.ascontiguousarray(patterns).reshape(-1)
+    return zlib.crc32(memoryview(flat.astype(flat.dtype.newbyteorder("<"), copy=False)).cast("B"))
+
+
+def write(items: Iterable[Record], tables: tuple[Table, ...], metadata: Mapping[str, str]) -> bytes:
+    """A whole file.
+
+    Args:
+        items: tensors in their order; taken one at a time, so that they may be made on demand.
+        tables: the tables that records refer to.
+        metadata: free strings.
+    """
+    entries: list[Entry] = []
+    bodies: list[bytes] = []
+    bundles: dict[int, list[Part]] = {}
+    index: dict[str, int] = {}
+    for item in items:
+        segments = _segments(item.content, tables)
+        bodies += segments
+        entries.append(_entry(item, [_describe(s) for s in segments], index))
+        index[item.name] = len(index)
+        if isinstance(item.content, Bundled):
+            bundles.setdefault(item.content.bundle, []).append(item.content.part)
+    blocks = [write_block(bundles[i], tables) for i in range(len(bundles))]
+    shared = write_tables(tables)
+    deflated = io.deflate(shared)
+    smaller = len(deflated) < len(shared)
+    first = [deflated if smaller else shared] if tables else []
+    directory = Directory(
+        tuple(entries),
+        tuple(_describe(b) for b in blocks),
+        _describe(first[0]) if first else None,
+        len(shared) if smaller else 0,
+        metadata,
+    )
+    return _file(directory, [*first, *blocks, *bodies])
+
+
+def _describe(data: bytes) -> Segment:
+    return Segment(len(data), zlib.crc32(data))
+
+
+def _entry(item: Record, segments: list[Segment], index: Mapping[str, int]) -> Entry:
+    content = item.content
+    coding = Coding.PLANES
+    if isinstance(content, CodedTensor):
+        coding = Coding.TRANSFORM
+    elif isinstance(content, Raw):
+        coding = Coding.RAW
+    return Entry(
+        name=item.name,
+        dtype=item.dtype,
+        shape=item.shape,
+        coding=coding,
+        check=item.check,
+        segments=tuple(segments),
+        bundle=content.bundle if isinstance(content, Bundled) else None,
+        same_as=index[content.name] if isinstance(content, Tied) else None,
+        snr=item.snr,
+    )
+
+
+def _segments(
+    content: CodedTensor | Part | Bundled | Raw | Tied, tables: Sequence[Table]
+) -> list[bytes]:
+    if isinstance(content, CodedTensor):
+        # The head and the first payload share a segment: small tensors have just one.
+        head = records.write_head(content, tables)
+        tiles = [payload.write_payload(content, r, c, tables) for r, c in content.tiles()]
+        return [head + tiles[0], *tiles[1:]] if tiles else [head]
+    if isinstance(content, Part):
+        blocks, start = [], 0
+        for count in block_lengths(len(content.patterns)):
+            piece = content.piece(start, start + count)
+            blocks.append(write_block([piece], tables))
+            start += count
+        return blocks
+    if isinstance(content, Raw):
+        return [content.data] if content.data else []
+    return []
+
+
+def _file(directory: Directory, segments: Sequence[bytes]) -> bytes:
+    plain = write_directory(directory)
+    deflated = io.deflate(plain)
+    smaller = len(deflated) < len(plain)
+    stored = deflated if smaller else plain
+    header = Header(smaller, len(stored), len(plain), zlib.crc32(stored))
+    return b"".join([write_header(header), stored, *segments])
