@@ -44,6 +44,11 @@ class Analysis:
     classes: NDArray[np.uint8]
     side_bits: float
 
+    @property
+    def class_count(self) -> int:
+        """Number of classes."""
+        return 1 + sum(int(level.max(initial=0)) for level in self.levels)
+
 
 def weights_of(source: Source, item: Item) -> NDArray[np.float32]:
     """Weights as float32 (out, in, taps), contiguous."""

@@ -93,7 +93,7 @@ def code(
     classes = class_of(levels, np.arange(x.shape[1]))
     q = method.quantize(x, classes, rates)
     del x, coefficients
-    indices = method.count(q, classes)
+    indices = method.count(q, classes, analysis.class_count)
     record = _record(q, levels, axes, analysis, method, step, payload)
     return _measured(source, record, axes, indices)
 
@@ -273,12 +273,12 @@ def with_tables(
 
     Args:
         coded: the tensor.
-        classes: first table of each of its MOST_CLASSES classes.
+        classes: first table of each of its classes.
         vectors: tables of depths and of the three levels.
         entries: table of each basis row.
     """
     record = coded.record
-    seen = coded.indices.counts.sum(axis=(1, 2)) > 0
+    seen = coded.indices.counts.any(axis=(1, 2))
     table_map: tuple[int, ...] = (0,)
     if seen.any() and record.payload_kind == PayloadKind.RANGE:
         length = int(np.flatnonzero(seen)[-1]) + 1

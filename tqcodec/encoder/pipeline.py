@@ -142,20 +142,36 @@ def _search(job: Job) -> bytes:
     start = first_step([a.energy for a in job.analyses], sizes, job.settings)
     start *= rate_control.TRELLIS_STEP if job.method.steps else 1.0
     step, found = rate_control.search(job.analyses, job.method, start, miss, target.tolerance)
-    best: tuple[float, bytes] | None = None
-    for _ in range(PASSES):
+    meet = _meet_snr if job.settings.target_snr is not None else _meet_size
+    return meet(job, target, step, found)
+
+
+def _meet_snr(job: Job, target: _Target, step: float, found: Estimate) -> bytes:
+    """Encode, and again with a corrected step, until the error is right; then write once."""
+    for attempt in range(1, PASSES + 1):
         coded = _code(job, step, found)
-        data = _write(job, coded)
-        octaves = target.octaves(sum(c.error for c in coded), 8.0 * len(data))
+        octaves = target.octaves(sum(c.error for c in coded), 0.0)
+        if abs(octaves) <= target.tolerance or attempt == PASSES:
+            break
+        step *= 2.0**-octaves
+        found = _estimate(job, step)
+    return _write(job, coded)
+
+
+def _meet_size(job: Job, target: _Target, step: float, found: Estimate) -> bytes:
+    """Encode and write, and again with a corrected step, until the size is right."""
+    best, best_rank = b"", math.inf
+    for _ in range(PASSES):
+        data = _write(job, _code(job, step, found))
+        octaves = target.octaves(0.0, 8.0 * len(data))
         rank = target.rank(octaves, len(data))
-        if best is None or rank < best[0]:
-            best = (rank, data)
+        if rank < best_rank:
+            best, best_rank = data, rank
         if rank <= target.tolerance:
             break
         step *= 2.0**-octaves
         found = _estimate(job, step)
-    assert best is not None, "PASSES is positive"
-    return _fitting(best[1], job.settings)
+    return _fitting(best, job.settings)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from tqcodec.format.trellis import indices_of
 
 SAMPLE_TABLES = (16,)  # clusters while the step is sought
 TRELLIS_STEP = 0.56  # step of the trellis with the distortion of a uniform step of 1, about
-MOST_CLASSES = 64
 SEARCHES = 12
 ROUNDS = 2  # quantize, fit tables, again
 
@@ -52,12 +51,14 @@ class Method:
             return quantizer.trellis(x, classes, rates, self.lam, self.steps)
         return quantizer.uniform(x, classes, rates, self.lam)
 
-    def count(self, q: NDArray[np.signedinteger], classes: NDArray[np.uint8]) -> Histograms:
-        """Histograms of the indices by class, one group for each of MOST_CLASSES."""
+    def count(
+        self, q: NDArray[np.signedinteger], classes: NDArray[np.uint8], number: int
+    ) -> Histograms:
+        """Histograms of the indices by class, one group for each of `number` classes."""
         if self.steps:
             indices, contexts = indices_of(q, self.steps)
-            return tables.count(indices.ravel(), classes.ravel(), MOST_CLASSES, contexts.ravel())
-        return tables.count(q.ravel().astype(np.int32), classes.ravel(), MOST_CLASSES)
+            return tables.count(indices.ravel(), classes.ravel(), number, contexts.ravel())
+        return tables.count(q.ravel().astype(np.int32), classes.ravel(), number)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,19 +78,23 @@ class Estimate:
 
 def estimate(analyses: Sequence[Analysis], method: Method, step: float) -> Estimate:
     """Quantize the samples at a step, in rounds that refit the tables."""
-    rates = [_no_rates(method.contexts) for _ in analyses]
+    rates = [_no_rates(a.class_count, method.contexts) for a in analyses]
     scaled = [a.sample / np.float32(step * a.item.options.step) for a in analyses]
     for _ in range(ROUNDS):
         quantized = [
             method.quantize(x, a.classes, r)
             for x, a, r in zip(scaled, analyses, rates, strict=True)
         ]
-        counted = [method.count(q, a.classes) for q, a in zip(quantized, analyses, strict=True)]
+        counted = [
+            method.count(q, a.classes, a.class_count)
+            for q, a in zip(quantized, analyses, strict=True)
+        ]
         joined = Histograms.join(counted)
         fitted = tables.fit(joined, max(SAMPLE_TABLES), True, SAMPLE_TABLES)
-        rates = rates_of(fitted, joined, [q.size for q in quantized])
+        rates = rates_of(fitted, counted)
     shares = [a.size / max(1, q.size) for a, q in zip(analyses, quantized, strict=True)]
-    groups = tables.group_bits(joined, fitted).reshape(len(analyses), -1).sum(axis=1)
+    edges = np.cumsum([0, *(a.class_count for a in analyses)])[:-1]
+    groups = np.add.reduceat(tables.group_bits(joined, fitted), edges)
     distortion = sum(
         share * (step * a.item.options.step) ** 2 * _squared(x, q)
         for share, a, x, q in zip(shares, analyses, scaled, quantized, strict=True)
@@ -103,18 +108,22 @@ def _squared(x: NDArray[np.float32], q: NDArray[np.int32]) -> float:
     return float(np.dot(error, error))
 
 
-def _no_rates(contexts: int) -> Rates:
-    return Rates(np.zeros((MOST_CLASSES, contexts, 1), np.float32))
+def _no_rates(classes: int, contexts: int) -> Rates:
+    return Rates(np.zeros((classes, contexts, 1), np.float32))
 
 
-def rates_of(fitted: TableSet, histograms: Histograms, sizes: Sequence[int]) -> list[Rates]:
+def rates_of(fitted: TableSet, counted: Sequence[Histograms]) -> list[Rates]:
     """Code lengths of each tensor's classes; those never seen take their neighbour's."""
     largest = 1 + max((t.low + len(t.weights)) << t.low_bits for t in fitted.tables)
     lengths = np.stack([tables.magnitude_bits(t, min(largest, 1 << 12)) for t in fitted.tables])
     lengths = lengths.reshape(-1, fitted.contexts, lengths.shape[1])
-    seen = histograms.counts.sum(axis=(1, 2)).reshape(len(sizes), -1) > 0
-    cluster = fitted.cluster.reshape(len(sizes), -1)
-    return [Rates(lengths[c[nearest_seen(s)]]) for c, s in zip(cluster, seen, strict=True)]
+    out, start = [], 0
+    for histograms in counted:
+        seen = histograms.counts.any(axis=(1, 2))
+        cluster = fitted.cluster[start : start + len(seen)]
+        out.append(Rates(lengths[cluster[nearest_seen(seen)]]))
+        start += len(seen)
+    return out
 
 
 def nearest_seen(seen: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -31,18 +31,18 @@ class Histograms:
     """Counts of symbols in groups, each of one or two contexts.
 
     Attributes:
-        counts: int64 (groups, contexts, BINS); bin s + REACH counts symbol s, the last bin all
+        counts: int32 (groups, contexts, BINS); bin s + REACH counts symbol s, the last bin all
             symbols beyond the reach. Contexts are the quantizers of a trellis.
         low_bits: bits split off the values of each group, int64 (groups,).
     """
 
-    counts: NDArray[np.int64]
+    counts: NDArray[np.int32]
     low_bits: NDArray[np.int64]
 
     @staticmethod
     def empty(groups: int, contexts: int) -> Histograms:
         """Histograms without a count."""
-        counts = np.zeros((groups, contexts, BINS), np.int64)
+        counts = np.zeros((groups, contexts, BINS), np.int32)
         return Histograms(counts, np.zeros(groups, np.int64))
 
     @staticmethod
@@ -70,7 +70,7 @@ def count(
     if contexts is not None:
         index += contexts
     counts = np.bincount(index * BINS + bins, minlength=number * ways * BINS)
-    return Histograms(counts.reshape(number, ways, BINS), low_bits)
+    return Histograms(counts.reshape(number, ways, BINS).astype(np.int32), low_bits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,19 +104,40 @@ def fit(
             are split off.
         sizes: numbers of clusters to try.
     """
-    best: TableSet | None = None
-    best_bits = np.inf
+    seen = np.flatnonzero(histograms.counts.any(axis=(1, 2)))
+    used = Histograms(histograms.counts[seen], histograms.low_bits[seen])
+    best, best_bits = _fit_size(used, 1, symmetric), np.inf
     for size in sizes:
-        if size > most and best is not None:
+        if size > most:
             break
-        clusters, cluster = _lloyd(histograms, size)
-        candidate = _as_tables(histograms, clusters, cluster, symmetric)
-        bits = _total_bits(histograms, candidate)
+        candidate = _fit_size(used, size, symmetric)
+        bits = _total_bits(used, candidate)
         if bits < best_bits:
             best, best_bits = candidate, bits
-    if best is None:
-        raise ValueError("no number of clusters to try")
-    return best
+    cluster = np.zeros(len(histograms.counts), np.int64)
+    cluster[seen] = best.cluster
+    return TableSet(best.tables, cluster, best.contexts)
+
+
+def _fit_size(histograms: Histograms, size: int, symmetric: bool) -> TableSet:
+    low_bits, cluster = _lloyd(histograms, size)
+    sums = _sums(histograms.counts, cluster, len(low_bits))
+    contexts = histograms.counts.shape[1]
+    tables = tuple(
+        make_table(sums[i, j], int(low_bits[i]), symmetric and low_bits[i] == 0)
+        for i in range(len(low_bits))
+        for j in range(contexts)
+    )
+    return TableSet(tables, cluster, contexts)
+
+
+def _sums(
+    counts: NDArray[np.integer], cluster: NDArray[np.int64], number: int
+) -> NDArray[np.float64]:
+    """Histograms of the clusters: float64 (number, contexts, BINS)."""
+    member = (cluster[None, :] == np.arange(number)[:, None]).astype(np.float64)
+    sums: NDArray[np.float64] = member @ counts.reshape(len(counts), -1).astype(np.float64)
+    return sums.reshape(number, *counts.shape[1:])
 
 
 def code_lengths(counts: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -135,8 +156,7 @@ def _lloyd(histograms: Histograms, size: int) -> tuple[NDArray[np.int64], NDArra
     cluster = _initial(histograms, weight, size)
     for _ in range(LLOYD_ROUNDS):
         number = int(cluster.max(initial=0)) + 1
-        sums = np.zeros((number, *counts.shape[1:]))
-        np.add.at(sums, cluster, counts)
+        sums = _sums(counts, cluster, number)
         low = np.zeros(number, np.int64)
         low[cluster] = histograms.low_bits
         cost = flat @ code_lengths(sums).reshape(number, -1).T
@@ -146,7 +166,7 @@ def _lloyd(histograms: Histograms, size: int) -> tuple[NDArray[np.int64], NDArra
             break
         cluster = fresh
     used, cluster = np.unique(cluster, return_inverse=True)
-    low = np.zeros(len(used), np.int64)
+    low = np.zeros(max(1, len(used)), np.int64)
     low[cluster] = histograms.low_bits
     return low, cluster.astype(np.int64)
 
@@ -165,26 +185,9 @@ def _initial(histograms: Histograms, weight: NDArray[np.float64], size: int) -> 
     return np.unique(key, return_inverse=True)[1].astype(np.int64)
 
 
-def _as_tables(
-    histograms: Histograms,
-    low_bits: NDArray[np.int64],
-    cluster: NDArray[np.int64],
-    symmetric: bool,
-) -> TableSet:
-    contexts = histograms.counts.shape[1]
-    sums = np.zeros((len(low_bits), contexts, BINS), np.int64)
-    np.add.at(sums, cluster, histograms.counts)
-    tables = tuple(
-        make_table(sums[i, j], int(low_bits[i]), symmetric and low_bits[i] == 0)
-        for i in range(len(low_bits))
-        for j in range(contexts)
-    )
-    return TableSet(tables, cluster, contexts)
-
-
-def make_table(counts: NDArray[np.int64], low_bits: int, symmetric: bool) -> Table:
+def make_table(counts: NDArray[np.float64], low_bits: int, symmetric: bool) -> Table:
     """The table of one histogram (BINS,): weights of sum 4096, an escape for what is rare."""
-    inside = counts[:-1].astype(np.float64)
+    inside = counts[:-1]
     if symmetric:
         inside = (inside + inside[::-1]) / 2
     total = max(float(inside.sum() + counts[-1]), 1.0)

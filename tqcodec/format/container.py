@@ -132,15 +132,15 @@ class Container:
     def tables(self) -> tuple[Table, ...]:
         """The tables of the file."""
         if self._tables is None:
-            shared = self.directory.shared
-            if shared is None:
+            segment = self.directory.tables
+            if segment is None:
                 self._tables = ()
             else:
-                reader = self.segment(shared)
-                if self.directory.shared_size:
+                reader = self.segment(segment)
+                if self.directory.tables_size:
                     data = reader.take(reader.remaining)
-                    plain = io.inflate(data, self.directory.shared_size, reader)
-                    reader = Reader(plain, shared.offset)
+                    plain = io.inflate(data, self.directory.tables_size, reader)
+                    reader = Reader(plain, segment.offset)
                 tables = read_tables(reader)
                 reader.end()
                 self._tables = tables

@@ -21,7 +21,7 @@ from tqcodec.format.registry import (
     MAX_DIMENSIONS,
     MAX_ELEMENTS,
     MAX_NAME,
-    MAX_SHARED,
+    MAX_TABLES_SIZE,
     RESERVED_CODINGS,
     Coding,
 )
@@ -86,21 +86,21 @@ class Directory:
     Attributes:
         entries: tensors in their order.
         bundles: segments that hold several tensors each.
-        shared: segment of the tables, or None.
-        shared_size: its inflated size; 0 if it is not deflated.
+        tables: segment of the tables, or None.
+        tables_size: its inflated size; 0 if it is not deflated.
         metadata: free strings.
     """
 
     entries: tuple[Entry, ...]
     bundles: tuple[Segment, ...] = ()
-    shared: Segment | None = None
-    shared_size: int = 0
+    tables: Segment | None = None
+    tables_size: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def segments(self) -> Iterable[Segment]:
         """All segments in file order: tables, bundles, then those of each tensor."""
-        if self.shared is not None:
-            yield self.shared
+        if self.tables is not None:
+            yield self.tables
         yield from self.bundles
         for entry in self.entries:
             yield from entry.segments
@@ -131,8 +131,8 @@ def write_directory(directory: Directory) -> bytes:
     out: dict[str, Any] = {"tensors": [_entry_map(entry) for entry in directory.entries]}
     if directory.bundles:
         out["bundles"] = _pairs(directory.bundles)
-    if directory.shared is not None:
-        out["shared"] = [directory.shared.length, directory.shared.crc, directory.shared_size]
+    if directory.tables is not None:
+        out["tables"] = [directory.tables.length, directory.tables.crc, directory.tables_size]
     if directory.metadata:
         out["metadata"] = dict(directory.metadata)
     return _canonical(out)
@@ -204,11 +204,11 @@ def read_directory(data: bytes, start: int, reader: Reader) -> Directory:
     features = fields.items("features")
     if features:
         raise UnsupportedError("directory.features", f"needs {features[0]!r}", reader.position)
-    shared, shared_size = None, 0
-    if "shared" in fields.map:
-        length, crc, shared_size = fields.integers("shared", fields.map["shared"], 3, 1 << 32)
-        fields.fail_unless(crc < 1 << 32 and shared_size <= MAX_SHARED, "shared")
-        shared = Segment(length, crc)
+    tables, tables_size = None, 0
+    if "tables" in fields.map:
+        length, crc, tables_size = fields.integers("tables", fields.map["tables"], 3, 1 << 32)
+        fields.fail_unless(crc < 1 << 32 and tables_size <= MAX_TABLES_SIZE, "tables")
+        tables = Segment(length, crc)
     bundles = fields.segments("bundles")
     entries: list[Entry] = []
     names: set[str] = set()
@@ -220,7 +220,7 @@ def read_directory(data: bytes, start: int, reader: Reader) -> Directory:
     metadata = fields.map.get("metadata", {})
     texts = isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())
     fields.fail_unless(texts, "metadata")
-    return _placed(Directory(tuple(entries), bundles, shared, shared_size, metadata), start)
+    return _placed(Directory(tuple(entries), bundles, tables, tables_size, metadata), start)
 
 
 def _check_canonical(value: Any, data: bytes, reader: Reader) -> None:
@@ -292,9 +292,9 @@ def _placed(directory: Directory, start: int) -> Directory:
         position += segment.length
         return placed
 
-    shared = place(directory.shared) if directory.shared is not None else None
+    tables = place(directory.tables) if directory.tables is not None else None
     bundles = tuple(place(s) for s in directory.bundles)
     entries = tuple(
         replace(e, segments=tuple(place(s) for s in e.segments)) for e in directory.entries
     )
-    return Directory(entries, bundles, shared, directory.shared_size, directory.metadata)
+    return Directory(entries, bundles, tables, directory.tables_size, directory.metadata)

@@ -16,7 +16,7 @@ FLAG_DEFLATED: Final = 1
 
 # Limits of the format: a file that exceeds one is malformed.
 MAX_DIRECTORY: Final = 1 << 26  # bytes, inflated
-MAX_SHARED: Final = 1 << 20  # bytes, inflated
+MAX_TABLES_SIZE: Final = 1 << 20  # bytes, inflated
 MAX_NAME: Final = 4096  # bytes of UTF-8
 MAX_DIMENSIONS: Final = 16
 MAX_ELEMENTS: Final = 1 << 48

@@ -26,6 +26,16 @@ def low_widths(ids: NDArray[np.uint8], tables: Sequence[Table]) -> NDArray[np.ui
     return np.array([table.low_bits for table in tables] or [0], np.uint8)[ids]
 
 
+class _Alphabets:
+    """What the steps need to know of all tables, as arrays."""
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        self.tables = tables
+        self.low = np.array([t.low for t in tables] or [0], np.int32)
+        self.size = np.array([len(t.weights) for t in tables] or [0], np.int32)
+        self.escapes = np.array([t.escape > 0 for t in tables] or [False])
+
+
 def _runs(ids: NDArray[np.uint8]) -> tuple[NDArray[np.int64], list[tuple[int, int, int]]]:
     """Order by table, then position; and (table, start, stop) of each run in that order."""
     order = np.argsort(ids, kind="stable")
@@ -39,26 +49,25 @@ class SymbolWriter:
     """Collects a stream, step by step."""
 
     def __init__(self, tables: Sequence[Table]) -> None:
-        self._tables = tables
+        self._alphabets = _Alphabets(tables)
         self._coder = RangeWriter()
         self._escapes: list[NDArray[np.int32]] = []
 
     def step(self, symbols: NDArray[np.int32], ids: NDArray[np.uint8]) -> None:
         """Append one step: symbols (values without their low bits) and their tables, 1-D."""
         order, runs = _runs(ids)
-        ordered = symbols[order]
+        known, ordered, tables = self._alphabets, symbols[order], ids[order]
+        indices, sizes = ordered - known.low[tables], known.size[tables]
+        outside = (indices < 0) | (indices >= sizes)
+        if outside.any():
+            if not known.escapes[tables[outside]].all():
+                raise ValueError("a symbol outside a table without an escape")
+            self._escapes.append(ordered[outside])
+            indices[outside] = sizes[outside]
         for table_id, start, stop in runs:
-            table = self._tables[table_id]
-            run = ordered[start:stop]
-            indices = run - np.int32(table.low)
-            if table.escape:
-                count = len(table.weights)
-                outside = (indices < 0) | (indices >= count)
-                if outside.any():
-                    self._escapes.append(run[outside])
-                    indices[outside] = count
+            table = known.tables[table_id]
             if not table.codes_nothing:
-                self._coder.put(indices, table.model)
+                self._coder.put(indices[start:stop], table.model)
 
     def end(self, low: NDArray[np.uint32], widths: NDArray[np.uint8]) -> bytes:
         """The element `stream`. `low` and `widths` are the low bits of all values, by position."""
@@ -84,7 +93,7 @@ class SymbolReader:
     """
 
     def __init__(self, reader: Reader, tables: Sequence[Table], widths: NDArray[np.uint8]) -> None:
-        self._tables = tables
+        self._alphabets = _Alphabets(tables)
         self._reader = reader
         words, escapes = reader.uv(), reader.uv(len(widths))
         size = 0
@@ -100,32 +109,29 @@ class SymbolReader:
     def step(self, ids: NDArray[np.uint8]) -> NDArray[np.int32]:
         """The symbols of the next step, by position."""
         order, runs = _runs(ids)
-        symbols = np.empty(len(ids), np.int32)
+        known = self._alphabets
+        indices = np.zeros(len(ids), np.int32)
         for table_id, start, stop in runs:
-            table = self._tables[table_id]
-            count = stop - start
-            if table.codes_nothing:
-                run = np.zeros(count, np.int32)
-            else:
-                run = self._coder.take(count, table.model)
-            if table.escape:
-                outside = np.flatnonzero(run == len(table.weights))
-                run = run + np.int32(table.low)
-                if len(outside):
-                    run[outside] = self._take_escapes(len(outside), table)
-            elif table.low:
-                run = run + np.int32(table.low)
-            symbols[order[start:stop]] = run
-        return symbols
+            table = known.tables[table_id]
+            if not table.codes_nothing:
+                indices[start:stop] = self._coder.take(stop - start, table.model)
+        tables = ids[order]
+        symbols = indices + known.low[tables]
+        outside = np.flatnonzero((indices == known.size[tables]) & known.escapes[tables])
+        if len(outside):
+            symbols[outside] = self._take_escapes(tables[outside])
+        out = np.empty(len(ids), np.int32)
+        out[order] = symbols
+        return out
 
-    def _take_escapes(self, count: int, table: Table) -> NDArray[np.int32]:
-        start = self._next_escape
-        values = self._escapes[start : start + count]
-        self._reader.check(len(values) == count, "stream.escapes", "fewer escapes than coded")
-        index = values.astype(np.int64) - table.low
-        inside = (index >= 0) & (index < len(table.weights))
+    def _take_escapes(self, tables: NDArray[np.uint8]) -> NDArray[np.int32]:
+        start, self._next_escape = self._next_escape, self._next_escape + len(tables)
+        values = self._escapes[start : self._next_escape]
+        enough = len(values) == len(tables)
+        self._reader.check(enough, "stream.escapes", "fewer escapes than coded")
+        index = values.astype(np.int64) - self._alphabets.low[tables]
+        inside = (index >= 0) & (index < self._alphabets.size[tables])
         self._reader.check(not inside.any(), "stream.escape", "an escape that needs none")
-        self._next_escape = start + count
         return values
 
     def end(self) -> None:

@@ -93,15 +93,15 @@ def write(items: Iterable[Record], tables: tuple[Table, ...], metadata: Mapping[
         if isinstance(item.content, Bundled):
             bundles.setdefault(item.content.bundle, []).append(item.content.part)
     blocks = [write_block(bundles[i], tables) for i in range(len(bundles))]
-    shared = write_tables(tables)
-    deflated = io.deflate(shared)
-    smaller = len(deflated) < len(shared)
-    first = [deflated if smaller else shared] if tables else []
+    plain = write_tables(tables)
+    deflated = io.deflate(plain)
+    smaller = len(deflated) < len(plain)
+    first = [deflated if smaller else plain] if tables else []
     directory = Directory(
         tuple(entries),
         tuple(_describe(b) for b in blocks),
         _describe(first[0]) if first else None,
-        len(shared) if smaller else 0,
+        len(plain) if smaller else 0,
         metadata,
     )
     return _file(directory, [*first, *blocks, *bodies])
