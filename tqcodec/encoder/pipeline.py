@@ -25,7 +25,7 @@ from tqcodec.errors import EncodeError
 from tqcodec.format import writer
 from tqcodec.format.planes import Part
 from tqcodec.format.registry import MAX_SYMBOLS
-from tqcodec.format.tables import Table
+from tqcodec.format.tables import Table, Tables
 from tqcodec.format.writer import Bundled, Raw, Record, Tied
 
 SAMPLE = 200_000  # coefficients on which the step is sought
@@ -267,7 +267,7 @@ def _write(job: Job, coded: Sequence[Coded]) -> bytes:
     for name, part, table in zip(job.parts, parts, exponents, strict=True):
         contents[name] = side.with_table(part, int(table[0]))
     metadata = dict(job.settings.metadata)
-    return writer.write(_records(job, contents), tuple(all_tables), metadata)
+    return writer.write(_records(job, contents), Tables(all_tables), metadata)
 
 
 def _records(job: Job, contents: Mapping[str, Coded | Part]) -> Iterator[Record]:

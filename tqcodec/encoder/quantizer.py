@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.format import native
 from tqcodec.format.trellis import STATES, TRANSITIONS
 
 # Measured best on Gaussian and Laplacian sources and on the weights of the README's networks.
@@ -37,17 +38,19 @@ class Rates:
 
     bits: NDArray[np.float32]
 
-    def flat(self, quantizer: int, scale: float) -> tuple[NDArray[np.float32], int]:
-        """Scaled bits of one quantizer, flattened, and the length of a class in it."""
-        chosen = self.bits[:, quantizer]
-        return (chosen * np.float32(scale)).ravel(), chosen.shape[1]
+    def scaled(self, lam: float) -> NDArray[np.float32]:
+        """Bits times lambda: what a magnitude adds to the cost."""
+        return self.bits * np.float32(lam)
 
 
 def uniform(
     x: NDArray[np.float32], classes: NDArray[np.uint8], rates: Rates, lam: float
 ) -> NDArray[np.int32]:
     """Rate-distortion optimised rounding to integers, of x (rows, columns) of any shape."""
-    flat, length = rates.flat(0, lam)
+    scaled = rates.scaled(lam)
+    if native.AVAILABLE:
+        return native.quantize(x, classes, scaled, 0)
+    flat, length = scaled[:, 0].ravel(), scaled.shape[2]
     out = np.empty(x.shape, np.int32)
     height = max(1, CHUNK // max(1, x.shape[1]))
     for top in range(0, len(x), height):
@@ -99,6 +102,9 @@ def trellis(
     Returns:
         int32 coefficients, each on its segment's path through the trellis.
     """
+    scaled = rates.scaled(lam)
+    if native.AVAILABLE:
+        return native.quantize(x, classes, scaled, steps)
     out = np.empty(x.shape, np.int32)
     whole = len(x) // steps * steps
     for rows in (slice(0, whole), slice(whole, len(x))):
@@ -112,7 +118,7 @@ def trellis(
         )
         width = max(1, CHUNK // height)
         parts = [
-            _viterbi(segments[:, i : i + width], kinds[:, i : i + width], rates, lam)
+            _viterbi(segments[:, i : i + width], kinds[:, i : i + width], scaled)
             for i in range(0, segments.shape[1], width)
         ]
         joined = np.concatenate(parts, axis=1).reshape(height, -1, x.shape[1])
@@ -121,7 +127,7 @@ def trellis(
 
 
 def _viterbi(
-    x: NDArray[np.float32], classes: NDArray[np.uint8], rates: Rates, lam: float
+    x: NDArray[np.float32], classes: NDArray[np.uint8], scaled: NDArray[np.float32]
 ) -> NDArray[np.int32]:
     """Best paths of segments side by side: x (steps, segments)."""
     count, width = x.shape
@@ -130,7 +136,7 @@ def _viterbi(
     cost = np.full((STATES, width), np.float32(1e30))
     cost[0] = 0
     from_second = np.empty((count, STATES, width), np.bool_)
-    branches = _branches(magnitude, base, rates, lam)
+    branches = _branches(magnitude, base, scaled)
     for t in range(count):
         fresh = np.empty_like(cost)
         branch = branches.costs[:, :, t]
@@ -153,13 +159,13 @@ class _Branches:
 
 
 def _branches(
-    magnitude: NDArray[np.float32], base: NDArray[np.int32], rates: Rates, lam: float
+    magnitude: NDArray[np.float32], base: NDArray[np.int32], scaled: NDArray[np.float32]
 ) -> _Branches:
     costs = np.empty((2, 2, *magnitude.shape), np.float32)
     zero = np.empty((2, *magnitude.shape), np.bool_)
     square = magnitude * magnitude
     for quantizer in (0, 1):
-        flat, length = rates.flat(quantizer, lam)
+        flat, length = scaled[:, quantizer].ravel(), scaled.shape[2]
         offsets = base * length
         for parity in (0, 1):
             n = _nearest(magnitude, quantizer, parity)

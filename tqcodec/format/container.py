@@ -28,7 +28,7 @@ from tqcodec.format.registry import (
     SIGNATURE,
     Coding,
 )
-from tqcodec.format.tables import Table, read_tables
+from tqcodec.format.tables import Tables, read_tables
 
 Fetch = Callable[[int, int], bytes]  # (offset, length) -> that many bytes, or fewer at the end
 
@@ -117,7 +117,7 @@ class Container:
         if end != length:
             raise MalformedError("container.length", f"{length} bytes, not {end}", min(end, length))
         self.index = {entry.name: i for i, entry in enumerate(self.directory.entries)}
-        self._tables: tuple[Table, ...] | None = None
+        self._tables: Tables | None = None
         self._bundles: dict[int, dict[str, NDArray[np.unsignedinteger]]] = {}
 
     def segment(self, segment: Segment, tensor: str | None = None) -> Reader:
@@ -129,12 +129,12 @@ class Container:
         return reader
 
     @property
-    def tables(self) -> tuple[Table, ...]:
+    def tables(self) -> Tables:
         """The tables of the file."""
         if self._tables is None:
             segment = self.directory.tables
             if segment is None:
-                self._tables = ()
+                self._tables = Tables(())
             else:
                 reader = self.segment(segment)
                 if self.directory.tables_size:

@@ -5,36 +5,29 @@ Imports numpy only, besides the layers below.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.format import bits, symbols, trellis
 from tqcodec.format.reader import Reader
 from tqcodec.format.records import CodedTensor
-from tqcodec.format.registry import PayloadKind, Quantizer
-from tqcodec.format.tables import Table
+from tqcodec.format.registry import PayloadKind
+from tqcodec.format.tables import Tables
 
 
-def write_payload(
-    coded: CodedTensor, rows: slice, columns: slice, tables: Sequence[Table]
-) -> bytes:
+def write_payload(coded: CodedTensor, rows: slice, columns: slice, tables: Tables) -> bytes:
     """The element `payload` of one tile."""
     part = coded.coefficients[rows, columns].astype(np.int32)
-    if coded.payload_kind == PayloadKind.RANGE:
-        ids = coded.table_ids(rows, columns)
-        if coded.quantizer == Quantizer.TRELLIS:
-            return trellis.write(part, ids, tables, coded.steps)
-        return symbols.write_static(part.ravel(), ids.ravel(), tables)
     indices = trellis.indices_of(part, coded.steps)[0] if coded.steps else part
+    if coded.payload_kind == PayloadKind.RANGE:
+        return symbols.write_stream(indices, coded.table_ids(rows, columns), tables, coded.steps)
     widths = _widths(coded, indices.shape, columns)
     masks = (1 << widths.astype(np.int32)) - 1
     return bits.pack((indices & masks).ravel().astype(np.uint32), widths.ravel())
 
 
 def read_payload(
-    reader: Reader, coded: CodedTensor, rows: slice, columns: slice, tables: Sequence[Table]
+    reader: Reader, coded: CodedTensor, rows: slice, columns: slice, tables: Tables
 ) -> None:
     """Inverse of `write_payload`: fills the tile of ``coded.coefficients``."""
     part = coded.coefficients[rows, columns]
@@ -46,11 +39,7 @@ def read_payload(
         part[:] = trellis.from_indices(indices, coded.steps) if coded.steps else indices
     else:
         ids = coded.table_ids(rows, columns)
-        if coded.quantizer == Quantizer.TRELLIS:
-            part[:], indices = trellis.read(reader, ids, tables, coded.steps)
-        else:
-            indices = symbols.read_static(reader, ids.ravel(), tables).reshape(part.shape)
-            part[:] = indices
+        part[:], indices = symbols.read_stream(reader, ids, tables, coded.steps)
         half = np.int32(1) << (coded.depths.values[coded.kept[columns]].astype(np.int32) - 1)
         inside = (indices.max(axis=0) < half) & (indices.min(axis=0) >= -half)
         reader.check(bool(inside.all()), "payload.depth", "an index outside its column's depth")

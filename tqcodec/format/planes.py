@@ -21,7 +21,7 @@ from tqcodec.format import reader as io
 from tqcodec.format.dtypes import DType
 from tqcodec.format.reader import Reader
 from tqcodec.format.registry import PlaneKind
-from tqcodec.format.tables import Table
+from tqcodec.format.tables import Tables
 
 UNSIGNED, CODED = 1, 2
 
@@ -56,7 +56,7 @@ class Part:
         return replace(self, patterns=self.patterns[start:stop])
 
 
-def write_block(parts: Sequence[Part], tables: Sequence[Table]) -> bytes:
+def write_block(parts: Sequence[Part], tables: Tables) -> bytes:
     """The element `block`."""
     head = b"".join(
         bytes([p.kept, (UNSIGNED if p.unsigned else 0) | (CODED if p.table is not None else 0)])
@@ -70,16 +70,14 @@ def write_block(parts: Sequence[Part], tables: Sequence[Table]) -> bytes:
     if coded:
         values = np.concatenate([_exponents(p) - np.int32(p.offset) for p in coded])
         ids = np.concatenate([np.full(len(p.patterns), p.table, np.uint8) for p in coded])
-        out += symbols.write_static(values, ids, tables)
+        out += symbols.write_stream(values[None], ids[None], tables)
     for plane in range(_planes(parts)):
         pieces = [_plane_values(p, plane) for p in parts if p.width > 8 * plane]
         out += _write_plane(np.concatenate(pieces), _plane_widths(parts, plane))
     return out
 
 
-def read_block(
-    reader: Reader, shapes: Sequence[tuple[DType, int]], tables: Sequence[Table]
-) -> list[Part]:
+def read_block(reader: Reader, shapes: Sequence[tuple[DType, int]], tables: Tables) -> list[Part]:
     """Inverse of `write_block`; `shapes` gives type and length of each part."""
     size = reader.uv(16 * len(shapes))
     head = Reader(
@@ -91,7 +89,7 @@ def read_block(
     exponents = np.zeros(0, np.int32)
     if coded:
         ids = np.concatenate([np.full(len(p.patterns), p.table, np.uint8) for p in coded])
-        exponents = symbols.read_static(reader, ids, tables)
+        exponents = symbols.read_stream(reader, ids[None], tables)[1][0]
     start = 0
     for part in parts:
         if part.dtype.is_float:
@@ -108,7 +106,7 @@ def read_block(
     return parts
 
 
-def _read_head(head: Reader, dtype: DType, count: int, tables: Sequence[Table]) -> Part:
+def _read_head(head: Reader, dtype: DType, count: int, tables: Tables) -> Part:
     kept, flags = head.u8(), head.u8()
     most = dtype.mantissa_bits if dtype.is_float else 8 * dtype.size
     head.check(kept <= most, "block.kept", f"{kept} bits kept of {most}")

@@ -30,7 +30,7 @@ from tqcodec.format.registry import (
     PayloadKind,
     Quantizer,
 )
-from tqcodec.format.tables import Table
+from tqcodec.format.tables import Tables
 from tqcodec.format.vectors import HeadReader, HeadWriter, PendingVector, Vector
 
 MAX_SCALE_MANTISSA = 1 << 24
@@ -126,7 +126,7 @@ def axis_lengths(shape: Sequence[int], roles: Sequence[Axis]) -> tuple[int, int,
     return out, inn, taps
 
 
-def write_head(coded: CodedTensor, tables: Sequence[Table]) -> bytes:
+def write_head(coded: CodedTensor, tables: Tables) -> bytes:
     """The element `transform_head`."""
     head = HeadWriter(tables)
     head.out += bytes(coded.roles)
@@ -167,7 +167,7 @@ class _PendingBasis:
         return Basis(self.kind, self.entries, shifts, self.tables)
 
 
-def read_head(reader: Reader, shape: Sequence[int], tables: Sequence[Table]) -> CodedTensor:
+def read_head(reader: Reader, shape: Sequence[int], tables: Tables) -> CodedTensor:
     """Inverse of `write_head`; the coefficients have their shape and are all zero."""
     head = HeadReader(reader, tables)
     check = reader.check
@@ -249,7 +249,7 @@ def _read_classes(
     lengths: tuple[int, int, int],
     kind: int,
     quantizer: Quantizer,
-    tables: Sequence[Table],
+    tables: Tables,
 ) -> tuple[tuple[int, ...], list[PendingVector]]:
     reader = head.reader
     if kind == PayloadKind.FIXED:

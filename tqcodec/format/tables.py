@@ -5,8 +5,12 @@ Imports numpy only, besides the layers below.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import overload
+
+import numpy as np
 
 from tqcodec.format import reader as io
 from tqcodec.format.entropy import Model
@@ -55,7 +59,66 @@ class Table:
         return 2 * self.low == 1 - len(self.weights) and self.weights == self.weights[::-1]
 
 
-def write_tables(tables: tuple[Table, ...]) -> bytes:
+class Tables(Sequence[Table]):
+    """The tables of a file, also as arrays with one entry for each table.
+
+    Attributes:
+        low: smallest symbols, int32.
+        size: symbols without the escape, int32.
+        escapes: True where there is an escape.
+        low_bits: bits not entropy coded, uint8.
+    """
+
+    def __init__(self, tables: Iterable[Table]) -> None:
+        self._tables = tuple(tables)
+        # One entry at least, so that the arrays can be indexed by an empty array of ids.
+        known = self._tables or (Table(0, (TABLE_SUM,)),)
+        self.low = np.array([t.low for t in known], np.int32)
+        self.size = np.array([len(t.weights) for t in known], np.int32)
+        self.escapes = np.array([t.escape > 0 for t in known])
+        self.low_bits = np.array([t.low_bits for t in known], np.uint8)
+
+    @cached_property
+    def packed(self) -> PackedTables:
+        """The tables in the layout of the native loops, made once."""
+        return PackedTables(self)
+
+    @overload
+    def __getitem__(self, index: int) -> Table: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Table, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Table | tuple[Table, ...]:
+        return self._tables[index]
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+
+class PackedTables:
+    """All tables in a few arrays.
+
+    Attributes:
+        numbers: int32 (5, tables): first weight, low, size, has an escape, low bits.
+        weights: uint16, of the symbols of all tables, escapes included.
+        starts: uint16, sums of the weights before each symbol in its table.
+        slots: uint16 (tables * 4096), symbol that owns each 12-bit number.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        weights = [np.array(t.all_weights, np.int64) for t in tables]
+        weights = weights or [np.array([TABLE_SUM])]
+        lengths = np.array([len(w) for w in weights])
+        columns = (np.cumsum(lengths) - lengths, tables.low, tables.size, tables.escapes)
+        self.numbers = np.stack([*columns, tables.low_bits]).astype(np.int32)
+        self.weights = np.concatenate(weights).astype(np.uint16)
+        self.starts = np.concatenate([np.cumsum(w) - w for w in weights]).astype(np.uint16)
+        owners = [np.repeat(np.arange(len(w)), w) for w in weights]
+        self.slots = np.concatenate(owners).astype(np.uint16)
+
+
+def write_tables(tables: Sequence[Table]) -> bytes:
     """The element `tables`."""
     out = bytearray(io.uv(len(tables)))
     for table in tables:
@@ -69,11 +132,11 @@ def write_tables(tables: tuple[Table, ...]) -> bytes:
     return bytes(out)
 
 
-def read_tables(reader: Reader) -> tuple[Table, ...]:
+def read_tables(reader: Reader) -> Tables:
     """Inverse of `write_tables`; checks sums, order and ranges."""
     count = reader.uv()
     reader.check(count <= MAX_TABLES, "table.count", f"{count} tables, at most {MAX_TABLES}")
-    return tuple(_read_table(reader) for _ in range(count))
+    return Tables(_read_table(reader) for _ in range(count))
 
 
 def _read_table(reader: Reader) -> Table:

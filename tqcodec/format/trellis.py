@@ -11,15 +11,13 @@ both with a zero, are those of dependent quantization in H.266 (8.7.3).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.format.reader import Reader
-from tqcodec.format.symbols import SymbolReader, SymbolWriter, join, low_widths
-from tqcodec.format.tables import Table
+from tqcodec.format import native
 
 STATES: Final = 8
 # Next state by (state, parity of the index); quantizer of a state is its lowest bit.
@@ -32,16 +30,21 @@ def coefficients_of(indices: NDArray[np.int32], quantizer: NDArray[np.uint8]) ->
     return 2 * indices - np.sign(indices) * quantizer
 
 
-class _Walk:
-    """Advances all segments of a tile of `shape` (rows, columns) by `steps` rows."""
+class Walk:
+    """Advances all segments of a tile of `shape` (rows, columns) by `steps` rows.
 
-    def __init__(self, shape: tuple[int, int], steps: int) -> None:
-        groups = -(-shape[0] // steps)
+    With 0 steps there is no trellis, and all rows are one step.
+    """
+
+    def __init__(self, shape: tuple[int, ...], steps: int) -> None:
+        groups = -(-shape[0] // steps) if steps else 0
         self._state = np.zeros(groups * shape[1], np.uint8)
         self._shape, self._steps = shape, steps
 
     def rows(self) -> Iterator[slice]:
         """Rows of each step: one of every segment."""
+        if not self._steps:
+            return iter([slice(None)])
         return (slice(t, None, self._steps) for t in range(min(self._shape[0], self._steps)))
 
     def quantizer(self, count: int) -> NDArray[np.uint8]:
@@ -62,7 +65,9 @@ def indices_of(
     Raises:
         ValueError: a coefficient that its quantizer does not have.
     """
-    walk = _Walk((coefficients.shape[0], coefficients.shape[1]), steps)
+    if native.AVAILABLE:
+        return native.indices_of(coefficients, steps)
+    walk = Walk((coefficients.shape[0], coefficients.shape[1]), steps)
     out = np.empty(coefficients.shape, np.int32)
     quantizers = np.empty(coefficients.shape, np.uint8)
     for rows in walk.rows():
@@ -80,7 +85,7 @@ def indices_of(
 
 def from_indices(indices: NDArray[np.int32], steps: int) -> NDArray[np.int32]:
     """Inverse of `indices_of`."""
-    walk = _Walk((indices.shape[0], indices.shape[1]), steps)
+    walk = Walk((indices.shape[0], indices.shape[1]), steps)
     out = np.empty_like(indices)
     for rows in walk.rows():
         part = indices[rows].ravel()
@@ -88,40 +93,3 @@ def from_indices(indices: NDArray[np.int32], steps: int) -> NDArray[np.int32]:
         walk.advance(part)
         out[rows] = coefficients_of(part, quantizer).reshape(-1, indices.shape[1])
     return out
-
-
-def write(
-    coefficients: NDArray[np.int32], ids: NDArray[np.uint8], tables: Sequence[Table], steps: int
-) -> bytes:
-    """The element `stream` of one tile: int32 coefficients and table ids, (rows, columns)."""
-    indices, quantizers = indices_of(coefficients, steps)
-    widths = low_widths(ids, tables)
-    symbols = indices >> widths
-    paired = ids + quantizers
-    writer = SymbolWriter(tables)
-    for top in range(min(steps, len(ids))):
-        rows = slice(top, None, steps)
-        writer.step(symbols[rows].ravel(), paired[rows].ravel())
-    low = indices & ((1 << widths.astype(np.int32)) - 1)
-    return writer.end(low.ravel().astype(np.uint32), widths.ravel())
-
-
-def read(
-    reader: Reader, ids: NDArray[np.uint8], tables: Sequence[Table], steps: int
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Inverse of `write`: coefficients and indices, int32 (rows, columns)."""
-    shape = (ids.shape[0], ids.shape[1])
-    widths = low_widths(ids, tables)
-    source = SymbolReader(reader, tables, widths.ravel())
-    low = source.low.reshape(shape)
-    walk = _Walk(shape, steps)
-    out, all_indices = np.empty(shape, np.int32), np.empty(shape, np.int32)
-    for rows in walk.rows():
-        quantizer = walk.quantizer(ids[rows].size)
-        symbols = source.step(ids[rows].ravel() + quantizer)
-        indices = join(symbols, low[rows].ravel(), widths[rows].ravel(), reader)
-        walk.advance(indices)
-        out[rows] = coefficients_of(indices, quantizer).reshape(-1, shape[1])
-        all_indices[rows] = indices.reshape(-1, shape[1])
-    source.end()
-    return out, all_indices

@@ -5,7 +5,6 @@ Imports numpy only, besides the layers below.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,7 @@ from tqcodec.format import bits, symbols
 from tqcodec.format import reader as io
 from tqcodec.format.reader import Reader
 from tqcodec.format.registry import MAX_VECTOR, VectorKind
-from tqcodec.format.tables import Table
+from tqcodec.format.tables import Tables
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +38,7 @@ class Vector:
 class HeadWriter:
     """Writes the elements of a head; coded ones go to one stream at its end."""
 
-    def __init__(self, tables: Sequence[Table]) -> None:
+    def __init__(self, tables: Tables) -> None:
         self.out = bytearray()
         self._tables = tables
         self._values: list[NDArray[np.int32]] = []
@@ -67,15 +66,15 @@ class HeadWriter:
     def end(self) -> bytes:
         """The head: all elements, then the stream, if anything is coded."""
         if self._values:
-            ids = np.concatenate(self._ids)
-            self.out += symbols.write_static(np.concatenate(self._values), ids, self._tables)
+            ids, values = np.concatenate(self._ids), np.concatenate(self._values)
+            self.out += symbols.write_stream(values[None], ids[None], self._tables)
         return bytes(self.out)
 
 
 class HeadReader:
     """Reads the elements of a head. Coded ones are known after `end`."""
 
-    def __init__(self, reader: Reader, tables: Sequence[Table]) -> None:
+    def __init__(self, reader: Reader, tables: Tables) -> None:
         self.reader = reader
         self.tables = tables
         self._ids: list[NDArray[np.uint8]] = []
@@ -122,7 +121,8 @@ class HeadReader:
         """Read the stream, if anything is coded."""
         if not self._ids:
             return
-        values = symbols.read_static(self.reader, np.concatenate(self._ids), self.tables)
+        ids = np.concatenate(self._ids)
+        values = symbols.read_stream(self.reader, ids[None], self.tables)[1][0]
         start = 0
         for room in self._waiting:
             room[:] = values[start : start + len(room)]

@@ -21,7 +21,7 @@ from tqcodec.format.dtypes import DType
 from tqcodec.format.planes import Part, write_block
 from tqcodec.format.records import CodedTensor
 from tqcodec.format.registry import Coding
-from tqcodec.format.tables import Table, write_tables
+from tqcodec.format.tables import Tables, write_tables
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def crc(patterns: NDArray[np.unsignedinteger]) -> int:
     return zlib.crc32(memoryview(flat.astype(flat.dtype.newbyteorder("<"), copy=False)).cast("B"))
 
 
-def write(items: Iterable[Record], tables: tuple[Table, ...], metadata: Mapping[str, str]) -> bytes:
+def write(items: Iterable[Record], tables: Tables, metadata: Mapping[str, str]) -> bytes:
     """A whole file.
 
     Args:
@@ -131,9 +131,7 @@ def _entry(item: Record, segments: list[Segment], index: Mapping[str, int]) -> E
     )
 
 
-def _segments(
-    content: CodedTensor | Part | Bundled | Raw | Tied, tables: Sequence[Table]
-) -> list[bytes]:
+def _segments(content: CodedTensor | Part | Bundled | Raw | Tied, tables: Tables) -> list[bytes]:
     if isinstance(content, CodedTensor):
         # The head and the first payload share a segment: small tensors have just one.
         head = records.write_head(content, tables)
