@@ -248,9 +248,10 @@ def _write(job: Job, coded: Sequence[Coded]) -> bytes:
         histograms: Sequence[Histograms], most: int, symmetric: bool
     ) -> list[NDArray[np.int64]]:
         """First tables of the groups of each of the histograms."""
-        if not histograms:
-            return []
-        fitted = tables.fit(Histograms.join(histograms), most, symmetric)
+        joined = Histograms.join(histograms) if histograms else Histograms.empty(0, 1)
+        if not len(joined.counts):
+            return [np.zeros(0, np.int64)] * len(histograms)
+        fitted = tables.fit(joined, most, symmetric)
         first = fitted.first_table(len(all_tables))
         all_tables.extend(fitted.tables)
         return np.split(first, np.cumsum([len(h.counts) for h in histograms])[:-1])

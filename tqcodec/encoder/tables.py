@@ -22,6 +22,7 @@ BINS: Final = 2 * REACH + 2
 LLOYD_ROUNDS: Final = 6
 SIZES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)  # numbers of clusters that are tried
 MOST_MEAN: Final = 12.0  # mean magnitude of a symbol above which a low bit is split off
+PATIENCE: Final = 2  # numbers of clusters in a row that bring nothing before the search ends
 ESCAPE_BITS: Final = 20.0  # of an escaped symbol beyond its code, about
 SMOOTHING: Final = 0.02  # added to the counts of a cluster: what it lacks may still come
 
@@ -105,13 +106,16 @@ def fit(
         sizes: numbers of clusters to try.
     """
     seen = np.flatnonzero(histograms.counts.any(axis=(1, 2)))
+    if not len(seen):  # groups that code nothing still refer to tables
+        seen = np.arange(min(1, len(histograms.counts)))
     used = Histograms(histograms.counts[seen], histograms.low_bits[seen])
-    best, best_bits = _fit_size(used, 1, symmetric), np.inf
+    best, best_bits, worse = _fit_size(used, min(sizes[0], most), symmetric), np.inf, 0
     for size in sizes:
-        if size > most:
+        if size > most or worse == PATIENCE:
             break
         candidate = _fit_size(used, size, symmetric)
         bits = _total_bits(used, candidate)
+        worse = worse + 1 if bits >= best_bits else 0
         if bits < best_bits:
             best, best_bits = candidate, bits
     cluster = np.zeros(len(histograms.counts), np.int64)
@@ -120,8 +124,9 @@ def fit(
 
 
 def _fit_size(histograms: Histograms, size: int, symmetric: bool) -> TableSet:
+    """Tables of about `size` clusters."""
     low_bits, cluster = _lloyd(histograms, size)
-    sums = _sums(histograms.counts, cluster, len(low_bits))
+    sums = _sums(histograms.counts.astype(np.float32), cluster, len(low_bits))
     contexts = histograms.counts.shape[1]
     tables = tuple(
         make_table(sums[i, j], int(low_bits[i]), symmetric and low_bits[i] == 0)
@@ -132,28 +137,30 @@ def _fit_size(histograms: Histograms, size: int, symmetric: bool) -> TableSet:
 
 
 def _sums(
-    counts: NDArray[np.integer], cluster: NDArray[np.int64], number: int
-) -> NDArray[np.float64]:
-    """Histograms of the clusters: float64 (number, contexts, BINS)."""
-    member = (cluster[None, :] == np.arange(number)[:, None]).astype(np.float64)
-    sums: NDArray[np.float64] = member @ counts.reshape(len(counts), -1).astype(np.float64)
+    counts: NDArray[np.float32], cluster: NDArray[np.int64], number: int
+) -> NDArray[np.float32]:
+    """Histograms of the clusters: float32 (number, contexts, bins)."""
+    member = (cluster[None, :] == np.arange(number)[:, None]).astype(np.float32)
+    sums: NDArray[np.float32] = member @ counts.reshape(len(counts), -1)
     return sums.reshape(number, *counts.shape[1:])
 
 
-def code_lengths(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+def code_lengths(counts: NDArray[np.float32]) -> NDArray[np.float32]:
     """Bits of each bin under smoothed counts, over the last axis."""
-    smooth = counts + SMOOTHING
-    bits = -np.log2(smooth / smooth.sum(axis=-1, keepdims=True))
+    smooth = counts + np.float32(SMOOTHING)
+    bits: NDArray[np.float32] = -np.log2(smooth / smooth.sum(axis=-1, keepdims=True))
     bits[..., -1] += ESCAPE_BITS
     return bits
 
 
 def _lloyd(histograms: Histograms, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Low bits of each cluster and cluster of each group, with about `size` clusters."""
-    counts = histograms.counts.astype(np.float64)
+    occupied = np.flatnonzero(histograms.counts[:, :, :-1].any(axis=(0, 1)))
+    reach = slice(occupied[0], occupied[-1] + 1) if len(occupied) else slice(0, 0)
+    bins = np.append(np.arange(BINS)[reach], BINS - 1)
+    counts = histograms.counts[:, :, bins].astype(np.float32)
     flat = counts.reshape(len(counts), -1)
-    weight = flat.sum(axis=1)
-    cluster = _initial(histograms, weight, size)
+    cluster = _initial(histograms, size)
     for _ in range(LLOYD_ROUNDS):
         number = int(cluster.max(initial=0)) + 1
         sums = _sums(counts, cluster, number)
@@ -166,15 +173,16 @@ def _lloyd(histograms: Histograms, size: int) -> tuple[NDArray[np.int64], NDArra
             break
         cluster = fresh
     used, cluster = np.unique(cluster, return_inverse=True)
-    low = np.zeros(max(1, len(used)), np.int64)
+    low = np.zeros(len(used), np.int64)
     low[cluster] = histograms.low_bits
     return low, cluster.astype(np.int64)
 
 
-def _initial(histograms: Histograms, weight: NDArray[np.float64], size: int) -> NDArray[np.int64]:
+def _initial(histograms: Histograms, size: int) -> NDArray[np.int64]:
     """Clusters of equal weight after sorting the groups by low bits and mean magnitude."""
     magnitudes = np.abs(np.arange(BINS) - REACH)
-    sums = (histograms.counts.sum(axis=1) * magnitudes).sum(axis=1)
+    counts = histograms.counts.sum(axis=1)
+    weight, sums = counts.sum(axis=1), counts @ magnitudes
     means = sums / np.maximum(weight, 1)
     order = np.lexsort((means, histograms.low_bits))
     # Square roots: small but different groups deserve tables more than their share.
@@ -185,9 +193,9 @@ def _initial(histograms: Histograms, weight: NDArray[np.float64], size: int) -> 
     return np.unique(key, return_inverse=True)[1].astype(np.int64)
 
 
-def make_table(counts: NDArray[np.float64], low_bits: int, symmetric: bool) -> Table:
+def make_table(counts: NDArray[np.float32], low_bits: int, symmetric: bool) -> Table:
     """The table of one histogram (BINS,): weights of sum 4096, an escape for what is rare."""
-    inside = counts[:-1]
+    inside = counts[:-1].astype(np.float64)
     if symmetric:
         inside = (inside + inside[::-1]) / 2
     total = max(float(inside.sum() + counts[-1]), 1.0)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,7 +157,7 @@ def choose(
 def _choose_taps(
     weights: NDArray[np.float32], taps_shape: Sequence[int], wish: str, step: float
 ) -> Transform:
-    rows, columns, taps = weights.shape
+    rows, _, taps = weights.shape
     if taps == 1:
         return IDENTITY
     best, best_cost = IDENTITY, math.inf
@@ -164,7 +165,7 @@ def _choose_taps(
     if wish == "auto":
         candidates.append((BasisKind.NONE, None))
     if wish in ("auto", "dct") and max(taps_shape) <= MAX_DCT:
-        candidates.append((BasisKind.DCT, _unit_dct(taps_shape)))
+        candidates.append((BasisKind.DCT, _unit_dct(tuple(taps_shape))))
     if wish in ("auto", "klt"):
         candidates.append((BasisKind.EXPLICIT, klt(second_moment(weights, Axis.TAPS))))
     for kind, matrix in candidates:
@@ -178,7 +179,8 @@ def _choose_taps(
     return best
 
 
-def _unit_dct(taps_shape: Sequence[int]) -> NDArray[np.float64]:
+@cache
+def _unit_dct(taps_shape: tuple[int, ...]) -> NDArray[np.float64]:
     rows = np.ones((1, 1))
     for length in taps_shape:
         rows = np.kron(rows, dct(length).astype(np.float64))

@@ -40,10 +40,18 @@ def read_payload(
     else:
         ids = coded.table_ids(rows, columns)
         part[:], indices = symbols.read_stream(reader, ids, tables, coded.steps)
-        half = np.int32(1) << (coded.depths.values[coded.kept[columns]].astype(np.int32) - 1)
-        inside = (indices.max(axis=0) < half) & (indices.min(axis=0) >= -half)
-        reader.check(bool(inside.all()), "payload.depth", "an index outside its column's depth")
+        inside = _within(indices, coded.depths.values[coded.kept[columns]])
+        reader.check(inside, "payload.depth", "an index outside its column's depth")
     reader.end()
+
+
+def _within(indices: NDArray[np.int32], depths: NDArray[np.uint8]) -> bool:
+    """True where all indices lie in the signed range of their column's depth."""
+    least = int(depths.min()) - 1  # bits of the magnitude
+    if -(1 << least) <= int(indices.min()) and int(indices.max()) < 1 << least:
+        return True
+    half = np.int32(1) << (depths.astype(np.int32) - 1)
+    return bool(((indices.max(axis=0) < half) & (indices.min(axis=0) >= -half)).all())
 
 
 def _widths(coded: CodedTensor, shape: tuple[int, ...], columns: slice) -> NDArray[np.uint8]:

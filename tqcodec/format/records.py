@@ -101,12 +101,12 @@ class CodedTensor:
 
     def table_ids(self, rows: slice, columns: slice) -> NDArray[np.uint8]:
         """Table of each coefficient of a tile: uint8 (rows, columns)."""
-        out, inn, taps = (level.values.astype(np.int32) for level in self.levels)
+        # Sums of three levels, each at most MAX_CLASSES, fit eight bits.
+        out, inn, taps = (level.values for level in self.levels)
         column = (inn[:, None] + taps[None, :]).ravel()[self.kept[columns]]
-        classes = out[rows, None] + column[None, :]
-        table_map = np.array(self.table_map, np.uint8)
-        table: NDArray[np.uint8] = table_map[np.minimum(classes, len(table_map) - 1)]
-        return table
+        table_map = np.full(3 * MAX_CLASSES + 1, self.table_map[-1], np.uint8)
+        table_map[: len(self.table_map)] = self.table_map
+        return table_map.take(out[rows, None] + column[None, :])
 
 
 def tiles(rows: int, columns: int, tile: tuple[int, int]) -> list[tuple[slice, slice]]:
