@@ -44,8 +44,8 @@ def _measure(network: Network, options: argparse.Namespace) -> list[Row]:
     contenders = [
         default,
         tqcodec(python, FAST, effort=1),
-        nncodec(peers, 1.0),
-        nncodec(peers, 0.0),
+        nncodec(peers, 1.0, options.side_qp),
+        nncodec(peers, 0.0, options.side_qp),
     ]
 
     _progress(network, "file bytes at equal error")
@@ -79,6 +79,12 @@ def _options() -> argparse.Namespace:
         help="interpreter of the environment that setup_nncodec.sh makes",
     )
     parser.add_argument("--repeats", type=int, default=3, help="timings, the best counts (3)")
+    parser.add_argument(
+        "--side-qp",
+        type=int,
+        default=-75,
+        help="NNCodec's quantization parameter of biases and batch-norm (its default, -75)",
+    )
     parser.add_argument("--out", type=Path, help="write every row to this CSV file")
     return parser.parse_args()
 

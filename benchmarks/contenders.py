@@ -43,16 +43,18 @@ def tqcodec(python: Path, name: str, **settings: Any) -> Contender:
     )
 
 
-def nncodec(python: Path, lambda_scale: float) -> Contender:
+def nncodec(python: Path, lambda_scale: float, side_qp: int) -> Contender:
     """Return NNCodec with trellis quantization; its knob is the quantization parameter.
 
-    Four quantization parameters double the step, so one is about 1.5 dB.
+    Four quantization parameters double the step, so one is about 1.5 dB. `side_qp` is the one of
+    the side tensors.
     """
     decibels = 20 * math.log10(2) / 4
+    fixed = {"nonweight_qp": side_qp, "use_dq": True, "lambda_scale": lambda_scale}
     return Contender(
         name=f"NNCodec lambda {lambda_scale:g}",
         program=Program(python, "nncodec_worker.py"),
-        settings=lambda knob: {"qp": knob, "use_dq": True, "lambda_scale": lambda_scale},
+        settings=lambda knob: {"qp": knob, **fixed},
         decibels=decibels,
         offset=24 * decibels - 20,
     )

@@ -63,7 +63,7 @@ def encode_and_measure(
 ) -> str:
     """One row of the table: encode by the command line, verify, decode, classify."""
     target = path.with_name(f"efficientnet-lite0-{name}.tqc")
-    tqc = [sys.executable, "-m", "tqcodec.cli"]
+    tqc = [str(Path(sys.executable).with_name("tqcodec"))]
     start = time.perf_counter()
     command = [*tqc, "encode", str(path), "-o", str(target), "-f", *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -7,7 +7,8 @@ Imports numpy only, besides the layers below.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from tqcodec.encoder.plan import LEAST_WEIGHTS
 from tqcodec.format.container import Container, Header, block_lengths
-from tqcodec.format.directory import Entry, Segment
+from tqcodec.format.directory import Entry
 from tqcodec.format.planes import Part, read_block
 from tqcodec.format.records import Basis, CodedTensor, axis_lengths
 from tqcodec.format.registry import (
@@ -53,7 +54,7 @@ def summary(container: Container) -> Data:
         "bits_per_weight": _bits(container.length, weights),
         "counts": dict(Counter(_coding(entry) for entry in entries)),
         "directory_bytes": HEADER_SIZE + container.directory_size,
-        "tables_bytes": directory.shared.length if directory.shared is not None else 0,
+        "tables_bytes": directory.tables.length if directory.tables is not None else 0,
         "bundles": [
             {"bytes": bundle.length, "tensors": sum(e.bundle == i for e in entries)}
             for i, bundle in enumerate(directory.bundles)
@@ -104,6 +105,23 @@ def _tensor(container: Container, entry: Entry) -> Data:
     return out
 
 
+def _is_weight(entry: Entry) -> bool:
+    matrix = entry.dtype.is_float and len(entry.shape) >= 2 and entry.elements >= LEAST_WEIGHTS
+    return matrix and entry.same_as is None
+
+
+def _coding(entry: Entry) -> str:
+    return "tied" if entry.same_as is not None else entry.coding.name.lower()
+
+
+def _twin(container: Container, entry: Entry) -> str | None:
+    return None if entry.same_as is None else container.directory.entries[entry.same_as].name
+
+
+def _bits(size: int, elements: int) -> float | None:
+    return round(8 * size / elements, 4) if elements else None
+
+
 def _channels(coded: CodedTensor, entry: Entry) -> Data:
     """Bases, and how many columns need how many bits.
 
@@ -144,31 +162,16 @@ def dump(container: Container, header: Header) -> Data:
     """
     directory = container.directory
     return {
-        "header": {
-            "signature": SIGNATURE.hex(" "),
-            "major": MAJOR,
-            "minor": MINOR,
-            "deflated": header.deflated,
-            "stored": header.stored,
-            "size": header.size,
-            "crc": header.crc,
-        },
+        "header": {"signature": SIGNATURE.hex(" "), "major": MAJOR, "minor": MINOR}
+        | asdict(header),
         "directory": {
             "metadata": dict(directory.metadata),
-            "shared": None if directory.shared is None else _segment(directory.shared),
-            "shared_size": directory.shared_size,
-            "bundles": [_segment(bundle) for bundle in directory.bundles],
+            "tables": None if directory.tables is None else asdict(directory.tables),
+            "tables_size": directory.tables_size,
+            "bundles": [asdict(bundle) for bundle in directory.bundles],
             "tensors": [_entry(container, entry) for entry in directory.entries],
         },
-        "tables": [
-            {
-                "low": table.low,
-                "weights": list(table.weights),
-                "escape": table.escape,
-                "low_bits": table.low_bits,
-            }
-            for table in container.tables
-        ],
+        "tables": [asdict(table) for table in container.tables],
         "bundles": [_bundle_head(container, i) for i in range(len(directory.bundles))],
         "heads": [
             {"name": entry.name, **_head(container, entry)}
@@ -176,10 +179,6 @@ def dump(container: Container, header: Header) -> Data:
             if entry.segments and entry.coding != Coding.RAW
         ],
     }
-
-
-def _segment(segment: Segment) -> Data:
-    return {"offset": segment.offset, "length": segment.length, "crc": segment.crc}
 
 
 def _entry(container: Container, entry: Entry) -> Data:
@@ -195,12 +194,13 @@ def _entry(container: Container, entry: Entry) -> Data:
     if entry.bundle is not None:
         out["bundle"] = entry.bundle
     else:
-        out["segments"] = [_segment(segment) for segment in entry.segments]
+        out["segments"] = [asdict(segment) for segment in entry.segments]
     return out if entry.snr is None else {**out, "snr": entry.snr}
 
 
 def _bundle_head(container: Container, index: int) -> Data:
     members = [e for e in container.directory.entries if e.bundle == index]
+    container.check_limit(members)
     reader = container.segment(container.directory.bundles[index])
     parts = read_block(reader, [(e.dtype, e.elements) for e in members], container.tables)
     named = zip(members, parts, strict=True)
@@ -210,8 +210,8 @@ def _bundle_head(container: Container, index: int) -> Data:
 def _head(container: Container, entry: Entry) -> Data:
     if entry.coding == Coding.TRANSFORM:
         return _transform_head(container.record(entry))
-    counts = block_lengths(entry.elements)
-    blocks = zip(entry.segments, counts, strict=False)
+    container.check_limit([entry])
+    blocks = zip(entry.segments, block_lengths(entry.elements), strict=False)
     parts = [
         read_block(container.segment(s, entry.name), [(entry.dtype, n)], container.tables)
         for s, n in blocks

@@ -1,0 +1,474 @@
+"""Damaged and hostile files end in arrays or a DecodeError, at once and in little memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import msgpack
+import numpy as np
+import pytest
+from fuzz import Parsed, assemble, failures, golden_files
+from strategies import coders, using
+
+import tqcodec
+from tqcodec.encoder.side import make_part
+from tqcodec.errors import DecodeError, MalformedError, UnsupportedError
+from tqcodec.format.container import Header, write_header
+from tqcodec.format.directory import Directory, Entry, Segment, write_directory
+from tqcodec.format.dtypes import DTYPES
+from tqcodec.format.planes import Part
+from tqcodec.format.reader import deflate, sv, uv
+from tqcodec.format.records import Basis, CodedTensor, axis_lengths
+from tqcodec.format.registry import (
+    MAX_DIRECTORY,
+    MAX_STEPS,
+    MAX_SYMBOLS,
+    Axis,
+    BasisKind,
+    Coding,
+    PayloadKind,
+    Quantizer,
+)
+from tqcodec.format.tables import Table, Tables
+from tqcodec.format.vectors import Vector
+from tqcodec.format.writer import Bundled, Raw, Record, crc, write
+
+GOLDEN = golden_files()
+golden = pytest.mark.parametrize("data", GOLDEN.values(), ids=GOLDEN.keys())
+MUTANTS = 4000
+
+
+def refused(data: bytes) -> bool:
+    """True if both decode and verify raise a DecodeError."""
+    for take in (tqcodec.decode, tqcodec.verify):
+        try:
+            take(data)
+        except DecodeError as error:
+            assert error.rule in str(error)
+        else:
+            return False
+    return True
+
+
+@golden
+def test_golden_files_are_small_and_good(data: bytes) -> None:
+    assert len(data) < 500
+    tqcodec.verify(data)
+    assert Parsed(data).file()[:8] == data[:8]
+    assert {n: a.tobytes() for n, a in tqcodec.decode(Parsed(data).file()).items()} == {
+        n: a.tobytes() for n, a in tqcodec.decode(data).items()
+    }
+
+
+@golden
+def test_every_prefix_is_refused(data: bytes) -> None:
+    assert [n for n in range(len(data)) if not refused(data[:n])] == []
+
+
+@golden
+def test_every_bit_flip_is_refused(data: bytes) -> None:
+    missed = []
+    for bit in range(8 * len(data)):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        if not refused(bytes(damaged)):
+            missed.append(bit)
+    assert missed == []
+
+
+@golden
+def test_trailing_bytes_are_refused(data: bytes) -> None:
+    for tail in (b"\0", b"abc", data):
+        with pytest.raises(MalformedError, match=r"container\.length"):
+            tqcodec.decode(data + tail)
+
+
+def several() -> bytes:
+    """A file with a tensor of every coding."""
+    tensors = {
+        "matrix": np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32),
+        "bias": np.linspace(0, 1, 7, dtype=np.float32),
+        "long": np.arange(20000, dtype=np.int32),
+        "other": np.random.default_rng(1).normal(size=(32, 32)).astype(np.float32),
+        "noise": np.random.default_rng(2).integers(0, 1 << 32, 500, np.uint32).view(np.float32),
+    }
+    tensors["noise"][np.isnan(tensors["noise"])] = 0
+    return tqcodec.encode(tensors, tqcodec.Settings(bits=4, rules=[("noise", "lossless")]))
+
+
+def test_damage_in_one_segment_leaves_the_other_tensors() -> None:
+    data = several()
+    good = tqcodec.decode(data)
+    with tqcodec.open(data) as file:
+        entries = file.container.directory.entries
+    for victim in entries:
+        for segment in victim.segments:
+            damaged = bytearray(data)
+            damaged[segment.offset + segment.length // 2] ^= 1
+            with tqcodec.open(bytes(damaged)) as file:
+                for entry in entries:
+                    if entry.name != victim.name:
+                        assert np.array_equal(file[entry.name], good[entry.name])
+                with pytest.raises(MalformedError, match=r"segment\.crc") as caught:
+                    file[victim.name]
+            assert caught.value.tensor == victim.name
+            assert caught.value.offset == segment.offset
+            assert repr(victim.name) in str(caught.value)
+
+
+def test_damage_in_a_bundle_names_its_tensors() -> None:
+    data = several()
+    with tqcodec.open(data) as file:
+        directory = file.container.directory
+    damaged = bytearray(data)
+    damaged[directory.bundles[0].offset] ^= 1
+    with tqcodec.open(bytes(damaged)) as file:
+        for entry in directory.entries:
+            if entry.bundle is None:
+                assert file[entry.name] is not None
+                continue
+            with pytest.raises(MalformedError) as caught:
+                file[entry.name]
+            assert caught.value.tensor == entry.name
+
+
+@coders
+def test_mutants_end_in_arrays_or_a_decode_error(coder: str) -> None:
+    with using(coder):
+        found = next(failures(MUTANTS, seed=0), None)
+    if found is not None:
+        raise AssertionError(f"mutant {found[0].hex()}") from found[1]
+
+
+# ---- single rules of the container ----
+
+
+def tree(data: bytes = GOLDEN["raw"]) -> dict[str, object]:
+    return Parsed(data).tree
+
+
+def raw_file(**changes: object) -> bytes:
+    """A file of one byte, its entry changed."""
+    entry: dict[str, object] = {"name": "a", "dtype": "U8", "shape": [1], "coding": 0}
+    entry |= {"check": 0, "segments": [[1, 0]]} | changes
+    entry = {k: v for k, v in sorted(entry.items()) if v is not None}
+    return assemble(msgpack.packb({"tensors": [entry]}), [b"\0"])
+
+
+def directory_file(plain: bytes) -> bytes:
+    return assemble(plain, [])
+
+
+@pytest.mark.parametrize(
+    ("rule", "data"),
+    [
+        ("header.signature", b""),
+        ("header.signature", b"\x89TQC\n\x1a\n"),
+        ("header.signature", b"PK" + bytes(40)),
+        ("directory.size", write_header(Header(True, 1, MAX_DIRECTORY + 1, 0))),
+        ("directory.stored", write_header(Header(True, 9, 9, 0))),
+        ("directory.stored", write_header(Header(False, 9, 8, 0))),
+        ("segment.short", write_header(Header(False, 9, 9, 0))),
+        ("directory.msgpack", directory_file(b"\xc1")),
+        ("directory.msgpack", directory_file(b"\x81")),
+        ("directory.msgpack", directory_file(b"\x81\xa1\xff\x00")),
+        ("directory.msgpack", directory_file(b"\xdd\xff\xff\xff\xff")),
+        ("directory.type", directory_file(b"\x90")),
+        ("directory.canonical", directory_file(b"\x81\xa1a\xcc\x01")),
+        ("directory.canonical", directory_file(b"\x82\xa1b\x01\xa1a\x01")),
+        ("directory.canonical", directory_file(b"\x82\xa1a\x01\xa1a\x01")),
+        ("directory.canonical", directory_file(b"\x81\xa1a" + msgpack.packb(1.5))),
+        ("directory.canonical", directory_file(b"\x81\xa1a" + msgpack.packb(b"bytes"))),
+        ("directory.canonical", directory_file(b"\x81\xa1a" + msgpack.packb(msgpack.ExtType(5, b"")))),
+        ("directory.type", directory_file(msgpack.packb({"tensors": {}}))),
+        ("directory.type", directory_file(msgpack.packb({"metadata": {"a": 1}}))),
+        ("directory.type", directory_file(msgpack.packb({"tables": [1, 2]}))),
+        ("directory.name", raw_file(name="")),
+        ("directory.name", raw_file(name=None)),
+        ("directory.name", raw_file(name="n" * 4097)),
+        ("directory.name", assemble(msgpack.packb({"tensors": tree()["tensors"] * 2}), [])),
+        ("directory.type", raw_file(shape="1")),
+        ("directory.type", raw_file(shape=[True])),
+        ("directory.type", raw_file(shape=[-1])),
+        ("directory.shape", raw_file(shape=[1] * 17)),
+        ("directory.shape", raw_file(shape=[1 << 25, 1 << 25])),
+        ("directory.shape", raw_file(shape=[0, 1 << 47, 1 << 47])),
+        ("directory.range", raw_file(same_as=0)),
+        ("directory.range", raw_file(bundle=0)),
+        ("directory.range", raw_file(check=1 << 32)),
+        ("directory.range", raw_file(coding=256)),
+        ("directory.transform", raw_file(coding=int(Coding.TRANSFORM))),
+        ("segment.crc", raw_file()),
+        ("container.length", raw_file(segments=[[2, 0]])),
+        ("container.length", raw_file(segments=[[(1 << 63) - 1, 0]] * 3)),
+    ],
+)
+def test_broken_rules_are_named(rule: str, data: bytes) -> None:
+    with pytest.raises(MalformedError) as caught:
+        tqcodec.decode(data)
+    assert caught.value.rule == rule
+
+
+@pytest.mark.parametrize(
+    ("rule", "data"),
+    [
+        ("directory.dtype", raw_file(dtype="F4")),
+        ("directory.coding", raw_file(coding=3)),
+        ("directory.coding", raw_file(coding=9)),
+        ("directory.features", directory_file(msgpack.packb({"features": ["dither"]}))),
+    ],
+)
+def test_what_a_newer_decoder_may_know_is_unsupported(rule: str, data: bytes) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        tqcodec.decode(data)
+    assert caught.value.rule == rule
+
+
+def test_unknown_ancillary_entries_are_skipped() -> None:
+    parsed = Parsed(GOLDEN["raw"])
+    parsed.tree["later"] = {"any": ["thing", 1, None]}
+    parsed.tree["tensors"][0]["remark"] = "text"
+    assert list(tqcodec.decode(parsed.file())) == ["raw"]
+
+
+def test_booleans_other_than_0_and_1_are_refused() -> None:
+    patterns = np.array([0, 1, 2], np.uint8)
+    for content in (Raw(patterns.tobytes()), make_part(patterns, DTYPES["BOOL"], None)):
+        data = write([Record("b", DTYPES["BOOL"], (3,), crc(patterns), content)], Tables(()), {})
+        with pytest.raises(MalformedError):
+            tqcodec.decode(data)
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "C:\\x", "a\0b", "~/x", "con", "\n"])
+def test_path_like_names_are_inert(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tqcodec.save({name: np.ones(3)}, "file.tqc", tqcodec.Settings(metadata=((name, name),)))
+    found = tqcodec.load("file.tqc")
+    tqcodec.verify("file.tqc")
+    assert list(found) == [name]
+    assert [path.name for path in tmp_path.iterdir()] == ["file.tqc"]
+
+
+# ---- bombs ----
+
+NOTHING = Tables([Table(0, (4096,)), Table(1, (4096,))])  # tables of one symbol: no bits
+O, I, T = Axis  # noqa: E741
+
+
+def record_file(
+    shape: tuple[int, ...], roles: tuple[Axis, ...], dtype: str = "F8_E5M2", **changes: object
+) -> bytes:
+    lengths = axis_lengths(shape, roles)
+    columns = lengths[1] * lengths[2] if lengths[1] * lengths[2] < 1 << 60 else 0
+    fields: dict[str, object] = {
+        "roles": roles,
+        "scale": (1, 0),
+        "quantizer": Quantizer.UNIFORM,
+        "steps": 0,
+        "payload_kind": PayloadKind.RANGE,
+        "tile": (1, 1),
+        "bases": (Basis(), Basis(), Basis()),
+        "depths": Vector.constant(0, 1),
+        "levels": tuple(Vector.constant(0, 1) for _ in Axis),
+        "table_map": (0,),
+        "row_scales": Vector.constant(1, 1),
+        "multipliers": Vector.constant(1, 1),
+        "coefficients": np.zeros((1, 0), np.int32),
+    }
+    record = CodedTensor(**(fields | changes))
+    assert columns >= 0
+    return write([Record("t", DTYPES[dtype], shape, 0, record)], NOTHING, {})
+
+
+def shape_only(*shape: int, coding: int = 0, dtype: str = "F32") -> bytes:
+    entry = Entry("t", DTYPES[dtype], shape, Coding(coding), 0)
+    return assemble(write_directory(Directory((entry,))), [])
+
+
+def many_bundles(count: int) -> bytes:
+    part = Part(DTYPES["F64"], np.zeros(MAX_SYMBOLS, "<u8"), 0, unsigned=True)
+    items = [
+        Record(f"{i}", DTYPES["F64"], (MAX_SYMBOLS,), crc(part.patterns), Bundled(i, part))
+        for i in range(count)
+    ]
+    return write(items, Tables(()), {})
+
+
+def small_bundles(count: int) -> bytes:
+    """A file whose time must not grow with the square of its tensors."""
+    part = make_part(np.zeros(1, np.uint8), DTYPES["U8"], None)
+    check = crc(part.patterns)
+    items = [Record(f"{i}", DTYPES["U8"], (1,), check, Bundled(i, part)) for i in range(count)]
+    return write(items, Tables(()), {})
+
+
+def many_ties(count: int) -> bytes:
+    """Many names of one tensor of 16 MiB."""
+    size = 1 << 24
+    patterns = np.zeros(size, np.uint8)
+    part = make_part(patterns, DTYPES["U8"], None)
+    data = write([Record("t", DTYPES["U8"], (size,), crc(patterns), part)], Tables(()), {})
+    parsed = Parsed(data)
+    parsed.tree["tensors"] += [{"name": f"{i}", "same_as": 0} for i in range(count)]
+    return parsed.file()
+
+
+def tables_file(plain: bytes, size: int | None = None) -> bytes:
+    stored = deflate(plain)
+    import zlib
+
+    tables = [len(stored), zlib.crc32(stored), len(plain) if size is None else size]
+    entry = {"check": 0, "coding": 1, "dtype": "F32", "name": "t", "segments": [], "shape": [0]}
+    entry |= {"shape": [1], "segments": [[1, zlib.crc32(b"0")]]}
+    body = msgpack.packb({"tables": tables, "tensors": [entry]})
+    return assemble(body, [stored, b"0"])
+
+
+def full_tables() -> bytes:
+    """As many and as long tables as there may be, the sum of the last one wrong."""
+    one = bytes([2, 0]) + sv(0) + uv(4094) + b"\1" * 4094
+    return uv(128) + (one + b"\2") * 127 + one + b"\3"
+
+
+def explicit_basis(length: int) -> bytes:
+    """A square basis that costs no bits: all of its entries are 1."""
+    head = bytes([O, I]) + uv(1) + sv(0) + bytes([0, 0]) + uv(1) + uv(1 << 20) + bytes([0, 2])
+    head += uv(length) + b"\1" * length + b"\0\0" + b"\0"  # shifts 0, no basis on the taps
+    head += b"\0\1" + uv(1) + b"\0" + b"\0\0" * 3 + b"\0\1\0\1" + uv(0) + uv(0)
+    return head_file(head, (1, length))
+
+
+def head_file(head: bytes, shape: tuple[int, ...]) -> bytes:
+    import zlib
+
+    tables = uv(2) + bytes([1, 0, 0]) + uv(4096) + bytes([0, 0]) + sv(1) + uv(1) + uv(4096)
+    segment, first = Segment(len(head), zlib.crc32(head)), Segment(len(tables), zlib.crc32(tables))
+    entry = Entry("t", DTYPES["F8_E5M2"], shape, Coding.TRANSFORM, 0, (segment,))
+    return assemble(write_directory(Directory((entry,), (), first)), [tables, head])
+
+
+LISTS = MAX_DIRECTORY - 64
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "raw-shape": lambda: shape_only(1 << 48),
+    "planes-shape": lambda: shape_only(1 << 48, coding=1),
+    "transform-shape": lambda: record_file((1 << 24, 1 << 24), (O, I)),
+    "empty-shape": lambda: record_file((0, 1 << 40), (O, I)),
+    "empty-shape-columns": lambda: record_file((0, 1 << 40, 1 << 40), (O, I, T)),
+    "empty-shape-raw": lambda: shape_only(0, 1 << 48, 1 << 48),
+    "empty-shape-planes": lambda: shape_only(0, 1 << 48, 1 << 48, coding=1),
+    "tiles": lambda: record_file((4096, 4096), (O, I), depths=Vector.constant(1, 1)),
+    "dct": lambda: record_file(
+        (1, 1, 16, 16, 16, 16),
+        (O, I, T, T, T, T),
+        bases=(Basis(), Basis(), Basis(BasisKind.DCT)),
+    ),
+    "basis": lambda: explicit_basis(4096),
+    "directory-lists": lambda: directory_file(
+        b"\x81\xa7tensors\xdd" + LISTS.to_bytes(4, "big") + b"\x90" * LISTS
+    ),
+    "directory-nested": lambda: directory_file(b"\x91" * LISTS),
+    "directory-string": lambda: directory_file(
+        b"\x81\xa1a\xdb" + LISTS.to_bytes(4, "big") + b"a" * LISTS
+    ),
+    "directory-size": lambda: write_header(Header(True, 40, MAX_DIRECTORY, 0)) + bytes(40),
+    "tables-size": lambda: tables_file(bytes(1 << 20)),
+    "tables-count": lambda: tables_file(uv(1 << 60)),
+    "tables-full": lambda: tables_file(full_tables()),
+    "bundles": lambda: many_bundles(40),
+    "ties": lambda: many_ties(2000),
+}
+SINGLE_BOMB = """
+import resource, sys, time, tracemalloc, warnings
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+warnings.simplefilter("error")
+import numpy, ml_dtypes, tqcodec.api, tqcodec.format.portable
+data = sys.stdin.buffer.read()
+take = getattr(tqcodec, sys.argv[1])
+tracemalloc.start()
+start = time.perf_counter()
+try:
+    take(data)
+    name = "nothing"
+except BaseException as error:
+    name = type(error).__name__
+seconds = time.perf_counter() - start
+sys.stdout.write(f"{name} {seconds} {tracemalloc.get_traced_memory()[1]}")
+"""
+
+
+@pytest.mark.parametrize("take", ["decode", "verify"])
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_bombs_end_at_once_and_in_little_memory(bomb: str, take: str) -> None:
+    out = subprocess.run(
+        [sys.executable, "-c", SINGLE_BOMB, take],
+        input=BOMBS[bomb](),
+        capture_output=True,
+        timeout=20,
+        check=True,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+    ).stdout.decode()
+    error, seconds, peak = out.split()
+    assert error in ("LimitError", "MalformedError")
+    assert float(seconds) < 1
+    assert int(peak) < 50 << 20
+
+
+def test_time_does_not_grow_with_the_square_of_the_tensors() -> None:
+    subprocess.run(
+        [sys.executable, "-c", "import sys, tqcodec; tqcodec.verify(sys.stdin.buffer.read())"],
+        input=small_bundles(10_000),
+        timeout=8,
+        check=True,
+    )
+
+
+def test_a_long_trellis_is_no_slower_than_a_short_one() -> None:
+    """Steps of one row each cost time of their own: the format bounds them."""
+    rows = MAX_STEPS
+    data = record_file(
+        (rows, 1),
+        (O, I),
+        tile=(rows, 1),
+        quantizer=Quantizer.TRELLIS,
+        steps=rows,
+        depths=Vector.constant(2, 1),
+        levels=(Vector.constant(0, rows), Vector.constant(0, 1), Vector.constant(0, 1)),
+        coefficients=np.zeros((rows, 1), np.int32),
+    )
+    code = """
+import sys, tqcodec
+try:
+    tqcodec.verify(sys.stdin.buffer.read())
+except tqcodec.MalformedError:
+    pass
+"""
+    for native in ("0", "1"):
+        env = os.environ | {"TQCODEC_NATIVE": native}
+        subprocess.run([sys.executable, "-c", code], input=data, timeout=5, check=True, env=env)
+
+
+def test_a_limit_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "file.tqc"
+    tqcodec.save({"a": np.zeros(1000), "b": np.ones(1000)}, path)
+    assert len(tqcodec.load(path, limit=16000)) == 2
+    with pytest.raises(tqcodec.LimitError) as caught:
+        tqcodec.load(path, limit=15999)
+    assert caught.value.rule == "limit.decoded"
+    with tqcodec.open(path, limit=8000) as file:
+        assert len(file["a"]) == 1000
+    with tqcodec.open(path, limit=7999) as file, pytest.raises(tqcodec.LimitError):
+        file["a"]
+
+
+@pytest.mark.parametrize("limit", [None, 1 << 62])
+def test_a_claim_is_earned_before_memory_is_taken(limit: int | None) -> None:
+    for coding in (0, 1):
+        with warnings.catch_warnings(), pytest.raises(DecodeError):
+            tqcodec.decode(shape_only(1 << 48, coding=coding), limit=limit)

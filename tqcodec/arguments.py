@@ -1,0 +1,110 @@
+"""The parser of the command line. Imports nothing heavy, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from tqcodec.encoder.settings import PAYLOADS, TRANSFORMS, Settings
+from tqcodec.errors import VERSION
+from tqcodec.format.registry import MAJOR, MINOR
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+
+
+class UsageError(Exception):
+    """The command line asks for something that is not on offer."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line and an exception."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; `command` of its result is the command's name.
+
+    Parsing raises UsageError, or SystemExit after ``--help`` and ``--version``.
+    """
+    parser = _Parser("tqcodec", description="Compress neural-network weights to .tqc files.")
+    version = f"tqcodec {VERSION} (format {MAJOR}.{MINOR})"
+    parser.add_argument("--version", action="version", version=version)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    encode = commands.add_parser("encode", help="compress a file of tensors")
+    decode = commands.add_parser("decode", help="get the tensors back")
+    info = commands.add_parser("info", help="show what each tensor costs")
+    verify = commands.add_parser("verify", help="decode everything and check it")
+    dump = commands.add_parser("dump", help="show header, directory, tables and heads")
+    report = commands.add_parser("report", help="draw where the bytes go")
+
+    tensors = ".safetensors, its .index.json, .npz, .pt, .pth, .bin, or - for standard input"
+    encode.add_argument("input", metavar="IN", help=tensors)
+    verify.add_argument("inputs", metavar="FILE", nargs="+", help="a .tqc file, or -")
+    for command in (decode, info, dump, report):
+        command.add_argument("input", metavar="IN", help="a .tqc file, or - for standard input")
+        command.add_argument("--limit", type=size, metavar="BYTES", help="most bytes to decode to")
+    for command, output in (
+        (encode, "default: IN with the suffix .tqc"),
+        (decode, ".safetensors (default: IN with this suffix), .npz, .pt, .pth, or -"),
+        (report, ".html (default: IN with this suffix), .png, or -"),
+    ):
+        command.add_argument("-o", "--output", metavar="OUT", help=output)
+        command.add_argument("-f", "--force", action="store_true", help="overwrite OUT")
+    _add_encode_options(encode)
+    for command in (encode, decode, info, verify, dump):
+        command.add_argument("--json", action="store_true", help="print one JSON document")
+    return parser
+
+
+def _add_encode_options(encode: argparse.ArgumentParser) -> None:
+    add = encode.add_mutually_exclusive_group().add_argument
+    add("--bits", type=float, metavar="B", help="bits per weight of the whole file")
+    add("--max-size", type=size, metavar="BYTES", help="largest file, such as 500k or 2M")
+    add("-q", "--quality", type=float, metavar="Q", help="0 to 100, 0.4 dB each; default 70")
+    add("--snr", type=float, metavar="DB", help="signal-to-noise ratio of the weights")
+    add("--lossless", action="store_true", help="code every tensor exactly")
+    add = encode.add_argument
+    add("--transform", choices=TRANSFORMS, default=Settings.transform)
+    add("--payload", choices=PAYLOADS, default=Settings.payload)
+    side = "mantissa bits kept of biases and the like, or 'all'; default %(default)s"
+    add("--side-bits", type=_side_bits, default=Settings.side_bits, metavar="N", help=side)
+    rule = "options of some tensors: lossless, transform:T, step:F, side:N"
+    pattern = "PATTERN=OPTIONS"
+    add("--rule", dest="rules", type=_rule, action="append", default=[], metavar=pattern, help=rule)
+    add("-e", "--effort", type=int, default=Settings.effort, metavar="N", help="1 fast to 9 best")
+    add("-j", "--workers", type=int, default=Settings.workers, metavar="N", help="processes")
+    add("--dry-run", action="store_true", help="say what would come out, write nothing")
+    text = "a free string, besides those of IN"
+    add("--metadata", type=_metadata, action="append", default=[], metavar="K=V", help=text)
+
+
+def size(text: str) -> int:
+    """Bytes of `500k`, `2M`, `1.5G` (powers of 1000) or `512Ki` (of 1024)."""
+    number = text.rstrip("kKmMgGiI")
+    try:
+        return int(float(number) * UNITS[text[len(number) :].lower()])
+    except (ValueError, KeyError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500k or 2M") from None
+
+
+def _side_bits(text: str) -> int | None:
+    try:
+        return None if text == "all" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'all'") from None
+
+
+def _rule(text: str) -> tuple[str, str]:
+    pattern, separator, options = text.rpartition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not PATTERN=OPTIONS")
+    return pattern, options
+
+
+def _metadata(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not K=V")
+    return key, value

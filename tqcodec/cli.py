@@ -1,0 +1,253 @@
+"""The command line: ``tqcodec encode | decode | info | verify | dump | report``.
+
+Results go to standard output, messages and progress to standard error, never in colour. Exit codes:
+0 done, 1 malformed or a check failed, 2 usage, 3 unsupported, 4 limit, 130 interrupted, 141 nobody
+reads. Each command imports what it needs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from tqcodec.arguments import UsageError, make_parser
+from tqcodec.encoder.settings import Settings
+from tqcodec.errors import DecodeError, EncodeError, LimitError, UnsupportedError
+
+STANDARD = "-"
+INTERRUPTED, BROKEN_PIPE = 130, 141  # what a shell reports for the signals
+Progress = Callable[[str, int, int], None]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: arguments without the program's name; those of the process if None.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        arguments = make_parser().parse_args(argv)
+        code = COMMANDS[arguments.command](arguments)
+        sys.stdout.flush()
+    except SystemExit as stop:  # after --help and --version
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python closes the stream once more at its end, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except (DecodeError, EncodeError, UsageError, OSError) as error:
+        _complain(_message(error))
+        return _exit_code(error)
+    return code
+
+
+def _exit_code(error: Exception) -> int:
+    if isinstance(error, UnsupportedError):
+        return 3
+    if isinstance(error, LimitError):
+        return 4
+    return 1 if isinstance(error, DecodeError) else 2
+
+
+def _message(error: Exception) -> str:
+    file = getattr(error, "filename", None)
+    return _reason(error) if file is None else f"{file}: {_reason(error)}"
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the name of the file."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def _complain(message: str) -> None:
+    print(f"tqcodec: {' '.join(message.split())}", file=sys.stderr)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress | None]:
+    """A callback that draws a bar for each stage, or None where there is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    bar = tqdm(disable=True)
+
+    def show(stage: str, done: int, of: int) -> None:
+        nonlocal bar
+        if bar.disable or bar.desc != f"{stage}: " or done <= bar.n:
+            bar.close()
+            bar = tqdm(total=of, desc=stage, leave=False, file=sys.stderr)
+        bar.update(done - bar.n)
+
+    try:
+        yield show
+    finally:
+        bar.close()
+
+
+def _print(lines: Iterable[str], output: str | None = None) -> None:
+    """Lines for the user: on standard error where `output` is standard output."""
+    stream = sys.stderr if output == STANDARD else sys.stdout
+    for line in lines:
+        print(line, file=stream)
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, indent=1))
+
+
+def _source(name: str) -> bytes | Path:
+    return sys.stdin.buffer.read() if name == STANDARD else Path(name)
+
+
+def _output(arguments: Namespace, suffix: str) -> str:
+    """The name of the output, which may be written."""
+    from tqcodec import files
+
+    name: str = arguments.output or files.with_suffix(arguments.input, suffix)
+    if name == STANDARD and getattr(arguments, "json", False):
+        raise UsageError("--json needs standard output for itself: name a file with -o")
+    if not getattr(arguments, "dry_run", False):
+        files.check_output(name, arguments.force)
+    return name
+
+
+def _encode(arguments: Namespace) -> int:
+    settings = Settings(**{f.name: getattr(arguments, f.name) for f in fields(Settings)})
+    from tqcodec import api, describe, files, text
+
+    output = _output(arguments, ".tqc")
+    checkpoint = files.read(arguments.input)
+    metadata = {**checkpoint.metadata, **dict(settings.metadata)}
+    settings = replace(settings, metadata=tuple(metadata.items()))
+    with _progress() as progress:
+        data = api.encode(checkpoint.tensors, settings, progress=progress)
+    if not arguments.dry_run:
+        files.write_bytes(output, data)
+    with api.open(data) as file:
+        result = describe.summary(file.container)
+    if arguments.json:
+        _print_json({"output": output, "dry_run": arguments.dry_run, **result})
+    else:
+        would = "would be " if arguments.dry_run else ""
+        _print([f"{text.printable(output)}: {would}{text.summary_line(result)}"], output)
+    return 0
+
+
+def _decode(arguments: Namespace) -> int:
+    from tqcodec import api, files, text
+
+    output = _output(arguments, ".safetensors")
+    files.check_suffix(output)
+    source = _source(arguments.input)
+    with _progress() as progress, api.open(source, limit=arguments.limit) as file:
+        metadata = file.metadata()
+        if isinstance(source, bytes):
+            tensors = api.decode(source, limit=arguments.limit, progress=progress)
+        else:
+            tensors = api.load(source, limit=arguments.limit, progress=progress)
+    files.write(output, files.Checkpoint(tensors, metadata))
+    decoded = sum(array.nbytes for array in tensors.values())
+    if arguments.json:
+        _print_json({"output": output, "tensors": len(tensors), "decoded_bytes": decoded})
+    else:
+        line = f"{text.printable(output)}: {len(tensors)} tensors, {decoded} bytes"
+        _print([line], output)
+    return 0
+
+
+def _info(arguments: Namespace) -> int:
+    from tqcodec import api, describe, text
+
+    source = _source(arguments.input)
+    with _progress() as progress, api.open(source, limit=arguments.limit) as file:
+        data = describe.info(file.container, progress)
+    if arguments.json:
+        _print_json(data)
+    else:
+        _print(text.info_lines(data))
+    return 0
+
+
+def _dump(arguments: Namespace) -> int:
+    from tqcodec import api, describe, text
+    from tqcodec.format.container import read_header
+
+    source = _source(arguments.input)
+    data = source if isinstance(source, bytes) else source.read_bytes()
+    with api.open(data, limit=arguments.limit) as file:
+        document = describe.dump(file.container, read_header(data))
+    if arguments.json:
+        _print_json(document)
+    else:
+        _print(text.dump_lines(document))
+    return 0
+
+
+def _verify(arguments: Namespace) -> int:
+    from tqcodec import api, text
+
+    codes, results = [], []
+    for name in arguments.inputs:
+        error: Exception | None = None
+        try:
+            with _progress() as progress:
+                api.verify(_source(name), progress=progress)
+        except (DecodeError, OSError) as caught:
+            error = caught
+        codes.append(0 if error is None else _exit_code(error))
+        results.append({"file": name, "ok": error is None, **_fault(error)})
+        if error is not None:
+            _complain(f"{name}: {_reason(error)}")
+        elif not arguments.json:
+            _print([f"{text.printable(name)}: good"])
+    if arguments.json:
+        _print_json(results)
+    return next(filter(None, codes), 0)
+
+
+def _fault(error: Exception | None) -> dict[str, Any]:
+    if not isinstance(error, DecodeError):
+        return {} if error is None else {"message": _reason(error)}
+    place = {"rule": error.rule, "offset": error.offset, "tensor": error.tensor}
+    return {"verdict": error.verdict, **place, "message": error.message}
+
+
+def _report(arguments: Namespace) -> int:
+    from tqcodec import api, describe, files
+
+    output = _output(arguments, ".html")
+    try:
+        from tqcodec import report
+    except ModuleNotFoundError as error:
+        raise UsageError("report needs matplotlib: pip install 'tqcodec[plot]'") from error
+    kind = report.kind_of(output)
+    source = _source(arguments.input)
+    with _progress() as progress, api.open(source, limit=arguments.limit) as file:
+        data = describe.info(file.container, progress)
+    files.write_bytes(output, report.draw(data, Path(arguments.input).name, kind))
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Namespace], int]] = {
+    "encode": _encode,
+    "decode": _decode,
+    "info": _info,
+    "verify": _verify,
+    "dump": _dump,
+    "report": _report,
+}

@@ -1,0 +1,125 @@
+"""The verbs of `tqcodec` on PyTorch state dicts. The only package that imports torch.
+
+    data = tqcodec.torch.encode(model, tqcodec.Settings(bits=3))
+    model.load_state_dict(tqcodec.torch.decode(data))
+
+Tied, non-contiguous and parameter tensors on any device just work; inputs are never changed.
+Decoded tensors are on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from os import PathLike
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from numpy.typing import NDArray
+
+from tqcodec import api
+from tqcodec.format.container import Container
+from tqcodec.torch.checkpoint import from_arrays, to_arrays, to_tensor
+
+if TYPE_CHECKING:
+    from tqcodec.encoder.settings import Settings
+
+__all__ = ["StateFile", "decode", "encode", "load", "open", "save"]
+
+Model = torch.nn.Module | Mapping[str, torch.Tensor]
+Path = str | PathLike[str]
+Progress = Callable[[str, int, int], None]  # (stage, done, of)
+
+
+def encode(
+    model: Model,
+    settings: Settings | None = None,
+    statistics: None = None,
+    *,
+    progress: Progress | None = None,
+) -> bytes:
+    """A `.tqc` file for a module or a state dict; the rest as in `tqcodec.encode`.
+
+    Raises:
+        EncodeError: tensors or settings that cannot be encoded as asked.
+    """
+    return api.encode(_arrays(model), settings, statistics, progress=progress)
+
+
+def decode(
+    data: bytes, *, limit: int | None = None, progress: Progress | None = None
+) -> dict[str, torch.Tensor]:
+    """The state dict of a `.tqc` file, as in `tqcodec.decode`.
+
+    Raises:
+        DecodeError: the bytes cannot be decoded.
+    """
+    return from_arrays(api.decode(data, limit=limit, progress=progress))
+
+
+def save(
+    model: Model,
+    path: Path,
+    settings: Settings | None = None,
+    statistics: None = None,
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """`encode` into a file, which appears whole or not at all."""
+    api.save(_arrays(model), path, settings, statistics, progress=progress)
+
+
+def load(
+    path: Path, *, limit: int | None = None, progress: Progress | None = None
+) -> dict[str, torch.Tensor]:
+    """`decode` of a file, read one tensor at a time."""
+    return from_arrays(api.load(path, limit=limit, progress=progress))
+
+
+def open(source: bytes | Path, *, limit: int | None = None) -> StateFile:
+    """A file whose tensors are decoded when they are asked for, as in `tqcodec.open`."""
+    return StateFile(api.open(source, limit=limit))
+
+
+class StateFile(Mapping[str, torch.Tensor]):
+    """Read-only mapping from names to tensors, each decoded when it is asked for."""
+
+    def __init__(self, file: api.TensorFile) -> None:
+        self._file = file
+
+    @property
+    def container(self) -> Container:
+        """The file as the format layer sees it."""
+        return self._file.container
+
+    def metadata(self) -> dict[str, str]:
+        """The file's free strings."""
+        return self._file.metadata()
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return to_tensor(self._file[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file)
+
+    def __len__(self) -> int:
+        return len(self._file)
+
+    def close(self) -> None:
+        """Close the file; tensors already decoded stay."""
+        self._file.close()
+
+    def __enter__(self) -> StateFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _arrays(model: Model) -> dict[str, NDArray[Any]]:
+    return to_arrays(model.state_dict() if isinstance(model, torch.nn.Module) else model)
