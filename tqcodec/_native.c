@@ -165,7 +165,9 @@ static int decode_tile(Walk *walk, const Tables *tables, Decoder *d, const uint3
                 indices[position] = k;
                 if (!walk->state) continue;
                 uint8_t *state = walk->state + walk->segment[i];
-                coefficients[position] = 2 * k - (*state & 1) * ((k > 0) - (k < 0));
+                /* 2^30 doubled wraps; its depth is refused later. */
+                coefficients[position] =
+                    (int32_t)(2u * (uint32_t)k - (uint32_t)((*state & 1) * ((k > 0) - (k < 0))));
                 *state = NEXT[*state][k & 1];
             }
         }

@@ -1,10 +1,9 @@
-"""The four verbs on numpy arrays: encode, decode, save, load; and open, for one tensor at a time."""
+"""The four verbs on numpy arrays, encode, decode, save, load; and open, for single tensors."""
 
 from __future__ import annotations
 
 import builtins
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.atomic import replacing
 from tqcodec.errors import EncodeError
 from tqcodec.format.container import Container
 from tqcodec.format.dtypes import DTYPES, DType
@@ -119,7 +119,9 @@ def save(
     progress: Progress | None = None,
 ) -> None:
     """`encode` into a file. The file appears whole or not at all; an old one is replaced."""
-    write_atomically(path, encode(tensors, settings, statistics, progress=progress))
+    data = encode(tensors, settings, statistics, progress=progress)
+    with replacing(Path(path)) as temporary:
+        temporary.write_bytes(data)
 
 
 def load(
@@ -130,13 +132,16 @@ def load(
         return _decode_all(file, progress)
 
 
-def verify(source: bytes | PathLike, *, progress: Progress | None = None) -> None:
+def verify(
+    source: bytes | PathLike, *, limit: int | None = None, progress: Progress | None = None
+) -> None:
     """Decode everything and check every checksum.
 
     Raises:
         DecodeError: at the first fault.
     """
-    with open(source) as file:
+    with open(source, limit=limit) as file:
+        _ = file.container.tables  # checked even where no tensor uses them
         names = list(file)
         for done, name in enumerate(names, 1):
             file.container.decode(file.container.directory.entries[file.container.index[name]])
@@ -146,6 +151,7 @@ def verify(source: bytes | PathLike, *, progress: Progress | None = None) -> Non
 
 def _decode_all(file: TensorFile, progress: Progress | None) -> dict[str, Array]:
     file.container.check_limit(file.container.directory.entries)
+    _ = file.container.tables  # checked even where no tensor uses them
     out: dict[str, Array] = {}
     for done, name in enumerate(file, 1):
         out[name] = file[name]
@@ -223,22 +229,3 @@ class TensorFile(Mapping[str, Array]):
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def write_atomically(path: PathLike, data: bytes) -> None:
-    """Write a file so that it appears whole or not at all, also when interrupted."""
-    target = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    temporary = Path(name)
-    try:
-        with builtins.open(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -28,6 +28,7 @@ class Analysis:
         item: its plan.
         size: number of weights.
         energy: sum of their squares.
+        sensitivity: weight of its squared error in the distortion.
         transform: orthonormal bases.
         levels: class levels of the channels of the three axes.
         sample: float32 (rows, columns), some of the coefficients: whole trellis segments.
@@ -38,11 +39,17 @@ class Analysis:
     item: Item
     size: int
     energy: float
+    sensitivity: float
     transform: Transform
     levels: tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
     sample: NDArray[np.float32]
     classes: NDArray[np.uint8]
     side_bits: float
+
+    @property
+    def factor(self) -> float:
+        """Its step over that of the network."""
+        return step_factor(self.item, self.sensitivity)
 
     @property
     def class_count(self) -> int:
@@ -72,20 +79,50 @@ def taps_shape(source: Source, item: Item) -> list[int]:
     return [n for n, role in pairs if role == Axis.TAPS]
 
 
-def first_step(energies: Sequence[float], sizes: Sequence[int], settings: Settings) -> float:
-    """Step from which the rate control starts, by high-rate theory for Gaussian matrices."""
+def sensitivities(energies: Sequence[float], settings: Settings) -> list[float]:
+    """Weight of each matrix's squared error in the distortion.
+
+    For a signal-to-noise ratio all weights count alike. For an accuracy at a size they do not: what
+    a matrix adds to the network's output error goes with its relative error, so errors in matrices
+    of little energy (depthwise kernels, the first layer) count more. Between equal steps (exponent
+    0) and equal relative errors (exponent 2) the inverse of the Frobenius norm did best on
+    EfficientNet-Lite0 and ResNet-32 (docs/encoder.md).
+    """
+    if settings.snr is not None:
+        return [1.0] * len(energies)
+    norms = [math.sqrt(e) if e > 0 else 1.0 for e in energies]
+    return [1.0 / norm for norm in norms]
+
+
+def step_factor(item: Item, sensitivity: float) -> float:
+    """Step of a matrix over that of the network: equal slope, times the factor of its rule."""
+    return item.options.step / math.sqrt(sensitivity)
+
+
+def first_step(
+    energies: Sequence[float], sizes: Sequence[int], factors: Sequence[float], settings: Settings
+) -> float:
+    """Step from which the rate control starts, by high-rate theory for Gaussian matrices.
+
+    Args:
+        energies: sum of squares of each matrix.
+        sizes: elements of each matrix.
+        factors: of each matrix's step to that of the network.
+        settings: the target.
+    """
     total, count = sum(energies), sum(sizes)
     if not count or total <= 0:
         return 1.0
+    scaled = [e / f**2 for e, f in zip(energies, factors, strict=True)]
     if settings.target_snr is not None:
-        return math.sqrt(12 * total / count * 10 ** (-settings.target_snr / 10))
+        return math.sqrt(12 * sum(scaled) / count * 10 ** (-settings.target_snr / 10))
     wanted = settings.bits if settings.bits is not None else 8 * (settings.max_size or 1) / count
     low, high = -60.0, 60.0
     for _ in range(60):
         middle = (low + high) / 2
         bits = sum(
             n * 0.5 * math.log2(1 + HIGH_RATE * e / n / 4**middle)
-            for e, n in zip(energies, sizes, strict=True)
+            for e, n in zip(scaled, sizes, strict=True)
         )
         low, high = (middle, high) if bits > wanted * count else (low, middle)
     return float(2**low)
@@ -99,31 +136,39 @@ def energy_of(source: Source) -> float:
 
 
 def analyse(
-    source: Source, item: Item, step: float, settings: Settings, share: float, steps: int
+    source: Source,
+    item: Item,
+    step: float,
+    sensitivity: float,
+    settings: Settings,
+    share: float,
+    steps: int,
 ) -> Analysis:
     """Analysis of one weight matrix.
 
     Args:
         source: the tensor.
         item: its plan.
-        step: about the step that will be used, for the choice of the transform.
+        step: about the step of the network, for the choice of the transform.
+        sensitivity: weight of this matrix's squared error in the distortion.
         settings: transform and effort.
         share: part of the coefficients to sample, at most 1.
         steps: rows of a trellis segment.
     """
     weights = weights_of(source, item)
     wish = item.options.transform or settings.transform
-    step *= item.options.step
+    step *= step_factor(item, sensitivity)
     transform = choose(weights, taps_shape(source, item), wish, step, settings.effort)
     coefficients = transform.analyse(weights)
     levels = fit_levels(coefficients)
-    flat = coefficients.reshape(len(coefficients), -1)
+    flat = coefficients.reshape(len(coefficients), math.prod(coefficients.shape[1:]))
     rows, columns = _sampled(flat.shape, share, steps)
     kept = np.arange(flat.shape[1])[columns]
     return Analysis(
         item=item,
         size=weights.size,
         energy=float(np.einsum("oit,oit->", weights, weights, dtype=np.float64)),
+        sensitivity=sensitivity,
         transform=transform,
         levels=levels,
         sample=flat[np.ix_(rows, columns)],

@@ -73,11 +73,11 @@ def code(
         source: the tensor.
         analysis: its transform and levels.
         method: the quantizer.
-        step: of the network; the item's own factor is applied here.
+        step: of the network.
         rates: code lengths to quantize by.
         payload: ``range`` or ``fixed``.
     """
-    step *= analysis.item.options.step
+    step *= analysis.factor
     weights = weights_of(source, analysis.item)
     axes = _integer_axes(source, analysis, weights, step)
     coefficients = weights
@@ -88,7 +88,7 @@ def code(
         level if kept is None else level[kept]
         for level, kept in zip(analysis.levels, axes.channels, strict=True)
     )
-    x = coefficients.reshape(len(coefficients), -1)
+    x = coefficients.reshape(len(coefficients), math.prod(coefficients.shape[1:]))
     x = x / np.float32(step)
     classes = class_of(levels, np.arange(x.shape[1]))
     q = method.quantize(x, classes, rates)

@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.encoder import rate_control, side, tables
-from tqcodec.encoder.analysis import Analysis, analyse, energy_of, first_step
+from tqcodec.encoder.analysis import (
+    Analysis,
+    analyse,
+    energy_of,
+    first_step,
+    sensitivities,
+    step_factor,
+)
 from tqcodec.encoder.coding import Coded, code, with_tables
 from tqcodec.encoder.plan import SMALL, Item, Source, Treatment, make_plan
 from tqcodec.encoder.quantizer import TRELLIS_LAMBDA, UNIFORM_LAMBDA
@@ -49,6 +56,7 @@ class Job:
     parts: Mapping[str, Part]
     analyses: Sequence[Analysis]
     method: Method
+    step: float
     weights: int
     progress: Progress | None
 
@@ -87,16 +95,19 @@ def _prepare(
     matrices = [i for i in items if i.treatment == Treatment.TRANSFORM]
     sizes = [sources[i.name].patterns.size for i in matrices]
     energies = [energy_of(sources[i.name]) for i in matrices]
-    step = first_step(energies, sizes, settings)
+    weighed = sensitivities(energies, settings)
+    factors = [step_factor(i, w) for i, w in zip(matrices, weighed, strict=True)]
+    step = first_step(energies, sizes, factors, settings)
     method = _method(settings)
     total = max(1, sum(sizes))
     share = min(1.0, max(SAMPLE / 4, min(SAMPLE, TENSOR_SHARE * total)) / total)
     calls = [
-        (sources[item.name], item, step, settings, share, max(1, method.steps)) for item in matrices
+        (sources[item.name], item, step, weight, settings, share, max(1, method.steps))
+        for item, weight in zip(matrices, weighed, strict=True)
     ]
     analyses = list(_map(analyse, calls, settings.workers, "analyse", progress))
     weights = sum(sources[i.name].patterns.size for i in items if i.is_weight)
-    return Job(sources, items, settings, parts, analyses, method, weights, progress)
+    return Job(sources, items, settings, parts, analyses, method, step, weights, progress)
 
 
 def _method(settings: Settings) -> Method:
@@ -129,7 +140,7 @@ def _map(
 
 def _search(job: Job) -> bytes:
     """Seek the step on samples, encode, and correct the step by what came out."""
-    energy = sum(a.energy for a in job.analyses)
+    energy = sum(a.sensitivity * a.energy for a in job.analyses)
     if energy <= 0:
         return _fitting(_write(job, _code(job, 1.0, _estimate(job, 1.0))), job.settings)
     target = _Target(job.settings, job.weights, energy)
@@ -138,9 +149,7 @@ def _search(job: Job) -> bytes:
     def miss(found: Estimate) -> float:
         return target.octaves(found.distortion, found.bits + overhead)
 
-    sizes = [a.size for a in job.analyses]
-    start = first_step([a.energy for a in job.analyses], sizes, job.settings)
-    start *= rate_control.TRELLIS_STEP if job.method.steps else 1.0
+    start = job.step * (rate_control.TRELLIS_STEP if job.method.steps else 1.0)
     step, found = rate_control.search(job.analyses, job.method, start, miss, target.tolerance)
     meet = _meet_snr if job.settings.target_snr is not None else _meet_size
     return meet(job, target, step, found)
@@ -150,7 +159,8 @@ def _meet_snr(job: Job, target: _Target, step: float, found: Estimate) -> bytes:
     """Encode, and again with a corrected step, until the error is right; then write once."""
     for attempt in range(1, PASSES + 1):
         coded = _code(job, step, found)
-        octaves = target.octaves(sum(c.error for c in coded), 0.0)
+        pairs = zip(job.analyses, coded, strict=True)
+        octaves = target.octaves(sum(a.sensitivity * c.error for a, c in pairs), 0.0)
         if abs(octaves) <= target.tolerance or attempt == PASSES:
             break
         step *= 2.0**-octaves

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -65,6 +66,11 @@ class Item:
     same_as: str | None = None
 
 
+def is_weight_matrix(dtype: DType, shape: Sequence[int]) -> bool:
+    """True for the tensors whose elements count as weights."""
+    return dtype.is_float and len(shape) >= 2 and math.prod(shape) >= LEAST_WEIGHTS
+
+
 def roles_of(shape: Sequence[int]) -> tuple[Axis, ...]:
     """Axes of a weight matrix by the layout that PyTorch gives it.
 
@@ -73,7 +79,7 @@ def roles_of(shape: Sequence[int]) -> tuple[Axis, ...]:
     first dimension is taken as rows all the same, which only names the axes. With more than 512
     kernel positions the trailing dimensions are no kernel and join the input axis.
     """
-    taps = int(np.prod(shape[2:], dtype=np.int64))
+    taps = math.prod(shape[2:])
     rest = Axis.TAPS if taps <= MOST_TAPS else Axis.IN
     return (Axis.OUT, Axis.IN, *[rest] * (len(shape) - 2))
 
@@ -97,8 +103,8 @@ def _plan_one(
         raise EncodeError(f"tensor name of {len(name.encode())} bytes, allowed are 1 to {MAX_NAME}")
     if len(shape) > MAX_DIMENSIONS or source.patterns.size > MAX_ELEMENTS:
         raise EncodeError(f"tensor {name!r}: shape {shape} is beyond the limits of the format")
-    is_weight = source.dtype.is_float and len(shape) >= 2 and source.patterns.size >= LEAST_WEIGHTS
-    twin = _twin(source, seen)
+    is_weight = is_weight_matrix(source.dtype, shape)
+    twin = _twin(source, options, seen)
     roles = roles_of(shape) if len(shape) >= 2 else ()
     if twin is not None:
         return Item(name, Treatment.TIED, False, roles, options, twin)
@@ -114,11 +120,11 @@ def _plan_one(
     return Item(name, treatment, is_weight, roles, options)
 
 
-def _twin(source: Source, seen: dict[bytes, str]) -> str | None:
-    """Name of an earlier tensor with the same type, shape and bytes, if there is one."""
+def _twin(source: Source, options: TensorOptions, seen: dict[bytes, str]) -> str | None:
+    """Name of an earlier tensor with the same type, shape, bytes and wishes, if there is one."""
     if source.patterns.size < LEAST_WEIGHTS:
         return None
-    digest = hashlib.sha256(f"{source.dtype.name}{source.patterns.shape}".encode())
+    digest = hashlib.sha256(f"{source.dtype.name}{source.patterns.shape}{options}".encode())
     digest.update(source.patterns.reshape(-1).view(np.uint8))
     key = digest.digest()
     if key in seen:
@@ -131,8 +137,3 @@ def _all_finite(source: Source) -> bool:
     flat = source.patterns.reshape(-1)
     blocks = (flat[i : i + SMALL] for i in range(0, len(flat), SMALL))
     return all(np.isfinite(to_float(block, source.dtype)).all() for block in blocks)
-
-
-def weight_count(items: Sequence[Item], sizes: Mapping[str, int]) -> int:
-    """Elements of all weight matrices, tied ones once."""
-    return sum(sizes[item.name] for item in items if item.is_weight)

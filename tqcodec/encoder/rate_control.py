@@ -66,7 +66,7 @@ class Estimate:
     """What the samples say of a step.
 
     Attributes:
-        distortion: squared error of all weights.
+        distortion: squared error of all matrices, weighed by their sensitivity.
         bits: of all coefficients, bases, levels and tables.
         rates: code lengths for each tensor, to quantize it by.
     """
@@ -79,7 +79,7 @@ class Estimate:
 def estimate(analyses: Sequence[Analysis], method: Method, step: float) -> Estimate:
     """Quantize the samples at a step, in rounds that refit the tables."""
     rates = [_no_rates(a.class_count, method.contexts) for a in analyses]
-    scaled = [a.sample / np.float32(step * a.item.options.step) for a in analyses]
+    scaled = [a.sample / np.float32(step * a.factor) for a in analyses]
     for _ in range(ROUNDS):
         quantized = [
             method.quantize(x, a.classes, r)
@@ -96,7 +96,7 @@ def estimate(analyses: Sequence[Analysis], method: Method, step: float) -> Estim
     edges = np.cumsum([0, *(a.class_count for a in analyses)])[:-1]
     groups = np.add.reduceat(tables.group_bits(joined, fitted), edges)
     distortion = sum(
-        share * (step * a.item.options.step) ** 2 * _squared(x, q)
+        a.sensitivity * share * (step * a.factor) ** 2 * _squared(x, q)
         for share, a, x, q in zip(shares, analyses, scaled, quantized, strict=True)
     )
     bits = float((groups * shares).sum()) + sum(a.side_bits for a in analyses)

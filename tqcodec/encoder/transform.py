@@ -141,7 +141,9 @@ def choose(
         step: of the quantizer.
         effort: 1 to 9; bases of the axes in and out are tried from 3.
     """
-    if wish == "none" or not weights.size:
+    depthwise = weights.shape[1] == 1 and weights.shape[2] > 1
+    # A depthwise kernel alone makes its output channel: what a basis zeroes there is lost whole.
+    if wish == "none" or not weights.size or (wish == "auto" and depthwise):
         return IDENTITY
     chosen = _choose_taps(weights, taps_shape, wish, step)
     if wish == "dct" or (wish == "auto" and effort < 3):

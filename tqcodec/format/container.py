@@ -23,6 +23,7 @@ from tqcodec.format.registry import (
     HEADER_SIZE,
     MAJOR,
     MAX_DIRECTORY,
+    MAX_INFLATION,
     MAX_SYMBOLS,
     MINOR,
     SIGNATURE,
@@ -72,7 +73,7 @@ def read_header(data: bytes) -> Header:
     reader.check(crc_ok, "header.crc", "damaged header")
     reader = Reader(fields[len(SIGNATURE) :], len(SIGNATURE))
     major, minor = reader.u8(), reader.u8()
-    if (major, minor) > (MAJOR, MINOR) and (major > MAJOR or MAJOR == 0):
+    if major != MAJOR or (minor != MINOR if MAJOR == 0 else minor > MINOR):
         raise UnsupportedError(
             "header.version", f"format {major}.{minor}, this decoder knows {MAJOR}.{MINOR}", 8
         )
@@ -82,9 +83,14 @@ def read_header(data: bytes) -> Header:
     stored, size, crc = (reader.fixed(4) for _ in range(3))
     reader.check(size <= MAX_DIRECTORY, "directory.size", f"directory of {size} bytes")
     deflated = bool(flags & FLAG_DEFLATED)
-    fits = stored < size if deflated else stored == size
+    fits = stored < size <= inflatable(stored) if deflated else stored == size
     reader.check(fits, "directory.stored", f"{stored} bytes stored for {size}")
     return Header(deflated, stored, size, crc)
+
+
+def inflatable(stored: int) -> int:
+    """Largest directory that so many deflated bytes may hold."""
+    return (1 << 16) + MAX_INFLATION * stored
 
 
 class Container:
@@ -119,6 +125,10 @@ class Container:
         self.index = {entry.name: i for i, entry in enumerate(self.directory.entries)}
         self._tables: Tables | None = None
         self._bundles: dict[int, dict[str, NDArray[np.unsignedinteger]]] = {}
+        self._members: dict[int, list[Entry]] = {}
+        for entry in self.directory.entries:
+            if entry.bundle is not None:
+                self._members.setdefault(entry.bundle, []).append(entry)
 
     def segment(self, segment: Segment, tensor: str | None = None) -> Reader:
         """A cursor over a segment whose CRC has been checked."""
@@ -164,6 +174,8 @@ class Container:
             patterns = self._decode(entry)
         except DecodeError as error:
             raise _named(error, entry.name) from None
+        if entry.dtype.name == "BOOL" and patterns.size and patterns.max() > 1:
+            raise MalformedError("tensor.bool", "a truth value above 1", None, entry.name)
         if zlib.crc32(np.ascontiguousarray(patterns).reshape(-1).view(np.uint8)) != entry.check:
             raise MalformedError("tensor.check", "decoded bytes differ", None, entry.name)
         return patterns
@@ -175,27 +187,27 @@ class Container:
             reader = Reader(b"", entry.segments[0].offset if entry.segments else 0, entry.name)
             return reconstruct(self.record(entry), entry.shape, entry.dtype, reader)
         if entry.bundle is not None:
-            return self._bundle(entry.bundle)[entry.name].reshape(entry.shape)
+            # A copy: what the caller does to one tensor must not reach the others.
+            return self._bundle(entry.bundle)[entry.name].reshape(entry.shape).copy()
         return self._decode_planes(entry)
 
     def _decode_raw(self, entry: Entry) -> NDArray[np.unsignedinteger]:
+        total = sum(segment.length for segment in entry.segments)
+        Reader(b"", 0, entry.name).check(
+            total == entry.size, "raw.length", f"{total} bytes, not {entry.size}"
+        )
         out = np.empty(entry.elements, entry.dtype.pattern)
         view, position = out.view(np.uint8), 0
         for segment in entry.segments:
             reader = self.segment(segment, entry.name)
-            fits = position + segment.length <= entry.size
-            reader.check(fits, "raw.length", f"more than {entry.size} bytes")
             view[position : position + segment.length] = reader.take(segment.length)
             position += segment.length
-        Reader(b"", 0, entry.name).check(
-            position == entry.size, "raw.length", f"{position} bytes, not {entry.size}"
-        )
         return out.reshape(entry.shape)
 
     def _decode_planes(self, entry: Entry) -> NDArray[np.unsignedinteger]:
+        self._check_count(entry, -(-entry.elements // MAX_SYMBOLS))
         out = np.empty(entry.elements, entry.dtype.pattern)
         counts = block_lengths(entry.elements)
-        self._check_count(entry, len(counts))
         position = 0
         for segment, count in zip(entry.segments, counts, strict=True):
             reader = self.segment(segment, entry.name)
@@ -206,7 +218,7 @@ class Container:
 
     def _bundle(self, index: int) -> Mapping[str, NDArray[np.unsignedinteger]]:
         if index not in self._bundles:
-            members = [e for e in self.directory.entries if e.bundle == index]
+            members = self._members[index]
             reader = self.segment(self.directory.bundles[index])
             total = sum(e.elements for e in members)
             reader.check(total <= MAX_SYMBOLS, "bundle.size", f"{total} numbers in one bundle")
@@ -224,8 +236,10 @@ class Container:
         )
         reader = self.segment(entry.segments[0], entry.name)
         coded = records.read_head(reader, entry.shape, self.tables)
+        height, width = coded.coefficients.shape
+        count = records.tile_count(height, width, coded.tile)
+        self._check_count(entry, max(1, count))
         tiles = coded.tiles()
-        self._check_count(entry, max(1, len(tiles)))
         for i, (rows, columns) in enumerate(tiles):
             if i:
                 reader = self.segment(entry.segments[i], entry.name)

@@ -15,6 +15,7 @@ from typing import Any
 import msgpack
 
 from tqcodec.errors import UnsupportedError
+from tqcodec.format.canonical import read_canonical
 from tqcodec.format.dtypes import DTYPES, DType
 from tqcodec.format.reader import Reader
 from tqcodec.format.registry import (
@@ -195,15 +196,12 @@ def read_directory(data: bytes, start: int, reader: Reader) -> Directory:
         start: offset in the file at which the segments begin.
         reader: for messages.
     """
-    try:
-        value = msgpack.unpackb(data, raw=False, strict_map_key=True)
-    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
-        reader.fail("directory.msgpack", f"not MessagePack ({error or type(error).__name__})")
+    value = read_canonical(data, reader)
     fields = _Fields(value, reader, "directory")
-    _check_canonical(value, data, reader)
     features = fields.items("features")
     if features:
-        raise UnsupportedError("directory.features", f"needs {features[0]!r}", reader.position)
+        fields.fail_unless(all(isinstance(name, str) for name in features), "features")
+        raise UnsupportedError("directory.features", f"needs {features[0]!r}")
     tables, tables_size = None, 0
     if "tables" in fields.map:
         length, crc, tables_size = fields.integers("tables", fields.map["tables"], 3, 1 << 32)
@@ -217,18 +215,13 @@ def read_directory(data: bytes, start: int, reader: Reader) -> Directory:
         reader.check(entry.name not in names, "directory.name", f"two tensors {entry.name!r}")
         names.add(entry.name)
         entries.append(entry)
+    used = {entry.bundle for entry in entries}
+    every = all(i in used for i in range(len(bundles)))
+    reader.check(every, "directory.bundle", "a bundle without tensors")
     metadata = fields.map.get("metadata", {})
     texts = isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())
     fields.fail_unless(texts, "metadata")
     return _placed(Directory(tuple(entries), bundles, tables, tables_size, metadata), start)
-
-
-def _check_canonical(value: Any, data: bytes, reader: Reader) -> None:
-    try:
-        same = _canonical(value) == data
-    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError):
-        same = False
-    reader.check(same, "directory.canonical", "MessagePack not in its canonical form")
 
 
 def _read_entry(item: Any, earlier: Sequence[Entry], bundles: int, reader: Reader) -> Entry:
@@ -250,7 +243,8 @@ def _read_entry(item: Any, earlier: Sequence[Entry], bundles: int, reader: Reade
         raise UnsupportedError("directory.dtype", f"needs dtype {dtype!r}", None, str(name))
     fields.fail_unless(isinstance(dtype, str), "dtype")
     shape = fields.integers("shape", fields.map.get("shape"), None, MAX_ELEMENTS)
-    legal = len(shape) <= MAX_DIMENSIONS and math.prod(shape) <= MAX_ELEMENTS
+    # Dimensions of 0 count as 1: arrays of such a shape must be possible too.
+    legal = len(shape) <= MAX_DIMENSIONS and math.prod(max(n, 1) for n in shape) <= MAX_ELEMENTS
     reader.check(legal, "directory.shape", f"tensor {name!r} has a shape beyond the limits")
     code = fields.integer("coding", 255)
     if code not in list(Coding):
@@ -276,9 +270,9 @@ def _check_coding(entry: Entry, reader: Reader) -> None:
     reader.check(fits, "directory.bundle", f"tensor {entry.name!r} cannot be in a bundle")
     transformed = entry.coding == Coding.TRANSFORM
     reader.check(
-        not transformed or entry.dtype.is_float,
+        not transformed or (entry.dtype.is_float and entry.elements > 0),
         "directory.transform",
-        f"tensor {entry.name!r} is not floating point, yet transform-coded",
+        f"tensor {entry.name!r} is empty or not floating point, yet transform-coded",
     )
 
 

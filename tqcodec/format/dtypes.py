@@ -64,13 +64,20 @@ DTYPES: Final = {
 }
 
 
+CHUNK: Final = 1 << 17
+
+
 def round_to(values: NDArray[np.float64], dtype: DType) -> NDArray[np.unsignedinteger]:
     """Bit patterns of float64 values rounded once, half to even, to a floating-point type."""
     native = {"F64": np.float64, "F32": np.float32, "F16": np.float16}.get(dtype.name)
     if native is not None:
         with np.errstate(over="ignore", under="ignore"):
             return values.astype(native).view(dtype.pattern)
-    return _round_bits(values, dtype)
+    flat = values.reshape(-1)
+    out = np.empty(flat.shape, dtype.pattern)
+    for start in range(0, len(flat), CHUNK):  # to bound memory
+        out[start : start + CHUNK] = _round_bits(flat[start : start + CHUNK], dtype)
+    return out.reshape(values.shape)
 
 
 def _round_bits(values: NDArray[np.float64], dtype: DType) -> NDArray[np.unsignedinteger]:

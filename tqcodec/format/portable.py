@@ -18,9 +18,9 @@ from tqcodec.format.trellis import Walk, coefficients_of
 def _runs(ids: NDArray[np.uint8]) -> tuple[NDArray[np.int64], list[tuple[int, int, int]]]:
     """Order by table, then position; and (table, start, stop) of each run in that order."""
     order = np.argsort(ids, kind="stable")
-    stops = np.cumsum(np.bincount(ids)).tolist()
-    starts = [0, *stops[:-1]]
-    runs = [(i, a, b) for i, (a, b) in enumerate(zip(starts, stops, strict=True)) if b > a]
+    counts = np.bincount(ids)
+    stops = np.cumsum(counts)
+    runs = [(int(i), int(stops[i] - counts[i]), int(stops[i])) for i in np.flatnonzero(counts)]
     return order, runs
 
 

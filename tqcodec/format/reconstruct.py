@@ -52,10 +52,11 @@ def check_bound(
     bound = 1
     if coded.coefficients.size:
         bound = max(int(coded.coefficients.max()), -int(coded.coefficients.min()))
-    bound *= int(expand(_extreme(coded.multipliers), MULTIPLIER_MANTISSA)[0])
+    bound = max(1, bound) * max(1, int(expand(_extreme(coded.multipliers), MULTIPLIER_MANTISSA)[0]))
     for rows in bases:
         if rows is not None and rows.size:
-            bound *= int(np.abs(rows).sum(axis=0).max())
+            # Sums of doubles cannot wrap, and are exact below 2^53.
+            bound *= max(1, int(np.abs(rows).sum(axis=0, dtype=np.float64).max()))
     ok = bound < 1 << SUM_BITS
     reader.check(ok, "reconstruct.bound", f"sums may reach 2 ** {bound.bit_length() - 1}")
 
@@ -104,9 +105,11 @@ def reconstruct(
         else:
             sums = _columns(transform_domain(coded, slice(None)), bases)
             synthesis = bases[Axis.OUT].astype(np.float64).T
-            sums = (synthesis @ sums.reshape(len(sums), -1)).reshape(lengths)
+            flat = sums.reshape(len(sums), lengths[1] * lengths[2])
+            sums = (synthesis @ flat).reshape(lengths)
         steps = scale * expand(coded.row_scales.values[rows], ROW_SCALE_MANTISSA)
-        weights[rows] = round_to(sums * steps[:, None, None], dtype)
+        # Adding 0 leaves no negative zero: the sums stand for integers.
+        weights[rows] = round_to((sums + 0.0) * steps[:, None, None], dtype)
     return _arrange(weights, shape, coded.roles)
 
 

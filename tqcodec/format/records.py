@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,12 @@ from tqcodec.format.registry import (
     MAX_BASIS_SHIFT,
     MAX_CLASSES,
     MAX_DCT,
+    MAX_DCT_DIMENSIONS,
+    MAX_DCT_TAPS,
     MAX_DEPTH,
+    MAX_HEAD,
+    MAX_SCALE_EXPONENT,
+    MAX_SCALE_MANTISSA,
     MAX_STEPS,
     MAX_SYMBOLS,
     RESERVED_QUANTIZERS,
@@ -32,9 +38,6 @@ from tqcodec.format.registry import (
 )
 from tqcodec.format.tables import Tables
 from tqcodec.format.vectors import HeadReader, HeadWriter, PendingVector, Vector
-
-MAX_SCALE_MANTISSA = 1 << 24
-MAX_SCALE_EXPONENT = 1200
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +93,7 @@ class CodedTensor:
     multipliers: Vector
     coefficients: NDArray[np.signedinteger]
 
-    @property
+    @cached_property
     def kept(self) -> NDArray[np.int64]:
         """Columns of non-zero depth, ascending."""
         return np.flatnonzero(self.depths.values)
@@ -102,11 +105,17 @@ class CodedTensor:
     def table_ids(self, rows: slice, columns: slice) -> NDArray[np.uint8]:
         """Table of each coefficient of a tile: uint8 (rows, columns)."""
         # Sums of three levels, each at most MAX_CLASSES, fit eight bits.
-        out, inn, taps = (level.values for level in self.levels)
-        column = (inn[:, None] + taps[None, :]).ravel()[self.kept[columns]]
         table_map = np.full(3 * MAX_CLASSES + 1, self.table_map[-1], np.uint8)
         table_map[: len(self.table_map)] = self.table_map
-        return table_map.take(out[rows, None] + column[None, :])
+        out = self.levels[Axis.OUT].values[rows, None]
+        return table_map.take(out + self._column_levels[columns])
+
+    @cached_property
+    def _column_levels(self) -> NDArray[np.uint8]:
+        """Sum of the levels of each kept column."""
+        inn, taps = self.levels[Axis.IN].values, self.levels[Axis.TAPS].values
+        levels: NDArray[np.uint8] = (inn[:, None] + taps[None, :]).ravel()[self.kept]
+        return levels
 
 
 def tiles(rows: int, columns: int, tile: tuple[int, int]) -> list[tuple[slice, slice]]:
@@ -116,6 +125,11 @@ def tiles(rows: int, columns: int, tile: tuple[int, int]) -> list[tuple[slice, s
         for r in range(0, rows, tile[0])
         for c in range(0, columns, tile[1])
     ]
+
+
+def tile_count(rows: int, columns: int, tile: tuple[int, int]) -> int:
+    """Number of `tiles`."""
+    return -(-rows // tile[0]) * -(-columns // tile[1])
 
 
 def axis_lengths(shape: Sequence[int], roles: Sequence[Axis]) -> tuple[int, int, int]:
@@ -169,7 +183,8 @@ class _PendingBasis:
 
 def read_head(reader: Reader, shape: Sequence[int], tables: Tables) -> CodedTensor:
     """Inverse of `write_head`; the coefficients have their shape and are all zero."""
-    head = HeadReader(reader, tables)
+    elements = math.prod(shape)
+    head = HeadReader(reader, tables, min(MAX_HEAD, (1 << 16) + 4 * elements))
     check = reader.check
     codes = bytes(reader.take(len(shape)))
     check(all(c <= max(Axis) for c in codes), "head.role", f"unknown role in {list(codes)}")
@@ -219,9 +234,9 @@ def _narrowest(depths: Vector) -> type[np.signedinteger]:
 
 def _read_quantizer(reader: Reader) -> Quantizer:
     code = reader.u8()
-    if code in RESERVED_QUANTIZERS:
-        raise io.unsupported(reader, "head.quantizer", RESERVED_QUANTIZERS[code])
-    reader.check(code in list(Quantizer), "head.quantizer", f"unknown quantizer {code}")
+    if code not in list(Quantizer):
+        feature = RESERVED_QUANTIZERS.get(code, f"quantizer {code}")
+        raise io.unsupported(reader, "head.quantizer", feature)
     return Quantizer(code)
 
 
@@ -233,6 +248,7 @@ def _read_basis(head: HeadReader, axis: Axis, length: int, taps: Sequence[int]) 
         return _PendingBasis(BasisKind.NONE, length)
     if kind == BasisKind.DCT:
         fits = axis == Axis.TAPS and all(1 <= n <= MAX_DCT for n in taps)
+        fits = fits and len(taps) <= MAX_DCT_DIMENSIONS and length <= MAX_DCT_TAPS
         reader.check(fits, "basis.dct", f"no DCT of this length on axis {axis.name.lower()}")
         return _PendingBasis(BasisKind.DCT, length)
     rows = reader.uv(length)
@@ -240,7 +256,7 @@ def _read_basis(head: HeadReader, axis: Axis, length: int, taps: Sequence[int]) 
     ids = np.frombuffer(reader.take(rows), np.uint8)
     reader.check(not rows or int(ids.max()) < len(head.tables), "table.index", "no such table")
     shifts = head.vector(rows, MAX_BASIS_SHIFT)
-    entries = head.code(np.repeat(ids, length)).reshape(rows, length)
+    entries = head.rows(ids, length)
     return _PendingBasis(BasisKind.EXPLICIT, rows, entries, shifts, Vector(ids))
 
 

@@ -16,21 +16,29 @@ FLAG_DEFLATED: Final = 1
 
 # Limits of the format: a file that exceeds one is malformed.
 MAX_DIRECTORY: Final = 1 << 26  # bytes, inflated
+MAX_INFLATION: Final = 64  # bytes of the directory for one deflated byte, beyond the first 2^16
 MAX_TABLES_SIZE: Final = 1 << 20  # bytes, inflated
 MAX_NAME: Final = 4096  # bytes of UTF-8
+MAX_NESTING: Final = 8  # arrays and maps of the directory inside each other
 MAX_DIMENSIONS: Final = 16
 MAX_ELEMENTS: Final = 1 << 48
 MAX_TABLES: Final = 128
 MAX_ALPHABET: Final = 4096
+MAX_WEIGHTS: Final = 1 << 16  # members of the alphabets of all tables
 MAX_LOW_BITS: Final = 24
 MAX_VALUE: Final = 1 << 30  # magnitude of a coded value
 MAX_CLASSES: Final = 64  # classes of one tensor: length of its table map
 MAX_DEPTH: Final = 24  # bits of a coefficient's signed range
 MAX_SYMBOLS: Final = 1 << 20  # symbols of one payload, block or bundle
-MAX_STEPS: Final = 1 << 16  # rows of one trellis segment
+MAX_STEPS: Final = 256  # rows of one trellis segment
 MAX_BASIS: Final = 1 << 24  # entries of one explicit basis
 MAX_BASIS_SHIFT: Final = 24
-MAX_DCT: Final = 16
+MAX_DCT: Final = 16  # positions on one dimension
+MAX_DCT_TAPS: Final = 1024  # positions on the axis taps
+MAX_DCT_DIMENSIONS: Final = 3
+MAX_HEAD: Final = 1 << 24  # coded values of one head
+MAX_SCALE_MANTISSA: Final = 1 << 24
+MAX_SCALE_EXPONENT: Final = 900  # every product of the reconstruction stays finite
 MAX_VECTOR: Final = 255  # largest value in a vector of small integers
 SUM_BITS: Final = 53  # sums of the reconstruction stay below 2 ** SUM_BITS
 

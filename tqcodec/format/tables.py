@@ -15,7 +15,14 @@ import numpy as np
 from tqcodec.format import reader as io
 from tqcodec.format.entropy import Model
 from tqcodec.format.reader import Reader
-from tqcodec.format.registry import MAX_ALPHABET, MAX_LOW_BITS, MAX_TABLES, MAX_VALUE, TABLE_SUM
+from tqcodec.format.registry import (
+    MAX_ALPHABET,
+    MAX_LOW_BITS,
+    MAX_TABLES,
+    MAX_VALUE,
+    MAX_WEIGHTS,
+    TABLE_SUM,
+)
 
 SYMMETRIC, ESCAPE = 1, 2
 
@@ -136,10 +143,14 @@ def read_tables(reader: Reader) -> Tables:
     """Inverse of `write_tables`; checks sums, order and ranges."""
     count = reader.uv()
     reader.check(count <= MAX_TABLES, "table.count", f"{count} tables, at most {MAX_TABLES}")
-    return Tables(_read_table(reader) for _ in range(count))
+    tables, total = [], 0
+    for _ in range(count):
+        tables.append(_read_table(reader, MAX_WEIGHTS - total))
+        total += len(tables[-1].weights)
+    return Tables(tables)
 
 
-def _read_table(reader: Reader) -> Table:
+def _read_table(reader: Reader, most: int) -> Table:
     flags, low_bits = reader.u8(), reader.u8()
     reader.check(flags <= SYMMETRIC | ESCAPE, "table.flags", f"unknown flags {flags}")
     reader.check(low_bits <= MAX_LOW_BITS, "table.low_bits", f"{low_bits} low bits")
@@ -149,6 +160,7 @@ def _read_table(reader: Reader) -> Table:
     else:
         low, size = reader.sv(1 << 24), reader.uv(MAX_ALPHABET)
     reader.check(1 <= size < MAX_ALPHABET, "table.size", f"alphabet of {size} symbols")
+    reader.check(size <= most, "table.total", f"more than {MAX_WEIGHTS} weights")
     extent = max(-low, low + size) << low_bits
     reader.check(extent <= MAX_VALUE, "table.range", "values above 31 bits")
     stored = [reader.uv() for _ in range(-low + 1 if flags & SYMMETRIC else size)]

@@ -6,6 +6,7 @@ Imports numpy only, besides the layers below.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,10 @@ from numpy.typing import NDArray
 from tqcodec.format import bits, symbols
 from tqcodec.format import reader as io
 from tqcodec.format.reader import Reader
-from tqcodec.format.registry import MAX_VECTOR, VectorKind
+from tqcodec.format.registry import MAX_HEAD, MAX_VECTOR, VectorKind
 from tqcodec.format.tables import Tables
+
+CHUNK: Final = 1 << 16  # packed values taken at a time: whole bytes at every width
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,12 +77,13 @@ class HeadWriter:
 class HeadReader:
     """Reads the elements of a head. Coded ones are known after `end`."""
 
-    def __init__(self, reader: Reader, tables: Tables) -> None:
+    def __init__(self, reader: Reader, tables: Tables, most: int = MAX_HEAD) -> None:
         self.reader = reader
         self.tables = tables
         self._ids: list[NDArray[np.uint8]] = []
         self._waiting: list[NDArray[np.int32]] = []
         self._total = 0
+        self._most = most
 
     def table(self) -> int:
         """The element `table`: an index into the tables of the file."""
@@ -87,12 +91,17 @@ class HeadReader:
         self.reader.check(index < len(self.tables), "table.index", f"no table {index}")
         return index
 
-    def code(self, ids: NDArray[np.uint8]) -> NDArray[np.int32]:
-        """Room for ``len(ids)`` coded integers, filled by `end`."""
-        self._total += len(ids)
-        self.reader.check(
-            self._total <= 1 << 24, "head.size", f"{self._total} coded values in one head"
-        )
+    def rows(self, ids: NDArray[np.uint8], length: int) -> NDArray[np.int32]:
+        """Room for rows of `length` coded integers, row k by table ``ids[k]``, filled by `end`."""
+        self._reserve(len(ids) * length)
+        return self._code(np.repeat(ids, length)).reshape(len(ids), length)
+
+    def _reserve(self, count: int) -> None:
+        self._total += count
+        fits = self._total <= self._most
+        self.reader.check(fits, "head.size", f"{self._total} coded values in one head")
+
+    def _code(self, ids: NDArray[np.uint8]) -> NDArray[np.int32]:
         self._ids.append(ids)
         self._waiting.append(np.zeros(len(ids), np.int32))
         return self._waiting[-1]
@@ -110,11 +119,14 @@ class HeadReader:
             self.reader.check(
                 length * width <= 8 * self.reader.remaining, "segment.short", "vector cut off"
             )
-            packed = bits.unpack(self.reader, np.full(length, width, np.uint8))
-            return PendingVector(most, self.reader, packed.astype(np.int32))
+            values = np.empty(length, np.int32)
+            for start in range(0, length, CHUNK):
+                part = values[start : start + CHUNK]
+                part[:] = bits.unpack(self.reader, np.full(len(part), width, np.uint8))
+            return PendingVector(most, self.reader, values)
         table = self.table()
-        self.reader.check(length <= 1 << 24, "head.size", f"{length} coded values in one head")
-        values = self.code(np.full(length, table, np.uint8))
+        self._reserve(length)
+        values = self._code(np.full(length, table, np.uint8))
         return PendingVector(most, self.reader, values, table)
 
     def end(self) -> None:

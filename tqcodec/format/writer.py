@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tqcodec.format import payload, records
 from tqcodec.format import reader as io
-from tqcodec.format.container import Header, block_lengths, write_header
+from tqcodec.format.container import Header, block_lengths, inflatable, write_header
 from tqcodec.format.directory import Directory, Entry, Segment, write_directory
 from tqcodec.format.dtypes import DType
 from tqcodec.format.planes import Part, write_block
@@ -152,7 +152,7 @@ def _segments(content: CodedTensor | Part | Bundled | Raw | Tied, tables: Tables
 def _file(directory: Directory, segments: Sequence[bytes]) -> bytes:
     plain = write_directory(directory)
     deflated = io.deflate(plain)
-    smaller = len(deflated) < len(plain)
+    smaller = len(deflated) < len(plain) <= inflatable(len(deflated))
     stored = deflated if smaller else plain
     header = Header(smaller, len(stored), len(plain), zlib.crc32(stored))
     return b"".join([write_header(header), stored, *segments])
