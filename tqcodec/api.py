@@ -142,22 +142,21 @@ def verify(
     """
     with open(source, limit=limit) as file:
         _ = file.container.tables  # checked even where no tensor uses them
-        names = list(file)
-        for done, name in enumerate(names, 1):
-            file.container.decode(file.container.directory.entries[file.container.index[name]])
+        for done, entry in enumerate(file.container.by_bundle(), 1):
+            file.container.decode(entry)
             if progress is not None:
-                progress("verify", done, len(names))
+                progress("verify", done, len(file))
 
 
 def _decode_all(file: TensorFile, progress: Progress | None) -> dict[str, Array]:
     file.container.check_limit(file.container.directory.entries)
     _ = file.container.tables  # checked even where no tensor uses them
     out: dict[str, Array] = {}
-    for done, name in enumerate(file, 1):
-        out[name] = file[name]
+    for done, entry in enumerate(file.container.by_bundle(), 1):
+        out[entry.name] = file[entry.name]
         if progress is not None:
             progress("decode", done, len(file))
-    return out
+    return {name: out[name] for name in file}
 
 
 def open(source: bytes | PathLike, *, limit: int | None = None) -> TensorFile:
@@ -187,7 +186,7 @@ class TensorFile(Mapping[str, Array]):
             data = memoryview(source)
             self.container = Container(lambda o, n: bytes(data[o : o + n]), len(data), limit)
             return
-        self._file = file = builtins.open(source, "rb")
+        self._file = file = builtins.open(source, "rb")  # noqa: PTH123, SIM115 - closed by `close`
 
         def fetch(offset: int, length: int) -> bytes:
             file.seek(offset)

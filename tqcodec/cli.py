@@ -185,12 +185,9 @@ def _info(arguments: Namespace) -> int:
 
 def _dump(arguments: Namespace) -> int:
     from tqcodec import api, describe, text
-    from tqcodec.format.container import read_header
 
-    source = _source(arguments.input)
-    data = source if isinstance(source, bytes) else source.read_bytes()
-    with api.open(data, limit=arguments.limit) as file:
-        document = describe.dump(file.container, read_header(data))
+    with api.open(_source(arguments.input), limit=arguments.limit) as file:
+        document = describe.dump(file.container)
     if arguments.json:
         _print_json(document)
     else:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.encoder.plan import LEAST_WEIGHTS
-from tqcodec.format.container import Container, Header, block_lengths
-from tqcodec.format.directory import Entry
+from tqcodec.encoder.plan import is_weight_matrix
+from tqcodec.format.container import Container, block_lengths
+from tqcodec.format.entries import Entry
 from tqcodec.format.planes import Part, read_block
 from tqcodec.format.records import Basis, CodedTensor, axis_lengths
 from tqcodec.format.registry import (
@@ -56,8 +56,8 @@ def summary(container: Container) -> Data:
         "directory_bytes": HEADER_SIZE + container.directory_size,
         "tables_bytes": directory.tables.length if directory.tables is not None else 0,
         "bundles": [
-            {"bytes": bundle.length, "tensors": sum(e.bundle == i for e in entries)}
-            for i, bundle in enumerate(directory.bundles)
+            {"bytes": bundle.length, "tensors": len(members)}
+            for bundle, members in zip(directory.bundles, container.members, strict=True)
         ],
         "metadata": dict(directory.metadata),
     }
@@ -106,8 +106,7 @@ def _tensor(container: Container, entry: Entry) -> Data:
 
 
 def _is_weight(entry: Entry) -> bool:
-    matrix = entry.dtype.is_float and len(entry.shape) >= 2 and entry.elements >= LEAST_WEIGHTS
-    return matrix and entry.same_as is None
+    return entry.same_as is None and is_weight_matrix(entry.dtype, entry.shape)
 
 
 def _coding(entry: Entry) -> str:
@@ -152,7 +151,7 @@ def _needed_bits(coded: CodedTensor) -> NDArray[np.int32]:
     return np.where((high == 0) & (low == 0), 0, length + 1).astype(np.int32)
 
 
-def dump(container: Container, header: Header) -> Data:
+def dump(container: Container) -> Data:
     """Header, directory, tables and the heads of all tensors, by the specification's names.
 
     Coefficients and other payloads are left out.
@@ -163,7 +162,7 @@ def dump(container: Container, header: Header) -> Data:
     directory = container.directory
     return {
         "header": {"signature": SIGNATURE.hex(" "), "major": MAJOR, "minor": MINOR}
-        | asdict(header),
+        | asdict(container.header),
         "directory": {
             "metadata": dict(directory.metadata),
             "tables": None if directory.tables is None else asdict(directory.tables),
@@ -199,11 +198,9 @@ def _entry(container: Container, entry: Entry) -> Data:
 
 
 def _bundle_head(container: Container, index: int) -> Data:
-    members = [e for e in container.directory.entries if e.bundle == index]
+    members = container.members[index]
     container.check_limit(members)
-    reader = container.segment(container.directory.bundles[index])
-    parts = read_block(reader, [(e.dtype, e.elements) for e in members], container.tables)
-    named = zip(members, parts, strict=True)
+    named = zip(members, container.bundle_parts(index), strict=True)
     return {"parts": [{"name": entry.name, **_part(part)} for entry, part in named]}
 
 

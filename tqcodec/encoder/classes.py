@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.encoder.blocks import row_blocks
+
 LEVEL = 0.5  # octaves
 MOST_LEVELS = 20  # levels of one axis: three axes stay within the classes of the format
 ITERATIONS = 3
@@ -38,20 +40,39 @@ def _flat(length: int) -> NDArray[np.uint8]:
 
 def _factors(coefficients: NDArray[np.float32]) -> list[NDArray[np.float64]]:
     """Factors of each axis, by alternating means of the magnitude over the other factors."""
-    magnitude = np.abs(coefficients)
-    magnitude += FLOOR * float(magnitude.mean()) + np.finfo(np.float32).tiny
-    factors = [np.ones(n) for n in magnitude.shape]
-    names = "oit"
+    shape = coefficients.shape
+    blocks = list(row_blocks(shape[0], shape[1] * shape[2]))
+    total = sum(float(np.abs(coefficients[rows]).sum(dtype=np.float64)) for rows in blocks)
+    floor = np.float32(FLOOR * total / coefficients.size + np.finfo(np.float32).tiny)
+    factors = [np.ones(n) for n in shape]
     for _ in range(ITERATIONS):
         for axis in range(3):
-            if magnitude.shape[axis] == 1:
-                continue
-            others = [a for a in range(3) if a != axis]
-            inverse = [(1 / factors[a]).astype(np.float32) for a in others]
-            terms = ",".join(names[a] for a in others)
-            total = np.einsum(f"oit,{terms}->{names[axis]}", magnitude, *inverse, optimize=True)
-            factors[axis] = total.astype(np.float64) * magnitude.shape[axis] / magnitude.size
+            if shape[axis] > 1:
+                means = _sums(coefficients, factors, axis, floor, blocks)
+                factors[axis] = means * shape[axis] / coefficients.size
     return factors
+
+
+def _sums(
+    coefficients: NDArray[np.float32],
+    factors: Sequence[NDArray[np.float64]],
+    axis: int,
+    floor: np.float32,
+    blocks: Sequence[slice],
+) -> NDArray[np.float64]:
+    """Sums over the other axes of the magnitude divided by their factors."""
+    out, inn, taps = ((1 / factor).astype(np.float32) for factor in factors)
+    sums = np.zeros(coefficients.shape[axis])
+    for rows in blocks:
+        magnitude = np.abs(coefficients[rows])
+        magnitude += floor
+        if axis == 0:
+            sums[rows] = (magnitude @ taps) @ inn
+        elif axis == 1:
+            sums += out[rows] @ (magnitude @ taps)
+        else:
+            sums += inn @ np.tensordot(out[rows], magnitude, 1)
+    return sums
 
 
 def _quantize(factors: NDArray[np.float64], size: int, axis: int) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.encoder.analysis import Analysis, axis_energies, taps_shape, weights_of
+from tqcodec.encoder.blocks import row_blocks
 from tqcodec.encoder.classes import class_of
 from tqcodec.encoder.plan import Source
 from tqcodec.encoder.quantizer import Rates
@@ -21,7 +22,6 @@ from tqcodec.format.reader import Reader
 from tqcodec.format.reconstruct import basis_rows, reconstruct
 from tqcodec.format.records import Basis, CodedTensor
 from tqcodec.format.registry import Axis, BasisKind, PayloadKind, Quantizer
-from tqcodec.format.trellis import indices_of
 from tqcodec.format.vectors import Vector
 from tqcodec.format.writer import crc
 
@@ -88,14 +88,29 @@ def code(
         level if kept is None else level[kept]
         for level, kept in zip(analysis.levels, axes.channels, strict=True)
     )
-    x = coefficients.reshape(len(coefficients), math.prod(coefficients.shape[1:]))
-    x = x / np.float32(step)
-    classes = class_of(levels, np.arange(x.shape[1]))
-    q = method.quantize(x, classes, rates)
-    del x, coefficients
+    flat = coefficients.reshape(len(coefficients), math.prod(coefficients.shape[1:]))
+    classes = class_of(levels, np.arange(flat.shape[1]))
+    q = _quantize(flat, classes, method, step, rates)
+    del flat, coefficients
     indices = method.count(q, classes, analysis.class_count)
     record = _record(q, levels, axes, analysis, method, step, payload)
     return _measured(source, record, axes, indices)
+
+
+def _quantize(
+    flat: NDArray[np.float32],
+    classes: NDArray[np.uint8],
+    method: Method,
+    step: float,
+    rates: Rates,
+) -> NDArray[np.signedinteger]:
+    """Integers for coefficients (rows, columns), in the narrowest type."""
+    largest = max(float(flat.max(initial=0)), -float(flat.min(initial=0))) / step
+    # Trellis and rounding move a coefficient by less than 4 steps.
+    out = np.empty(flat.shape, np.int16 if largest < (1 << 15) - 4 else np.int32)
+    for rows in row_blocks(flat.shape[0], flat.shape[1], max(1, method.steps)):
+        out[rows] = method.quantize(flat[rows] / np.float32(step), classes[rows], rates)
+    return out
 
 
 def _project(
@@ -150,7 +165,7 @@ def _explicit(basis: IntegerBasis) -> Basis:
 
 
 def _record(
-    q: NDArray[np.int32],
+    q: NDArray[np.signedinteger],
     levels: Sequence[NDArray[np.uint8]],
     axes: _Axes,
     analysis: Analysis,
@@ -162,7 +177,6 @@ def _record(
     kept = np.flatnonzero(depths)
     if len(kept) < q.shape[1]:
         q = q[:, kept]
-    narrow = np.int16 if int(np.abs(q).max(initial=0)) < 1 << 15 else np.int32
     fixed = payload == "fixed"
     zeros = [Vector.constant(0, len(level)) for level in levels]
     vectors = zeros if fixed else [Vector(level, 0) for level in levels]
@@ -179,7 +193,7 @@ def _record(
         table_map=(0,),
         row_scales=Vector.constant(1, analysis_rows(analysis, axes)),
         multipliers=Vector.constant(1, len(depths)),
-        coefficients=q.astype(narrow),
+        coefficients=q,
     )
 
 
@@ -189,21 +203,21 @@ def analysis_rows(analysis: Analysis, axes: _Axes) -> int:
     return len(analysis.levels[Axis.OUT]) if basis is None else basis.shape[1]
 
 
-def _depths(q: NDArray[np.int32], method: Method, payload: str) -> NDArray[np.uint8]:
+def _depths(q: NDArray[np.signedinteger], method: Method, payload: str) -> NDArray[np.uint8]:
     """Bits of the signed range of each column's indices; 0 where a column is all zero.
 
     Range-coded columns that are not all zero share the largest depth: there it only says that
     they are present, and one value is cheaper to write than many.
     """
-    if not q.size:
-        return np.zeros(q.shape[1], np.uint8)
-    indices = indices_of(q, method.steps)[0] if method.steps else q
-    most, least = indices.max(axis=0), indices.min(axis=0)
-    extent = np.maximum(most, -1 - least).astype(np.int64)
+    most, least = np.zeros((2, q.shape[1]), np.int64)
+    for _, indices, _ in method.indices(q):
+        np.maximum(most, indices.max(axis=0), out=most)
+        np.minimum(least, indices.min(axis=0), out=least)
+    extent = np.maximum(most, -1 - least)
     depths = np.frexp(extent.astype(np.float64))[1].astype(np.uint8) + np.uint8(1)
     depths[(most == 0) & (least == 0)] = 0
     if payload == "range":
-        depths[depths > 0] = depths.max()
+        depths[depths > 0] = depths.max(initial=0)
     return depths
 
 

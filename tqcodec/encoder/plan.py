@@ -125,7 +125,7 @@ def _twin(source: Source, options: TensorOptions, seen: dict[bytes, str]) -> str
     if source.patterns.size < LEAST_WEIGHTS:
         return None
     digest = hashlib.sha256(f"{source.dtype.name}{source.patterns.shape}{options}".encode())
-    digest.update(source.patterns.reshape(-1).view(np.uint8))
+    digest.update(source.patterns.reshape(-1).view(np.uint8).data)
     key = digest.digest()
     if key in seen:
         return seen[key]

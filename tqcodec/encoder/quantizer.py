@@ -7,13 +7,15 @@ bit. Rates come from a `Rates` table of the real tables' code lengths.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.format import native
 from tqcodec.format.trellis import STATES, TRANSITIONS
+
+Number = TypeVar("Number", np.float32, np.uint8)
 
 # Measured best on Gaussian and Laplacian sources and on the weights of the README's networks.
 UNIFORM_LAMBDA: Final = 0.11
@@ -111,11 +113,7 @@ def trellis(
         height = min(steps, rows.stop - rows.start)
         if not height or not x.shape[1]:
             continue
-        # (groups, height, columns) -> (height, segments): all segments side by side
-        segments, kinds = (
-            a[rows].reshape(-1, height, a.shape[1]).swapaxes(0, 1).reshape(height, -1)
-            for a in (x, classes)
-        )
+        segments, kinds = _side_by_side(x[rows], height), _side_by_side(classes[rows], height)
         width = max(1, CHUNK // height)
         parts = [
             _viterbi(segments[:, i : i + width], kinds[:, i : i + width], scaled)
@@ -124,6 +122,11 @@ def trellis(
         joined = np.concatenate(parts, axis=1).reshape(height, -1, x.shape[1])
         out[rows] = joined.swapaxes(0, 1).reshape(-1, x.shape[1])
     return out
+
+
+def _side_by_side(rows: NDArray[Number], height: int) -> NDArray[Number]:
+    """From (groups * height, columns) to (height, segments)."""
+    return rows.reshape(-1, height, rows.shape[1]).swapaxes(0, 1).reshape(height, -1)
 
 
 def _viterbi(

@@ -8,7 +8,7 @@ them; the pipeline corrects what the samples got wrong.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tqcodec.encoder import quantizer, tables
 from tqcodec.encoder.analysis import Analysis
+from tqcodec.encoder.blocks import row_blocks
 from tqcodec.encoder.quantizer import Rates
 from tqcodec.encoder.tables import Histograms, TableSet
 from tqcodec.format.trellis import indices_of
@@ -23,6 +24,7 @@ from tqcodec.format.trellis import indices_of
 SAMPLE_TABLES = (16,)  # clusters while the step is sought
 TRELLIS_STEP = 0.56  # step of the trellis with the distortion of a uniform step of 1, about
 SEARCHES = 12
+LARGEST_RATE = 512  # magnitudes beyond cost as much: they are rare where rates decide
 ROUNDS = 2  # quantize, fit tables, again
 
 
@@ -51,14 +53,27 @@ class Method:
             return quantizer.trellis(x, classes, rates, self.lam, self.steps)
         return quantizer.uniform(x, classes, rates, self.lam)
 
+    def indices(
+        self, q: NDArray[np.signedinteger]
+    ) -> Iterator[tuple[slice, NDArray[np.int32], NDArray[np.uint8] | None]]:
+        """Rows of coefficients, their indices and quantizers, block by block."""
+        for rows in row_blocks(q.shape[0], q.shape[1], max(1, self.steps)):
+            if self.steps:
+                yield rows, *indices_of(q[rows], self.steps)
+            else:
+                yield rows, q[rows].astype(np.int32), None
+
     def count(
         self, q: NDArray[np.signedinteger], classes: NDArray[np.uint8], number: int
     ) -> Histograms:
         """Histograms of the indices by class, one group for each of `number` classes."""
-        if self.steps:
-            indices, contexts = indices_of(q, self.steps)
-            return tables.count(indices.ravel(), classes.ravel(), number, contexts.ravel())
-        return tables.count(q.ravel().astype(np.int32), classes.ravel(), number)
+
+        def blocks() -> Iterator[tables.Counted]:
+            for rows, indices, quantizers in self.indices(q):
+                contexts = None if quantizers is None else quantizers.ravel()
+                yield indices.ravel(), classes[rows].ravel(), contexts
+
+        return tables.count_blocks(blocks, number, self.steps > 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +130,9 @@ def _no_rates(classes: int, contexts: int) -> Rates:
 def rates_of(fitted: TableSet, counted: Sequence[Histograms]) -> list[Rates]:
     """Code lengths of each tensor's classes; those never seen take their neighbour's."""
     largest = 1 + max((t.low + len(t.weights)) << t.low_bits for t in fitted.tables)
-    lengths = np.stack([tables.magnitude_bits(t, min(largest, 1 << 12)) for t in fitted.tables])
+    lengths = np.stack(
+        [tables.magnitude_bits(t, min(largest, LARGEST_RATE)) for t in fitted.tables]
+    )
     lengths = lengths.reshape(-1, fitted.contexts, lengths.shape[1])
     out, start = [], 0
     for histograms in counted:

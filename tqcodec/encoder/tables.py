@@ -7,7 +7,7 @@ tables together are smallest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,6 +54,9 @@ class Histograms:
         )
 
 
+Counted = tuple[NDArray[np.int32], NDArray[np.integer], NDArray[np.uint8] | None]
+
+
 def count(
     values: NDArray[np.int32],
     groups: NDArray[np.integer],
@@ -61,16 +64,28 @@ def count(
     contexts: NDArray[np.uint8] | None = None,
 ) -> Histograms:
     """Histograms of values by group (and context), all 1-D of the same length."""
-    sums = np.bincount(groups, np.abs(values), number)
-    sizes = np.maximum(np.bincount(groups, minlength=number), 1)
-    low_bits = np.ceil(np.log2(np.maximum(sums / sizes / MOST_MEAN, 1))).astype(np.int64)
-    symbols = values >> low_bits[groups].astype(np.int32)
-    bins = np.where(np.abs(symbols) <= REACH, symbols + REACH, BINS - 1)
-    ways = 1 if contexts is None else 2
-    index = groups.astype(np.int64) * ways
-    if contexts is not None:
-        index += contexts
-    counts = np.bincount(index * BINS + bins, minlength=number * ways * BINS)
+    return count_blocks(lambda: iter([(values, groups, contexts)]), number, contexts is not None)
+
+
+def count_blocks(
+    blocks: Callable[[], Iterator[Counted]], number: int, with_contexts: bool
+) -> Histograms:
+    """Histograms of values that come in blocks of (values, groups, contexts); two passes."""
+    sums, sizes = np.zeros(number), np.zeros(number)
+    for values, groups, _ in blocks():
+        sums += np.bincount(groups, np.abs(values), number)
+        sizes += np.bincount(groups, minlength=number)
+    means = sums / np.maximum(sizes, 1)
+    low_bits = np.ceil(np.log2(np.maximum(means / MOST_MEAN, 1))).astype(np.int32)
+    ways = 2 if with_contexts else 1
+    counts = np.zeros(number * ways * BINS, np.int64)
+    for values, groups, contexts in blocks():
+        symbols = values >> low_bits[groups]
+        bins = np.where(np.abs(symbols) <= REACH, symbols + REACH, BINS - 1)
+        index = groups.astype(np.int32) * ways
+        if contexts is not None:
+            index += contexts
+        counts += np.bincount(index * BINS + bins, minlength=len(counts))
     return Histograms(counts.reshape(number, ways, BINS).astype(np.int32), low_bits)
 
 

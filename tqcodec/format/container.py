@@ -1,4 +1,4 @@
-"""The file: signature, header, directory, segments (chapter 4); and tensors out of it.
+"""The file: header, directory, segments (chapter 4); and tensors out of it.
 
 Imports the layers below and the standard library only.
 """
@@ -7,90 +7,22 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.errors import DecodeError, LimitError, MalformedError, UnsupportedError
+from tqcodec.errors import DecodeError, LimitError, MalformedError
 from tqcodec.format import payload, planes, records
 from tqcodec.format import reader as io
-from tqcodec.format.directory import Entry, Segment, read_directory
+from tqcodec.format.directory import read_directory
+from tqcodec.format.entries import Entry, Segment
+from tqcodec.format.header import read_header
 from tqcodec.format.reader import Reader
 from tqcodec.format.reconstruct import reconstruct
-from tqcodec.format.registry import (
-    FLAG_DEFLATED,
-    HEADER_SIZE,
-    MAJOR,
-    MAX_DIRECTORY,
-    MAX_INFLATION,
-    MAX_SYMBOLS,
-    MINOR,
-    SIGNATURE,
-    Coding,
-)
+from tqcodec.format.registry import HEADER_SIZE, MAX_SYMBOLS, Coding
 from tqcodec.format.tables import Tables, read_tables
 
 Fetch = Callable[[int, int], bytes]  # (offset, length) -> that many bytes, or fewer at the end
-
-
-@dataclass(frozen=True)
-class Header:
-    """The first 28 bytes.
-
-    Attributes:
-        deflated: True if the directory is deflated.
-        stored: bytes of the directory in the file.
-        size: bytes of the directory, inflated.
-        crc: CRC-32 of the stored directory.
-    """
-
-    deflated: bool
-    stored: int
-    size: int
-    crc: int
-
-
-def write_header(header: Header) -> bytes:
-    """The element `header`."""
-    fields = SIGNATURE + bytes([MAJOR, MINOR])
-    fields += (FLAG_DEFLATED if header.deflated else 0).to_bytes(2, "little")
-    for value in (header.stored, header.size, header.crc):
-        fields += value.to_bytes(4, "little")
-    return fields + zlib.crc32(fields).to_bytes(4, "little")
-
-
-def read_header(data: bytes) -> Header:
-    """Inverse of `write_header`."""
-    reader = Reader(data)
-    signature = bytes(data[: len(SIGNATURE)])
-    if signature != SIGNATURE:
-        text_mode = signature[:4] == SIGNATURE[:4]
-        hint = "damaged by a text-mode transfer" if text_mode else "not a .tqc file"
-        reader.fail("header.signature", hint)
-    fields = reader.take(HEADER_SIZE - 4)
-    crc_ok = reader.fixed(4) == zlib.crc32(fields)
-    reader.check(crc_ok, "header.crc", "damaged header")
-    reader = Reader(fields[len(SIGNATURE) :], len(SIGNATURE))
-    major, minor = reader.u8(), reader.u8()
-    if major != MAJOR or (minor != MINOR if MAJOR == 0 else minor > MINOR):
-        raise UnsupportedError(
-            "header.version", f"format {major}.{minor}, this decoder knows {MAJOR}.{MINOR}", 8
-        )
-    flags = reader.fixed(2)
-    if flags & ~FLAG_DEFLATED:
-        raise UnsupportedError("header.flags", f"unknown flags {flags:#06x}", 10)
-    stored, size, crc = (reader.fixed(4) for _ in range(3))
-    reader.check(size <= MAX_DIRECTORY, "directory.size", f"directory of {size} bytes")
-    deflated = bool(flags & FLAG_DEFLATED)
-    fits = stored < size <= inflatable(stored) if deflated else stored == size
-    reader.check(fits, "directory.stored", f"{stored} bytes stored for {size}")
-    return Header(deflated, stored, size, crc)
-
-
-def inflatable(stored: int) -> int:
-    """Largest directory that so many deflated bytes may hold."""
-    return (1 << 16) + MAX_INFLATION * stored
 
 
 class Container:
@@ -101,6 +33,13 @@ class Container:
         length: bytes of the whole file.
         limit: largest number of decoded bytes; None for 32 MiB plus 1000 times the file's length.
 
+    Attributes:
+        header: the header.
+        directory: the directory.
+        directory_size: its bytes in the file.
+        index: place of each tensor among the directory's entries, by name.
+        members: tensors of each bundle, in their order.
+
     Raises:
         DecodeError: the header or the directory cannot be decoded, or promises too much.
     """
@@ -109,7 +48,7 @@ class Container:
         self._fetch = fetch
         self.length = length
         self.limit = limit if limit is not None else (32 << 20) + 1000 * length
-        header = read_header(fetch(0, HEADER_SIZE))
+        self.header = header = read_header(fetch(0, HEADER_SIZE))
         stored = fetch(HEADER_SIZE, header.stored)
         self.directory_size = len(stored)
         reader = Reader(stored, HEADER_SIZE)
@@ -124,11 +63,12 @@ class Container:
             raise MalformedError("container.length", f"{length} bytes, not {end}", min(end, length))
         self.index = {entry.name: i for i, entry in enumerate(self.directory.entries)}
         self._tables: Tables | None = None
-        self._bundles: dict[int, dict[str, NDArray[np.unsignedinteger]]] = {}
-        self._members: dict[int, list[Entry]] = {}
+        # The last bundle read, by its index: patterns by name.
+        self._bundle: tuple[int, dict[str, NDArray[np.unsignedinteger]]] = (-1, {})
+        self.members: list[list[Entry]] = [[] for _ in self.directory.bundles]
         for entry in self.directory.entries:
             if entry.bundle is not None:
-                self._members.setdefault(entry.bundle, []).append(entry)
+                self.members[entry.bundle].append(entry)
 
     def segment(self, segment: Segment, tensor: str | None = None) -> Reader:
         """A cursor over a segment whose CRC has been checked."""
@@ -165,6 +105,15 @@ class Container:
                 "limit.decoded", f"{total} bytes decoded, limit is {self.limit}", None, name
             )
 
+    def by_bundle(self) -> list[Entry]:
+        """All tensors in an order that reads each bundle once: tied ones are with their twins."""
+
+        def bundle(entry: Entry) -> int:
+            twin = entry if entry.same_as is None else self.directory.entries[entry.same_as]
+            return -1 if twin.bundle is None else twin.bundle
+
+        return sorted(self.directory.entries, key=bundle)
+
     def decode(self, entry: Entry) -> NDArray[np.unsignedinteger]:
         """Bit patterns of one tensor, of its shape, little-endian; its check is verified."""
         if entry.same_as is not None:
@@ -176,7 +125,8 @@ class Container:
             raise _named(error, entry.name) from None
         if entry.dtype.name == "BOOL" and patterns.size and patterns.max() > 1:
             raise MalformedError("tensor.bool", "a truth value above 1", None, entry.name)
-        if zlib.crc32(np.ascontiguousarray(patterns).reshape(-1).view(np.uint8)) != entry.check:
+        flat = np.ascontiguousarray(patterns).reshape(-1).view(np.uint8)
+        if zlib.crc32(flat.data) != entry.check:
             raise MalformedError("tensor.check", "decoded bytes differ", None, entry.name)
         return patterns
 
@@ -188,7 +138,7 @@ class Container:
             return reconstruct(self.record(entry), entry.shape, entry.dtype, reader)
         if entry.bundle is not None:
             # A copy: what the caller does to one tensor must not reach the others.
-            return self._bundle(entry.bundle)[entry.name].reshape(entry.shape).copy()
+            return self._bundled(entry.bundle)[entry.name].reshape(entry.shape).copy()
         return self._decode_planes(entry)
 
     def _decode_raw(self, entry: Entry) -> NDArray[np.unsignedinteger]:
@@ -216,17 +166,20 @@ class Container:
             position += count
         return out.reshape(entry.shape)
 
-    def _bundle(self, index: int) -> Mapping[str, NDArray[np.unsignedinteger]]:
-        if index not in self._bundles:
-            members = self._members[index]
-            reader = self.segment(self.directory.bundles[index])
-            total = sum(e.elements for e in members)
-            reader.check(total <= MAX_SYMBOLS, "bundle.size", f"{total} numbers in one bundle")
-            shapes = [(e.dtype, e.elements) for e in members]
-            parts = planes.read_block(reader, shapes, self.tables)
-            pairs = zip(members, parts, strict=True)
-            self._bundles[index] = {e.name: p.patterns for e, p in pairs}
-        return self._bundles[index]
+    def _bundled(self, index: int) -> Mapping[str, NDArray[np.unsignedinteger]]:
+        """Patterns of all tensors of a bundle; only the last bundle is kept."""
+        if self._bundle[0] != index:
+            pairs = zip(self.members[index], self.bundle_parts(index), strict=True)
+            self._bundle = (index, {entry.name: part.patterns for entry, part in pairs})
+        return self._bundle[1]
+
+    def bundle_parts(self, index: int) -> list[planes.Part]:
+        """Parts of a bundle, one for each of its `members`."""
+        reader = self.segment(self.directory.bundles[index])
+        members = self.members[index]
+        total = sum(e.elements for e in members)
+        reader.check(total <= MAX_SYMBOLS, "bundle.size", f"{total} numbers in one bundle")
+        return planes.read_block(reader, [(e.dtype, e.elements) for e in members], self.tables)
 
     def record(self, entry: Entry) -> records.CodedTensor:
         """The record of a transform-coded tensor: its transform domain, nothing reconstructed."""

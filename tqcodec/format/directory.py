@@ -1,4 +1,4 @@
-"""The directory: what is in a file and where (chapter 4).
+"""The directory, written and read: what is in a file and where (chapter 4).
 
 Canonical MessagePack: maps with string keys in ascending order of their UTF-8 bytes, integers and
 lengths in their shortest form, no floats, no extension types. Imports msgpack only, besides the
@@ -8,15 +8,16 @@ layers below.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgpack
 
 from tqcodec.errors import UnsupportedError
 from tqcodec.format.canonical import read_canonical
-from tqcodec.format.dtypes import DTYPES, DType
+from tqcodec.format.dtypes import DTYPES
+from tqcodec.format.entries import Directory, Entry, Segment
 from tqcodec.format.reader import Reader
 from tqcodec.format.registry import (
     MAX_DIMENSIONS,
@@ -26,85 +27,6 @@ from tqcodec.format.registry import (
     RESERVED_CODINGS,
     Coding,
 )
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A run of bytes of the file.
-
-    Attributes:
-        length: in bytes.
-        crc: CRC-32 of the bytes.
-        offset: from the start of the file; a prefix sum, not stored.
-    """
-
-    length: int
-    crc: int
-    offset: int = 0
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One tensor.
-
-    Attributes:
-        name: unique in the file.
-        dtype: element type.
-        shape: dimensions.
-        coding: how its bytes are coded.
-        check: CRC-32 of the decoded little-endian bytes.
-        segments: where its bytes are; empty for a tensor in a bundle and for a tied one.
-        bundle: index of the bundle that holds it, or None.
-        same_as: index of the earlier tensor whose bytes it shares, or None.
-        snr: signal-to-noise ratio in hundredths of a decibel as the encoder saw it (ancillary).
-    """
-
-    name: str
-    dtype: DType
-    shape: tuple[int, ...]
-    coding: Coding
-    check: int
-    segments: tuple[Segment, ...] = ()
-    bundle: int | None = None
-    same_as: int | None = None
-    snr: int | None = None
-
-    @property
-    def elements(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Decoded bytes."""
-        return self.elements * self.dtype.size
-
-
-@dataclass(frozen=True)
-class Directory:
-    """All tensors, bundles and tables of a file.
-
-    Attributes:
-        entries: tensors in their order.
-        bundles: segments that hold several tensors each.
-        tables: segment of the tables, or None.
-        tables_size: its inflated size; 0 if it is not deflated.
-        metadata: free strings.
-    """
-
-    entries: tuple[Entry, ...]
-    bundles: tuple[Segment, ...] = ()
-    tables: Segment | None = None
-    tables_size: int = 0
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-    def segments(self) -> Iterable[Segment]:
-        """All segments in file order: tables, bundles, then those of each tensor."""
-        if self.tables is not None:
-            yield self.tables
-        yield from self.bundles
-        for entry in self.entries:
-            yield from entry.segments
 
 
 def _pairs(segments: Iterable[Segment]) -> list[list[int]]:

@@ -7,6 +7,7 @@ variable TQCODEC_NATIVE=0 turns them off. Imports numpy only, besides the layers
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,9 @@ from tqcodec.format.tables import Tables
 _library: Any = None
 if os.environ.get("TQCODEC_NATIVE", "1") != "0":
     try:
-        from tqcodec import _native as _library
+        _library = import_module("tqcodec._native")
     except ImportError:
-        _library = None
+        pass
 
 AVAILABLE = _library is not None
 

@@ -20,7 +20,7 @@ from tqcodec.format import bits, symbols
 from tqcodec.format import reader as io
 from tqcodec.format.dtypes import DType
 from tqcodec.format.reader import Reader
-from tqcodec.format.registry import PlaneKind
+from tqcodec.format.registry import MAX_OFFSET, MAX_PART_HEAD, PlaneKind
 from tqcodec.format.tables import Tables
 
 UNSIGNED, CODED = 1, 2
@@ -79,7 +79,7 @@ def write_block(parts: Sequence[Part], tables: Tables) -> bytes:
 
 def read_block(reader: Reader, shapes: Sequence[tuple[DType, int]], tables: Tables) -> list[Part]:
     """Inverse of `write_block`; `shapes` gives type and length of each part."""
-    size = reader.uv(16 * len(shapes))
+    size = reader.uv(MAX_PART_HEAD * len(shapes))
     head = Reader(
         _read_plane(reader, np.full(size, 8, np.uint8)).tobytes(), reader.base, reader.tensor
     )
@@ -116,7 +116,7 @@ def _read_head(head: Reader, dtype: DType, count: int, tables: Tables) -> Part:
     if flags & CODED:
         table = head.u8()
         head.check(table < len(tables), "table.index", f"no table {table}")
-    offset = head.sv(1 << 12) if dtype.is_float else 0
+    offset = head.sv(MAX_OFFSET) if dtype.is_float else 0
     patterns = np.zeros(count, dtype.pattern)
     return Part(dtype, patterns, kept, bool(flags & UNSIGNED), table, offset)
 
@@ -146,7 +146,7 @@ def _plane_widths(parts: Sequence[Part], plane: int) -> NDArray[np.uint8]:
 
 
 def _plane_values(part: Part, plane: int) -> NDArray[np.uint8]:
-    """Bits 8 * plane and up of (kept mantissa << 1 | sign), of the kept mantissa, or of integers."""
+    """Bits 8 * plane and up of (kept mantissa << 1 | sign), kept mantissa, or integer."""
     dtype, rest = part.dtype, part.patterns
     if dtype.is_float:
         mantissa = rest & dtype.pattern.type((1 << dtype.mantissa_bits) - 1)

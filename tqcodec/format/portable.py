@@ -64,6 +64,7 @@ def decode(
     """Coefficients and indices of a tile; see `symbols.read_stream`."""
     coder = RangeReader(words, reader)
     indices, coefficients = np.empty(ids.shape, np.int32), np.empty(ids.shape, np.int32)
+    low = low.reshape(ids.shape) if low.size else np.zeros(ids.shape, np.uint32)
     walk, used = Walk(ids.shape, steps), 0
     for rows in walk.rows():
         step_ids = ids[rows].ravel()

@@ -99,17 +99,19 @@ def reconstruct(
     check_bound(coded, bases, reader)
     scale = math.ldexp(coded.scale[0], coded.scale[1])
     weights = np.empty(lengths, dtype.pattern)
-    for rows in _row_blocks(lengths, bases[Axis.OUT]):
-        if bases[Axis.OUT] is None:
+    out_basis = bases[Axis.OUT]
+    for rows in _row_blocks(lengths, out_basis):
+        if out_basis is None:
             sums = _columns(transform_domain(coded, rows), bases)
         else:
             sums = _columns(transform_domain(coded, slice(None)), bases)
-            synthesis = bases[Axis.OUT].astype(np.float64).T
+            synthesis = out_basis.astype(np.float64).T
             flat = sums.reshape(len(sums), lengths[1] * lengths[2])
             sums = (synthesis @ flat).reshape(lengths)
         steps = scale * expand(coded.row_scales.values[rows], ROW_SCALE_MANTISSA)
-        # Adding 0 leaves no negative zero: the sums stand for integers.
-        weights[rows] = round_to((sums + 0.0) * steps[:, None, None], dtype)
+        sums += 0.0  # leaves no negative zero: the sums stand for integers
+        sums *= steps[:, None, None]
+        weights[rows] = round_to(sums, dtype)
     return _arrange(weights, shape, coded.roles)
 
 
@@ -124,10 +126,11 @@ def _columns(
     part: NDArray[np.float64], bases: Sequence[NDArray[np.int64] | None]
 ) -> NDArray[np.float64]:
     """Sums over the channels of the taps and of the input axis."""
-    if bases[Axis.TAPS] is not None:
-        part = part @ bases[Axis.TAPS].astype(np.float64)
-    if bases[Axis.IN] is not None:
-        part = np.swapaxes(np.swapaxes(part, 1, 2) @ bases[Axis.IN].astype(np.float64), 1, 2)
+    in_basis, taps_basis = bases[Axis.IN], bases[Axis.TAPS]
+    if taps_basis is not None:
+        part = part @ taps_basis.astype(np.float64)
+    if in_basis is not None:
+        part = np.swapaxes(np.swapaxes(part, 1, 2) @ in_basis.astype(np.float64), 1, 2)
     return part
 
 

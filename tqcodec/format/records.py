@@ -228,7 +228,7 @@ def read_head(reader: Reader, shape: Sequence[int], tables: Tables) -> CodedTens
 
 
 def _narrowest(depths: Vector) -> type[np.signedinteger]:
-    """Type that holds coefficients of these depths; a trellis doubles them."""
+    """Type that holds the coefficients of indices of these depths; a trellis doubles them."""
     return np.int16 if not len(depths.values) or depths.values.max() < 15 else np.int32
 
 

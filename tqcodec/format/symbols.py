@@ -41,9 +41,9 @@ def write_stream(
         out += bytes([size]) + words + escapes.astype(f"<i{size}").tobytes()
     else:
         out += words
-    widths = tables.low_bits[ids].ravel()
-    if not widths.any():
+    if not tables.low_bits.any():
         return out
+    widths = tables.low_bits[ids].ravel()
     low = indices.ravel() & ((1 << widths.astype(np.int32)) - 1)
     return out + bits.pack(low.astype(np.uint32), widths)
 
@@ -64,6 +64,8 @@ def read_stream(
     raw_words = reader.take(4 * words)
     raw = reader.take(count * size)
     escapes = np.frombuffer(raw, f"<i{size}" if size else "u1").astype(np.int32)
-    low = bits.unpack(reader, tables.low_bits[ids].ravel()).astype(np.uint32).reshape(ids.shape)
+    low = np.zeros(0, np.uint32)
+    if tables.low_bits.any():
+        low = bits.unpack(reader, tables.low_bits[ids].ravel()).astype(np.uint32)
     decode = native.decode if native.AVAILABLE else portable.decode
     return decode(reader, raw_words, escapes, low, ids, tables, steps)

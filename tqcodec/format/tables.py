@@ -18,6 +18,7 @@ from tqcodec.format.reader import Reader
 from tqcodec.format.registry import (
     MAX_ALPHABET,
     MAX_LOW_BITS,
+    MAX_TABLE_LOW,
     MAX_TABLES,
     MAX_VALUE,
     MAX_WEIGHTS,
@@ -158,7 +159,7 @@ def _read_table(reader: Reader, most: int) -> Table:
         half = reader.uv(MAX_ALPHABET)
         low, size = -half, 2 * half + 1
     else:
-        low, size = reader.sv(1 << 24), reader.uv(MAX_ALPHABET)
+        low, size = reader.sv(MAX_TABLE_LOW), reader.uv(MAX_ALPHABET)
     reader.check(1 <= size < MAX_ALPHABET, "table.size", f"alphabet of {size} symbols")
     reader.check(size <= most, "table.total", f"more than {MAX_WEIGHTS} weights")
     extent = max(-low, low + size) << low_bits

@@ -5,8 +5,8 @@ column and each group of rows, all starting in state 0. All segments advance tog
 time, so that a step is one vector. Imports numpy only, besides the layers below.
 
 The code is Ungerboeck's for one dimension and 8 states (IEEE Trans. IT 28(1), 1982, table I:
-h0 = 13, h1 = 04), used as in Marcellin and Fischer, IEEE Trans. COM 38(1), 1990; the two quantizers,
-both with a zero, are those of dependent quantization in H.266 (8.7.3).
+h0 = 13, h1 = 04), used as in Marcellin and Fischer, IEEE Trans. COM 38(1), 1990; the two
+quantizers, both with a zero, are those of dependent quantization in H.266 (8.7.3).
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ _NEXT: Final = np.array(TRANSITIONS, np.uint8).ravel()
 
 def coefficients_of(indices: NDArray[np.int32], quantizer: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Coefficient of each index: 2k by quantizer 0, 2k - sign(k) by quantizer 1."""
-    return 2 * indices - np.sign(indices) * quantizer
+    return 2 * indices - _sign(indices) * quantizer
+
+
+def _sign(values: NDArray[np.int32]) -> NDArray[np.int32]:
+    return (values > 0).astype(np.int32) - (values < 0)
 
 
 class Walk:
@@ -49,7 +53,7 @@ class Walk:
 
     def quantizer(self, count: int) -> NDArray[np.uint8]:
         """Quantizer of the next step's `count` coefficients."""
-        return self._state[:count] & 1
+        return self._state[:count] & np.uint8(1)
 
     def advance(self, indices: NDArray[np.int32]) -> None:
         """Take the next step's indices."""
@@ -73,7 +77,7 @@ def indices_of(
     for rows in walk.rows():
         part = coefficients[rows].ravel().astype(np.int32)
         quantizer = walk.quantizer(len(part))
-        doubled = part + np.sign(part) * quantizer
+        doubled = part + _sign(part) * quantizer
         if (doubled & 1).any():
             raise ValueError("coefficient is not on the trellis")
         indices = doubled >> 1

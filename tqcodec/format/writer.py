@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from tqcodec.format import payload, records
 from tqcodec.format import reader as io
-from tqcodec.format.container import Header, block_lengths, inflatable, write_header
-from tqcodec.format.directory import Directory, Entry, Segment, write_directory
+from tqcodec.format.container import block_lengths
+from tqcodec.format.directory import write_directory
 from tqcodec.format.dtypes import DType
+from tqcodec.format.entries import Directory, Entry, Segment
+from tqcodec.format.header import Header, inflatable, write_header
 from tqcodec.format.planes import Part, write_block
 from tqcodec.format.records import CodedTensor
 from tqcodec.format.registry import Coding
@@ -70,7 +72,8 @@ class Record:
 def crc(patterns: NDArray[np.unsignedinteger]) -> int:
     """CRC-32 of the little-endian bytes of bit patterns."""
     flat = np.ascontiguousarray(patterns).reshape(-1)
-    return zlib.crc32(memoryview(flat.astype(flat.dtype.newbyteorder("<"), copy=False)).cast("B"))
+    little = flat.astype(flat.dtype.newbyteorder("<"), copy=False)
+    return zlib.crc32(little.view(np.uint8).data)
 
 
 def write(items: Iterable[Record], tables: Tables, metadata: Mapping[str, str]) -> bytes:
