@@ -11,9 +11,10 @@ import zlib
 import numpy as np
 
 from tqcodec.format import payload, planes, records
-from tqcodec.format.container import Header, write_header
-from tqcodec.format.directory import Directory, Entry, Segment, write_directory
+from tqcodec.format.directory import write_directory
 from tqcodec.format.dtypes import DTYPES
+from tqcodec.format.entries import Directory, Entry, Segment
+from tqcodec.format.header import Header, write_header
 from tqcodec.format.records import Basis, CodedTensor
 from tqcodec.format.registry import Axis, BasisKind, Coding, PayloadKind, Quantizer
 from tqcodec.format.tables import Table, Tables, write_tables

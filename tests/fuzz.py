@@ -25,8 +25,9 @@ import tqcodec
 from tqcodec.encoder.side import make_part
 from tqcodec.errors import DecodeError
 from tqcodec.format import reader as io
-from tqcodec.format.container import Container, Header, read_header, write_header
+from tqcodec.format.container import Container
 from tqcodec.format.dtypes import DTYPES
+from tqcodec.format.header import Header, read_header, write_header
 from tqcodec.format.reader import Reader
 from tqcodec.format.reconstruct import reconstruct
 from tqcodec.format.records import Basis, CodedTensor

@@ -80,21 +80,21 @@ def test_importing_the_package_is_light() -> None:
 
 
 def test_encoding_needs_no_torch() -> None:
-    code = f"""
+    code = """
 import sys
 sys.modules.update(dict.fromkeys(["scipy", "torch", "matplotlib"]))
 import numpy, tqcodec
-tqcodec.encode({{"w": numpy.eye(16)}})
+tqcodec.encode({"w": numpy.eye(16)})
 sys.stdout.write("done")
 """
     assert fresh(code) == "done"
 
 
 def test_public_names() -> None:
-    names = """
-        FORMAT_VERSION DecodeError EncodeError LimitError MalformedError Settings TQCError
-        TensorFile UnsupportedError decode encode load open save verify
-    """.split()
+    errors = ["DecodeError", "EncodeError", "LimitError", "MalformedError"]
+    classes = ["Settings", "TQCError", "TensorFile", "UnsupportedError"]
+    verbs = ["decode", "encode", "load", "open", "save", "verify"]
+    names = ["FORMAT_VERSION", *errors, *classes, *verbs]
     assert tqcodec.__all__ == names
     assert all(getattr(tqcodec, name) is not None for name in names)
     assert issubclass(tqcodec.EncodeError, (tqcodec.TQCError, ValueError))

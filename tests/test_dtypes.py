@@ -1,4 +1,4 @@
-"""Element types: every 8- and 16-bit pattern against ml_dtypes and numpy, rounding at every edge."""
+"""Element types: all 8- and 16-bit patterns against ml_dtypes and numpy, rounding at all edges."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def test_values_of_all_patterns(dtype: DType) -> None:
         expected = patterns.view(numpy_dtype(dtype)).astype(np.float64)
     np.testing.assert_array_equal(to_float(patterns, dtype), expected)
     numbers = ~np.isnan(expected)
-    assert np.array_equal(np.signbit(to_float(patterns, dtype)[numbers]), np.signbit(expected[numbers]))
+    assert np.array_equal(
+        np.signbit(to_float(patterns, dtype)[numbers]), np.signbit(expected[numbers])
+    )
 
 
 @pytest.mark.parametrize("dtype", SHORT, ids=lambda d: d.name)

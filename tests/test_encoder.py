@@ -70,7 +70,12 @@ def depthwise(rng: Rng) -> Network:
 
 def transformer(rng: Rng) -> Network:
     out = {"embedding.weight": _matrix(rng, 256, 48)}
-    for name, rows, columns in [("qkv", 144, 48), ("out", 48, 48), ("up", 96, 48), ("down", 48, 96)]:
+    for name, rows, columns in [
+        ("qkv", 144, 48),
+        ("out", 48, 48),
+        ("up", 96, 48),
+        ("down", 48, 96),
+    ]:
         out[f"{name}.weight"] = _matrix(rng, rows, columns)
         out[f"{name}.bias"] = (0.01 * rng.normal(size=rows)).astype(np.float32)
     return out | {"head.weight": out["embedding.weight"]}

@@ -38,7 +38,9 @@ def test_blocks_come_back(coder: str, block_parts: list[Part]) -> None:
 
 
 @given(st.sampled_from(list(DTYPES.values())), rngs, st.integers(0, 60), kinds)
-def test_exact_parts_are_exact(dtype: DType, rng: np.random.Generator, count: int, kind: str) -> None:
+def test_exact_parts_are_exact(
+    dtype: DType, rng: np.random.Generator, count: int, kind: str
+) -> None:
     patterns = some_patterns(rng, dtype, count, kind)
     before = patterns.copy()
     (found,) = read_again([make_part(patterns, dtype, None)])

@@ -124,7 +124,10 @@ def test_a_bound_above_64_bits_is_refused() -> None:
     rows = 1024
     shifts = Vector.constant(24, rows)
     basis = Basis(
-        BasisKind.EXPLICIT, np.full((rows, rows), 1 << 30, np.int32), shifts, Vector.constant(0, rows)
+        BasisKind.EXPLICIT,
+        np.full((rows, rows), 1 << 30, np.int32),
+        shifts,
+        Vector.constant(0, rows),
     )
     record = small(
         bases=(Basis(), basis, Basis()),

@@ -50,10 +50,15 @@ def assert_exact(found: dict[str, Array], wanted: dict[str, Array]) -> None:
         assert found[name].tobytes() == array.astype(found[name].dtype).tobytes(), name
 
 
+def is_finite(array: Array) -> bool:
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        return bool(np.isfinite(array.astype(np.float64)).all())
+
+
 def snr(found: Array, wanted: Array) -> float:
     truth = wanted.astype(np.float64)
     error = np.square(found.astype(np.float64) - truth).sum()
-    return 10 * math.log10(np.square(truth).sum() / error)
+    return 10 * math.log10(np.square(truth).sum() / error) if error else math.inf
 
 
 @given(st.lists(arrays(), max_size=4))
@@ -83,6 +88,7 @@ def wishes() -> st.SearchStrategy[dict[str, Any]]:
     return st.builds(lambda a, b: a | b, targets, others)
 
 
+@settings(max_examples=200)
 @given(st.lists(arrays(), max_size=3), wishes())
 def test_any_arrays_with_any_settings(values: list[Array], wish: dict[str, Any]) -> None:
     named = {f"tensor {i}": value for i, value in enumerate(values)}
@@ -91,11 +97,10 @@ def test_any_arrays_with_any_settings(values: list[Array], wish: dict[str, Any])
     assert_described(found, copies)
     for name, value in copies.items():
         assert named[name].tobytes() == value.tobytes()
-        wide = value.astype(np.float64) if value.dtype != bool else value
-        if wide.dtype != np.float64 or value.dtype.kind in "iu" or not np.isfinite(wide).all():
+        if value.dtype.kind in "biu" or not is_finite(value):
             assert found[name].tobytes() == value.tobytes()
         else:
-            assert np.isfinite(found[name].astype(np.float64)).all()
+            assert is_finite(found[name])
 
 
 @pytest.mark.parametrize(
@@ -138,7 +143,11 @@ def test_quality_is_a_signal_to_noise_ratio(quality: float) -> None:
 @pytest.mark.parametrize("payload", ["range", "fixed"])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_bits_a_weight_are_met(bits: float, payload: str) -> None:
-    weights = {"a": gaussian((96, 64)), "b": gaussian((64, 16, 3, 3), 1), "bias": gaussian((64,), 2)}
+    weights = {
+        "a": gaussian((96, 64)),
+        "b": gaussian((64, 16, 3, 3), 1),
+        "bias": gaussian((64,), 2),
+    }
     data = encode(weights, Settings(bits=bits, payload=payload))
     count = weights["a"].size + weights["b"].size
     assert 8 * len(data) / count == pytest.approx(bits, rel=0.02)
@@ -150,6 +159,13 @@ def test_the_largest_size_is_kept_and_used(size: int) -> None:
     assert 0.97 * size <= len(data) <= size
 
 
+def test_bits_that_exact_tensors_use_up_leave_little_for_the_others() -> None:
+    weights = {"exact": gaussian((40, 40)), "other": gaussian((40, 40), 1)}
+    data = encode(weights, Settings(bits=4, rules=[("exact", "lossless")]))
+    assert len(data) < weights["exact"].nbytes + 200
+    assert np.array_equal(decode(data)["exact"], weights["exact"])
+
+
 def test_a_size_that_cannot_be_met_is_an_error() -> None:
     with pytest.raises(EncodeError, match="max_size"):
         encode({"w": gaussian((96, 128))}, Settings(max_size=60))
@@ -157,16 +173,16 @@ def test_a_size_that_cannot_be_met_is_an_error() -> None:
         encode({"w": gaussian((96, 128))}, Settings(max_size=60, rules=[("w", "lossless")]))
 
 
-@pytest.mark.parametrize("scale", [1e-300, 1e-150, 1e-40, 1e-30, 1e30, 1e37, 1e150, 1e300])
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [(np.float64, scale) for scale in (1e-300, 1e-150, 1e-40, 1e40, 1e150, 1e300)]
+    + [(dtype, scale) for dtype in (np.float32, ml_dtypes.bfloat16) for scale in (1e-36, 1e36)],
+)
 def test_scale_does_not_matter(dtype: Any, scale: float) -> None:
-    limits = ml_dtypes.finfo(dtype)
-    if not float(limits.tiny) < scale / 50 < scale * 50 < float(limits.max):
-        pytest.skip("outside the type's range")
     weights = (np.random.default_rng(0).normal(size=(32, 32)) * scale).astype(dtype)
     unit = weights.astype(np.float64) / scale
     found = decode(encode({"w": weights}, Settings(snr=20)))["w"].astype(np.float64) / scale
-    assert snr(found, unit) == pytest.approx(20, abs=0.3)
+    assert snr(found, unit) >= 19.7
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=lambda d: d.name)
@@ -183,7 +199,7 @@ def test_weights_that_are_not_finite_stay_exact(dtype: Any) -> None:
     weights = gaussian((10, 10)).astype(numpy_dtype(dtype))
     weights.view(dtype.pattern)[0] = SPECIAL[dtype.name]
     arrays = {"w": weights, "v": weights[0], "finite": gaussian((20, 20))}
-    found = decode(encode(arrays, Settings(bits=4, side_bits=2)))
+    found = decode(encode(arrays, Settings(snr=20, side_bits=2)))
     for name in ("w", "v"):
         assert found[name].tobytes() == arrays[name].tobytes()
 
@@ -198,7 +214,9 @@ def test_side_tensors_are_within_their_bound(side_bits: int | None) -> None:
 
 
 def test_rules_choose_for_single_tensors() -> None:
-    weights = {f"layer{i}.weight": gaussian((32, 32), i) for i in range(3)} | {"bias": gaussian((9,))}
+    weights = {f"layer{i}.weight": gaussian((32, 32), i) for i in range(3)} | {
+        "bias": gaussian((9,))
+    }
     rules = [("*", "step:4"), ("layer0.*", "lossless"), ("layer1.*", "step:1"), ("bias", "side:20")]
     found = decode(encode(weights, Settings(snr=25, rules=rules)))
     assert np.array_equal(found["layer0.weight"], weights["layer0.weight"])
@@ -218,7 +236,9 @@ def test_tied_tensors_are_stored_once() -> None:
     assert np.array_equal(found["a"], found["b"]) and np.array_equal(found["a"], found["c"])
 
 
-@pytest.mark.parametrize("wish", [Settings(lossless=True), Settings(bits=3), Settings(max_size=4000)])
+@pytest.mark.parametrize(
+    "wish", [Settings(lossless=True), Settings(bits=3), Settings(max_size=4000)]
+)
 def test_layout_and_order_of_bytes_do_not_matter(wish: Settings) -> None:
     weights = gaussian((40, 60))
     views = [

@@ -7,6 +7,7 @@ variable TQCODEC_NATIVE=0 turns them off. Imports numpy only, besides the layers
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -18,10 +19,8 @@ from tqcodec.format.tables import Tables
 
 _library: Any = None
 if os.environ.get("TQCODEC_NATIVE", "1") != "0":
-    try:
-        _library = import_module("tqcodec._native")
-    except ImportError:
-        pass
+    with suppress(ImportError):
+        _library = import_module("._native", "tqcodec")
 
 AVAILABLE = _library is not None
 

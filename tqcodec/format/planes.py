@@ -148,11 +148,13 @@ def _plane_widths(parts: Sequence[Part], plane: int) -> NDArray[np.uint8]:
 def _plane_values(part: Part, plane: int) -> NDArray[np.uint8]:
     """Bits 8 * plane and up of (kept mantissa << 1 | sign), kept mantissa, or integer."""
     dtype, rest = part.dtype, part.patterns
+    number = dtype.pattern.type
     if dtype.is_float:
-        mantissa = rest & dtype.pattern.type((1 << dtype.mantissa_bits) - 1)
-        kept = mantissa >> (dtype.mantissa_bits - part.kept)
-        rest = kept if part.unsigned else kept << 1 | rest >> (8 * dtype.size - 1)
-    low = rest >> (8 * plane)
+        mantissa = rest & number((1 << dtype.mantissa_bits) - 1)
+        kept = mantissa >> number(dtype.mantissa_bits - part.kept)
+        sign = rest >> number(8 * dtype.size - 1)
+        rest = kept if part.unsigned else kept << number(1) | sign
+    low = rest >> number(8 * plane)
     return (low & 0xFF).astype(np.uint8)
 
 

@@ -130,7 +130,9 @@ def _columns(
     if taps_basis is not None:
         part = part @ taps_basis.astype(np.float64)
     if in_basis is not None:
-        part = np.swapaxes(np.swapaxes(part, 1, 2) @ in_basis.astype(np.float64), 1, 2)
+        rows, inner, taps = part.shape
+        flat = part.transpose(0, 2, 1).reshape(rows * taps, inner)  # one product, not one a row
+        part = (flat @ in_basis.astype(np.float64)).reshape(rows, taps, -1).transpose(0, 2, 1)
     return part
 
 
