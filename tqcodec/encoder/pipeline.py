@@ -39,6 +39,8 @@ SAMPLE = 200_000  # coefficients on which the step is sought
 TENSOR_SHARE = 1 / 8  # of the coefficients at most, while they are more than SAMPLE / 4
 PASSES = 5  # corrections of the step after whole encodings
 SNR_TOLERANCE = 0.02  # dB
+FAST_TOLERANCE = 5.0  # times as much at the efforts without trellis
+FAST_SIZES = (8, 24)  # numbers of tables tried there
 DECIBELS_PER_OCTAVE = 20 * math.log10(2)
 BITS_TOLERANCE = 0.003  # relative
 TRELLIS_EFFORT = 3
@@ -194,10 +196,11 @@ class _Target:
 
     @property
     def tolerance(self) -> float:
-        """Distance that will do: 0.02 dB or 0.3 % of the bits."""
+        """Distance that will do: 0.02 dB or 0.3 % of the bits, five times that in a hurry."""
+        slack = FAST_TOLERANCE if self.settings.effort < TRELLIS_EFFORT else 1.0
         if self.settings.target_snr is not None:
-            return SNR_TOLERANCE / DECIBELS_PER_OCTAVE
-        return BITS_TOLERANCE * self._wanted / self.weights
+            return slack * SNR_TOLERANCE / DECIBELS_PER_OCTAVE
+        return slack * BITS_TOLERANCE * self._wanted / self.weights
 
     @property
     def _wanted(self) -> float:
@@ -261,7 +264,8 @@ def _write(job: Job, coded: Sequence[Coded]) -> bytes:
         joined = Histograms.join(histograms) if histograms else Histograms.empty(0, 1)
         if not len(joined.counts):
             return [np.zeros(0, np.int64)] * len(histograms)
-        fitted = tables.fit(joined, most, symmetric)
+        fast = job.settings.effort < TRELLIS_EFFORT
+        fitted = tables.fit(joined, most, symmetric, FAST_SIZES if fast else tables.SIZES)
         first = fitted.first_table(len(all_tables))
         all_tables.extend(fitted.tables)
         return np.split(first, np.cumsum([len(h.counts) for h in histograms])[:-1])
