@@ -2,8 +2,8 @@
 
     python demo/demo.py [--output FOLDER] [--bits 5 4 3]
 
-Prints one row a file: bytes, ratio to the float32 weights, bits per weight, seconds, and how far the
-decoded network agrees with the original on views of the photographs that scikit-image and
+Prints one row a file: bytes, ratio to the float32 weights, bits per weight, seconds, and how far
+the decoded network agrees with the original on views of the photographs that scikit-image and
 scikit-learn ship.
 """
 

@@ -141,6 +141,7 @@ def verify(
         DecodeError: at the first fault.
     """
     with open(source, limit=limit) as file:
+        file.container.check_limit(file.container.directory.entries)
         _ = file.container.tables  # checked even where no tensor uses them
         for done, entry in enumerate(file.container.by_bundle(), 1):
             file.container.decode(entry)

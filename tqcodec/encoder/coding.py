@@ -292,7 +292,7 @@ def with_tables(
         entries: table of each basis row.
     """
     record = coded.record
-    seen = coded.indices.counts.any(axis=(1, 2))
+    seen = coded.indices.seen
     table_map: tuple[int, ...] = (0,)
     if seen.any() and record.payload_kind == PayloadKind.RANGE:
         length = int(np.flatnonzero(seen)[-1]) + 1

@@ -136,7 +136,7 @@ def rates_of(fitted: TableSet, counted: Sequence[Histograms]) -> list[Rates]:
     lengths = lengths.reshape(-1, fitted.contexts, lengths.shape[1])
     out, start = [], 0
     for histograms in counted:
-        seen = histograms.counts.any(axis=(1, 2))
+        seen = histograms.seen
         cluster = fitted.cluster[start : start + len(seen)]
         out.append(Rates(lengths[cluster[nearest_seen(seen)]]))
         start += len(seen)

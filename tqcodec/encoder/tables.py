@@ -34,17 +34,22 @@ class Histograms:
     Attributes:
         counts: int32 (groups, contexts, BINS); bin s + REACH counts symbol s, the last bin all
             symbols beyond the reach. Contexts are the quantizers of a trellis.
-        low_bits: bits split off the values of each group, int64 (groups,).
+        low_bits: bits split off the values of each group, int32 (groups,).
     """
 
     counts: NDArray[np.int32]
-    low_bits: NDArray[np.int64]
+    low_bits: NDArray[np.int32]
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """True for the groups that have a count."""
+        return np.array(self.counts.any(axis=(1, 2)))
 
     @staticmethod
     def empty(groups: int, contexts: int) -> Histograms:
         """Histograms without a count."""
         counts = np.zeros((groups, contexts, BINS), np.int32)
-        return Histograms(counts, np.zeros(groups, np.int64))
+        return Histograms(counts, np.zeros(groups, np.int32))
 
     @staticmethod
     def join(parts: Sequence[Histograms]) -> Histograms:
@@ -120,7 +125,7 @@ def fit(
             are split off.
         sizes: numbers of clusters to try.
     """
-    seen = np.flatnonzero(histograms.counts.any(axis=(1, 2)))
+    seen = np.flatnonzero(histograms.seen)
     if not len(seen):  # groups that code nothing still refer to tables
         seen = np.arange(min(1, len(histograms.counts)))
     used = Histograms(histograms.counts[seen], histograms.low_bits[seen])

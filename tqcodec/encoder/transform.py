@@ -183,9 +183,9 @@ def _choose_taps(
 
 @cache
 def _unit_dct(taps_shape: tuple[int, ...]) -> NDArray[np.float64]:
-    rows = np.ones((1, 1))
+    rows: NDArray[np.float64] = np.ones((1, 1))
     for length in taps_shape:
-        rows = np.kron(rows, dct(length).astype(np.float64))
+        rows = np.kron(rows, dct(length)).astype(np.float64)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
@@ -226,7 +226,8 @@ class IntegerBasis:
     @property
     def rows(self) -> NDArray[np.float64]:
         """Synthesis rows with about unit norm."""
-        return self.entries * np.ldexp(1.0, self.shifts.astype(np.int64) - self.exponent)[:, None]
+        scales = np.ldexp(1.0, self.shifts.astype(np.int64) - self.exponent)
+        return self.entries.astype(np.float64) * scales[:, None]
 
 
 def quantize_basis(
@@ -245,4 +246,5 @@ def quantize_basis(
 
 def analysis_of(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Analysis matrix (channels, length) for synthesis rows: least squares."""
-    return np.linalg.pinv(rows).T
+    inverse: NDArray[np.float64] = np.linalg.pinv(rows)
+    return inverse.T

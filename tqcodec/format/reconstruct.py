@@ -132,7 +132,8 @@ def _columns(
     if in_basis is not None:
         rows, inner, taps = part.shape
         flat = part.transpose(0, 2, 1).reshape(rows * taps, inner)  # one product, not one a row
-        part = (flat @ in_basis.astype(np.float64)).reshape(rows, taps, -1).transpose(0, 2, 1)
+        product = flat @ in_basis.astype(np.float64)
+        part = product.reshape(rows, taps, in_basis.shape[1]).transpose(0, 2, 1)
     return part
 
 
@@ -142,4 +143,5 @@ def _arrange(
     """From (out, in, taps) to the dimensions of the tensor."""
     order = sorted(range(len(shape)), key=lambda d: (roles[d], d))
     spread = weights.reshape([shape[d] for d in order])
-    return np.ascontiguousarray(spread.transpose(np.argsort(order)))
+    # reshape: ascontiguousarray makes a scalar 1-D
+    return np.ascontiguousarray(spread.transpose(np.argsort(order))).reshape(shape)
