@@ -18,6 +18,7 @@ from tqcodec.format.records import axis_lengths
 from tqcodec.format.registry import Axis, BasisKind
 
 CONVERT = 1 << 18  # weights converted at a time, to bound memory
+FINEST = 2.0**-20  # step over the norm of a matrix: what float32 tells apart
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +47,10 @@ class Analysis:
     classes: NDArray[np.uint8]
     side_bits: float
 
-    @property
-    def factor(self) -> float:
-        """Its step over that of the network."""
-        return step_factor(self.item, self.sensitivity)
+    def step(self, step: float) -> float:
+        """Its step where the network has `step`; no coefficient reaches 2^20 of them."""
+        finest = math.sqrt(self.energy) * FINEST if self.energy > 0 else 1.0
+        return max(step * step_factor(self.item, self.sensitivity), finest)
 
     @property
     def class_count(self) -> int:

@@ -16,10 +16,10 @@ from tqcodec.encoder.plan import Source
 from tqcodec.encoder.quantizer import Rates
 from tqcodec.encoder.rate_control import Method, nearest_seen
 from tqcodec.encoder.tables import Histograms, count
-from tqcodec.encoder.transform import IntegerBasis, analysis_of, quantize_basis
+from tqcodec.encoder.transform import IDENTITY, IntegerBasis, analysis_of, quantize_basis
 from tqcodec.format.dtypes import to_float
 from tqcodec.format.reader import Reader
-from tqcodec.format.reconstruct import basis_rows, reconstruct
+from tqcodec.format.reconstruct import basis_rows, reconstruct, sums_are_exact
 from tqcodec.format.records import Basis, CodedTensor
 from tqcodec.format.registry import Axis, BasisKind, PayloadKind, Quantizer
 from tqcodec.format.vectors import Vector
@@ -77,7 +77,18 @@ def code(
         rates: code lengths to quantize by.
         payload: ``range`` or ``fixed``.
     """
-    step *= analysis.factor
+    step = analysis.step(step)
+    coded = _code(source, analysis, method, step, rates, payload)
+    if not sums_are_exact(coded.record, source.patterns.shape):
+        # So fine a step leaves no room for a basis.
+        analysis = replace(analysis, transform=IDENTITY)
+        coded = _code(source, analysis, method, step, rates, payload)
+    return _measured(source, coded)
+
+
+def _code(
+    source: Source, analysis: Analysis, method: Method, step: float, rates: Rates, payload: str
+) -> Coded:
     weights = weights_of(source, analysis.item)
     axes = _integer_axes(source, analysis, weights, step)
     coefficients = weights
@@ -94,7 +105,15 @@ def code(
     del flat, coefficients
     indices = method.count(q, classes, analysis.class_count)
     record = _record(q, levels, axes, analysis, method, step, payload)
-    return _measured(source, record, axes, indices)
+    return Coded(
+        record=record,
+        check=0,
+        error=0.0,
+        energy=0.0,
+        indices=indices,
+        vectors=Histograms.join([_vector(v) for v in (record.depths, *record.levels)]),
+        entries=_entry_histograms(record.bases),
+    )
 
 
 def _quantize(
@@ -238,9 +257,11 @@ def _scale(value: float) -> tuple[int, int]:
     return mantissa, exponent
 
 
-def _measured(source: Source, record: CodedTensor, axes: _Axes, indices: Histograms) -> Coded:
+def _measured(source: Source, coded: Coded) -> Coded:
     """Decode the record as a decoder will, for the check and the error."""
-    decoded = reconstruct(record, source.patterns.shape, source.dtype, Reader(b"", 0, source.name))
+    decoded = reconstruct(
+        coded.record, source.patterns.shape, source.dtype, Reader(b"", 0, source.name)
+    )
     error = energy = 0.0
     old, new = source.patterns.reshape(-1), decoded.reshape(-1)
     for i in range(0, len(old), TILE):
@@ -248,15 +269,7 @@ def _measured(source: Source, record: CodedTensor, axes: _Axes, indices: Histogr
         difference = truth - to_float(new[i : i + TILE], source.dtype)
         error += float(np.dot(difference, difference))
         energy += float(np.dot(truth, truth))
-    return Coded(
-        record=record,
-        check=crc(decoded),
-        error=error,
-        energy=energy,
-        indices=indices,
-        vectors=Histograms.join([_vector(v) for v in (record.depths, *record.levels)]),
-        entries=_entry_histograms(axes.bases),
-    )
+    return replace(coded, check=crc(decoded), error=error, energy=energy)
 
 
 def _vector(vector: Vector) -> Histograms:

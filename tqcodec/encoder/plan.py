@@ -18,6 +18,7 @@ from tqcodec.format.registry import MAX_DIMENSIONS, MAX_ELEMENTS, MAX_NAME, Axis
 
 SMALL = 1 << 14  # tensors up to this many elements share bundles
 LEAST_WEIGHTS = 64  # a matrix with fewer elements is a side tensor
+LEAST_LARGEST, MOST_LARGEST = 2.0**-60, 2.0**60  # of a matrix that is transformed
 MOST_TAPS = 512  # more positions than this are no kernel
 
 
@@ -99,8 +100,10 @@ def _plan_one(
     source: Source, settings: Settings, options: TensorOptions, seen: dict[bytes, str]
 ) -> Item:
     shape, name = source.patterns.shape, source.name
-    if not name or len(name.encode()) > MAX_NAME:
-        raise EncodeError(f"tensor name of {len(name.encode())} bytes, allowed are 1 to {MAX_NAME}")
+    if not name or len(name.encode(errors="replace")) > MAX_NAME:
+        raise EncodeError(f"tensor {name[:40]!r}: names take 1 to {MAX_NAME} bytes")
+    if any("\ud800" <= c <= "\udfff" for c in name):
+        raise EncodeError(f"tensor {name!r}: the name is not a UTF-8 string")
     if len(shape) > MAX_DIMENSIONS or source.patterns.size > MAX_ELEMENTS:
         raise EncodeError(f"tensor {name!r}: shape {shape} is beyond the limits of the format")
     is_weight = is_weight_matrix(source.dtype, shape)
@@ -109,7 +112,7 @@ def _plan_one(
     if twin is not None:
         return Item(name, Treatment.TIED, False, roles, options, twin)
     exact = settings.lossless or options.lossless or not source.dtype.is_float
-    if exact or not _all_finite(source):
+    if exact or not _in_range(source):
         treatment = Treatment.EXACT
     elif is_weight:
         treatment = Treatment.TRANSFORM
@@ -133,7 +136,10 @@ def _twin(source: Source, options: TensorOptions, seen: dict[bytes, str]) -> str
     return None
 
 
-def _all_finite(source: Source) -> bool:
-    flat = source.patterns.reshape(-1)
-    blocks = (flat[i : i + SMALL] for i in range(0, len(flat), SMALL))
-    return all(np.isfinite(to_float(block, source.dtype)).all() for block in blocks)
+def _in_range(source: Source) -> bool:
+    """True for finite numbers whose magnitudes leave room for squares and steps in float32."""
+    flat, largest = source.patterns.reshape(-1), 0.0
+    for i in range(0, len(flat), SMALL):
+        block = np.abs(to_float(flat[i : i + SMALL], source.dtype))
+        largest = max(largest, float(block.max()) if np.isfinite(block).all() else math.inf)
+    return largest == 0 or LEAST_LARGEST < largest < MOST_LARGEST

@@ -7,7 +7,6 @@ them; the pipeline corrects what the samples got wrong.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from tqcodec.encoder.analysis import Analysis
 from tqcodec.encoder.blocks import row_blocks
 from tqcodec.encoder.quantizer import Rates
 from tqcodec.encoder.tables import Histograms, TableSet
+from tqcodec.encoder.target import Correction
 from tqcodec.format.trellis import indices_of
 
 SAMPLE_TABLES = (16,)  # clusters while the step is sought
@@ -94,7 +94,7 @@ class Estimate:
 def estimate(analyses: Sequence[Analysis], method: Method, step: float) -> Estimate:
     """Quantize the samples at a step, in rounds that refit the tables."""
     rates = [_no_rates(a.class_count, method.contexts) for a in analyses]
-    scaled = [a.sample / np.float32(step * a.factor) for a in analyses]
+    scaled = [a.sample / np.float32(a.step(step)) for a in analyses]
     for _ in range(ROUNDS):
         quantized = [
             method.quantize(x, a.classes, r)
@@ -111,7 +111,7 @@ def estimate(analyses: Sequence[Analysis], method: Method, step: float) -> Estim
     edges = np.cumsum([0, *(a.class_count for a in analyses)])[:-1]
     groups = np.add.reduceat(tables.group_bits(joined, fitted), edges)
     distortion = sum(
-        a.sensitivity * share * (step * a.factor) ** 2 * _squared(x, q)
+        a.sensitivity * share * a.step(step) ** 2 * _squared(x, q)
         for share, a, x, q in zip(shares, analyses, scaled, quantized, strict=True)
     )
     bits = float((groups * shares).sum()) + sum(a.side_bits for a in analyses)
@@ -169,23 +169,15 @@ def search(
         miss: by how much an estimate lies above its target, in octaves of the step.
         tolerance: largest miss that will do.
     """
-    low, high = -math.inf, math.inf  # log2 of steps known to be too fine, too coarse
-    x = math.log2(start)
+    step, correction = start, Correction()
     best: tuple[float, float, Estimate] | None = None
     for _ in range(SEARCHES):
-        found = estimate(analyses, method, 2**x)
+        found = estimate(analyses, method, step)
         octaves = miss(found)
         if best is None or abs(octaves) < best[0]:
-            best = (abs(octaves), 2**x, found)
+            best = (abs(octaves), step, found)
         if best[0] <= tolerance:
             break
-        if octaves > 0:
-            high = min(high, x)
-        else:
-            low = max(low, x)
-        x -= octaves
-        if not low < x < high:
-            x = (low + high) / 2 if math.isfinite(low + high) else x
-    if best is None:
-        raise AssertionError("SEARCHES is 0")
+        step = correction.next_step(step, octaves)
+    assert best is not None, "SEARCHES is positive"
     return best[1], best[2]

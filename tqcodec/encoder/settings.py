@@ -12,6 +12,7 @@ TRANSFORMS = ("auto", "none", "dct", "klt")
 PAYLOADS = ("range", "fixed")
 DECIBELS_PER_QUALITY = 0.4
 DEFAULT_QUALITY = 70.0
+TRELLIS_EFFORT = 3  # from here on the trellis quantizes
 
 Progress = Callable[[str, int, int], None]  # (stage, done, of)
 
@@ -30,7 +31,8 @@ class Settings:
         transform: ``auto`` chooses for each tensor; ``none``, ``dct``, ``klt`` force it.
         payload: ``range`` for the smallest file, ``fixed`` for coefficients of fixed length.
         side_bits: mantissa bits kept of 1-D tensors (biases, batch normalisation); their
-            relative error is at most 2^-(side_bits + 1). None keeps them exactly.
+            relative error is at most 2^-(side_bits + 1), but for subnormal numbers. None keeps
+            them exactly.
         effort: 1 (fast) to 9 (thorough).
         rules: pairs of a name pattern (as in `fnmatch`) and options such as ``lossless``,
             ``transform:none``, ``step:0.5``; later rules win.
@@ -59,12 +61,15 @@ class Settings:
         if sum(t is not None for t in targets) > 1:
             raise EncodeError("settings: give one of bits, max_size, quality, snr, lossless")
         _check("bits", self.bits, 0.01, 32)
-        _check("max_size", self.max_size, 1, 1 << 62)
+        _check("max_size", self.max_size, 1, 1 << 62, whole=True)
         _check("quality", self.quality, 0, 100)
         _check("snr", self.snr, 0, 100)
-        _check("side_bits", self.side_bits, 0, 52)
-        _check("effort", self.effort, 1, 9)
-        _check("workers", self.workers, 1, 1024)
+        _check("side_bits", self.side_bits, 0, 52, whole=True)
+        _check("effort", self.effort, 1, 9, whole=True)
+        _check("workers", self.workers, 1, 1024, whole=True)
+        for pair in self.metadata:
+            if len(pair) != 2 or not all(_is_text(text) for text in pair):
+                raise EncodeError(f"settings: metadata {pair!r} is not a pair of strings")
         for name, value, known in (
             ("transform", self.transform, TRANSFORMS),
             ("payload", self.payload, PAYLOADS),
@@ -85,11 +90,17 @@ class Settings:
         return quality * DECIBELS_PER_QUALITY
 
 
-def _check(name: str, value: float | None, least: float, most: float) -> None:
+def _is_text(value: object) -> bool:
+    """True for strings that UTF-8 can hold."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _check(name: str, value: float | None, least: float, most: float, whole: bool = False) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise EncodeError(f"settings: {name} is {value!r}, not a number")
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        kind = "whole number" if whole else "number"
+        raise EncodeError(f"settings: {name} is {value!r}, not a {kind}")
     if not least <= value <= most:
         raise EncodeError(f"settings: {name} is {value}, not within {least} to {most}")
 

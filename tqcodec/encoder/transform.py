@@ -239,12 +239,12 @@ def quantize_basis(
     shifts = np.clip(wanted - finest, 0, MAX_BASIS_SHIFT).astype(np.uint8)
     # A row must not vanish: its largest entry keeps at least two bits.
     largest = np.abs(rows).max(axis=1, initial=0.0)
-    shifts = np.minimum(shifts, np.floor(np.log2(largest)) - finest - 1).astype(np.uint8)
+    coarsest = np.maximum(np.floor(np.log2(largest)) - finest - 1, 0)
+    shifts = np.minimum(shifts, coarsest).astype(np.uint8)
     entries = np.rint(np.ldexp(rows, -int(finest) - shifts.astype(np.int64)[:, None]))
     return IntegerBasis(entries.astype(np.int32), shifts, -int(finest))
 
 
 def analysis_of(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Analysis matrix (channels, length) for synthesis rows: least squares."""
-    inverse: NDArray[np.float64] = np.linalg.pinv(rows)
-    return inverse.T
+    return np.linalg.pinv(rows).T.astype(np.float64)

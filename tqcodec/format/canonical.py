@@ -18,18 +18,18 @@ _LENGTHS = {0xD9: 1, 0xDA: 2, 0xDB: 4, 0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4}
 _SHORT = {1: 31, 2: 255, 4: 65535}  # largest length that a smaller form of a string takes
 
 
-def read_canonical(data: bytes, reader: Reader) -> Any:
-    """The one value that `data` holds. `reader` serves for messages."""
-    source = _Source(data, reader)
+def read_canonical(data: bytes, most: int, reader: Reader) -> Any:
+    """The one value that `data` holds, of at most `most` values in all; `reader` for messages."""
+    source = _Source(data, most, reader)
     value = source.value(0)
     reader.check(source.position == len(data), "directory.msgpack", "bytes behind the value")
     return value
 
 
 class _Source:
-    def __init__(self, data: bytes, reader: Reader) -> None:
+    def __init__(self, data: bytes, most: int, reader: Reader) -> None:
         self.data, self.reader = data, reader
-        self.position = 0
+        self.position, self.left = 0, most
 
     def take(self, count: int) -> bytes:
         start, self.position = self.position, self.position + count
@@ -43,6 +43,8 @@ class _Source:
 
     def value(self, depth: int) -> Any:
         self.reader.check(depth <= MAX_NESTING, "directory.nesting", "values nested too deep")
+        self.left -= 1
+        self.reader.check(self.left >= 0, "directory.values", "more values than bytes pay for")
         code = self.take(1)[0]
         if code < 0x80 or code >= 0xE0:
             return code - 256 if code >= 0xE0 else code

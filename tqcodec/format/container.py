@@ -57,7 +57,7 @@ class Container:
         if header.deflated:
             plain = io.inflate(plain, header.size, reader)
         start = HEADER_SIZE + header.stored
-        self.directory = read_directory(plain, start, Reader(b"", HEADER_SIZE))
+        self.directory = read_directory(plain, header.stored, start, Reader(b"", HEADER_SIZE))
         end = start + sum(s.length for s in self.directory.segments())
         if end != length:
             raise MalformedError("container.length", f"{length} bytes, not {end}", min(end, length))

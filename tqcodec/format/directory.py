@@ -25,6 +25,7 @@ from tqcodec.format.registry import (
     MAX_NAME,
     MAX_TABLES_SIZE,
     RESERVED_CODINGS,
+    VALUES_PER_BYTE,
     Coding,
 )
 
@@ -110,15 +111,16 @@ class _Fields:
         return tuple(Segment(length, crc) for length, crc in pairs)
 
 
-def read_directory(data: bytes, start: int, reader: Reader) -> Directory:
+def read_directory(data: bytes, stored: int, start: int, reader: Reader) -> Directory:
     """Inverse of `write_directory`.
 
     Args:
         data: the inflated directory.
+        stored: bytes that it takes in the file; they bound the number of values.
         start: offset in the file at which the segments begin.
         reader: for messages.
     """
-    value = read_canonical(data, reader)
+    value = read_canonical(data, (1 << 16) + VALUES_PER_BYTE * stored, reader)
     fields = _Fields(value, reader, "directory")
     features = fields.items("features")
     if features:

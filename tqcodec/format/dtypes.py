@@ -6,6 +6,7 @@ so that types numpy does not have need no further library. Imports numpy only.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,6 +36,13 @@ class DType:
     def is_float(self) -> bool:
         """True for floating-point types."""
         return self.exponent_bits > 0
+
+    @property
+    def largest(self) -> float:
+        """Largest finite number of a floating-point type."""
+        top = (2 << self.mantissa_bits) - (1 if self.infinities else 2)
+        exponent = (1 << self.exponent_bits - 1) - (1 if self.infinities else 0)
+        return math.ldexp(top, exponent - self.mantissa_bits)
 
     @property
     def pattern(self) -> np.dtype[np.unsignedinteger]:
@@ -103,7 +111,8 @@ def to_float(patterns: NDArray[np.unsignedinteger], dtype: DType) -> NDArray[np.
     """Values of bit patterns of a floating-point type, exact in float64."""
     native = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}.get(dtype.name)
     if native is not None:
-        return patterns.view(native).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            return patterns.view(native).astype(np.float64)
     bits = patterns.astype(np.int64)
     mantissa = bits & ((1 << dtype.mantissa_bits) - 1)
     exponent = bits >> dtype.mantissa_bits & ((1 << dtype.exponent_bits) - 1)

@@ -45,10 +45,21 @@ def basis_rows(basis: Basis, axis_shape: Sequence[int]) -> NDArray[np.int64] | N
     return basis.entries.astype(np.int64) << basis.shifts.values.astype(np.int64)[:, None]
 
 
-def check_bound(
-    coded: CodedTensor, bases: Sequence[NDArray[np.int64] | None], reader: Reader
-) -> None:
-    """Check that no sum of the reconstruction can reach 2^53."""
+def all_rows(coded: CodedTensor, shape: Sequence[int]) -> list[NDArray[np.int64] | None]:
+    """Synthesis rows of the three axes."""
+    taps_shape = [n for n, role in zip(shape, coded.roles, strict=True) if role == Axis.TAPS]
+    return [
+        basis_rows(basis, taps_shape if axis == Axis.TAPS else ())
+        for axis, basis in zip(Axis, coded.bases, strict=True)
+    ]
+
+
+def sums_are_exact(coded: CodedTensor, shape: Sequence[int]) -> bool:
+    """True where no sum of the reconstruction can reach 2^53."""
+    return _sum_bound(coded, all_rows(coded, shape)) < 1 << SUM_BITS
+
+
+def _sum_bound(coded: CodedTensor, bases: Sequence[NDArray[np.int64] | None]) -> int:
     bound = 1
     if coded.coefficients.size:
         bound = max(int(coded.coefficients.max()), -int(coded.coefficients.min()))
@@ -57,8 +68,7 @@ def check_bound(
         if rows is not None and rows.size:
             # Sums of doubles cannot wrap, and are exact below 2^53.
             bound *= max(1, int(np.abs(rows).sum(axis=0, dtype=np.float64).max()))
-    ok = bound < 1 << SUM_BITS
-    reader.check(ok, "reconstruct.bound", f"sums may reach 2 ** {bound.bit_length() - 1}")
+    return bound
 
 
 def _extreme(vector: Vector) -> NDArray[np.uint8]:
@@ -91,12 +101,10 @@ def reconstruct(
         reader: for messages.
     """
     lengths = axis_lengths(shape, coded.roles)
-    taps_shape = [n for n, role in zip(shape, coded.roles, strict=True) if role == Axis.TAPS]
-    bases = [
-        basis_rows(basis, taps_shape if axis == Axis.TAPS else ())
-        for axis, basis in zip(Axis, coded.bases, strict=True)
-    ]
-    check_bound(coded, bases, reader)
+    bases = all_rows(coded, shape)
+    bound = _sum_bound(coded, bases)
+    exact = bound < 1 << SUM_BITS
+    reader.check(exact, "reconstruct.bound", f"sums may reach 2 ** {bound.bit_length() - 1}")
     scale = math.ldexp(coded.scale[0], coded.scale[1])
     weights = np.empty(lengths, dtype.pattern)
     out_basis = bases[Axis.OUT]
@@ -111,6 +119,7 @@ def reconstruct(
         steps = scale * expand(coded.row_scales.values[rows], ROW_SCALE_MANTISSA)
         sums += 0.0  # leaves no negative zero: the sums stand for integers
         sums *= steps[:, None, None]
+        np.clip(sums, -dtype.largest, dtype.largest, out=sums)
         weights[rows] = round_to(sums, dtype)
     return _arrange(weights, shape, coded.roles)
 

@@ -1,0 +1,86 @@
+"""Target: how far a file is from what the user asked for, and which step to try next."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from tqcodec.encoder.settings import Settings
+
+SNR_TOLERANCE = 0.02  # dB
+BITS_TOLERANCE = 0.003  # relative
+HURRY = 5.0  # times these tolerances for a fast encoding
+DECIBELS_PER_OCTAVE = 20 * math.log10(2)
+EXTREME = 64.0  # log2 of the finest and the coarsest step
+SLOPES = (0.15, 3.0)  # octaves of the target for one of the step: 1 at high rate
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the user asked for, as a distance in octaves of the step.
+
+    Attributes:
+        settings: with the target.
+        weights: elements of all weight matrices.
+        energy: of all weight matrices, weighed as their error is.
+        hurried: True where a rough hit will do.
+    """
+
+    settings: Settings
+    weights: int
+    energy: float
+    hurried: bool
+
+    @property
+    def tolerance(self) -> float:
+        """Distance that will do: 0.02 dB or 0.3 % of the bits, five times that in a hurry."""
+        slack = HURRY if self.hurried else 1.0
+        if self.settings.target_snr is not None:
+            return slack * SNR_TOLERANCE / DECIBELS_PER_OCTAVE
+        return slack * BITS_TOLERANCE * self._wanted / self.weights
+
+    @property
+    def _wanted(self) -> float:
+        if self.settings.bits is not None:
+            return self.settings.bits * self.weights
+        # Below the limit by half the tolerance: nothing above it will do.
+        return 8 * (self.settings.max_size or 1) * (1 - BITS_TOLERANCE / 2)
+
+    def octaves(self, distortion: float, bits: float) -> float:
+        """By how much the step is too coarse; negative where it is too fine."""
+        wanted = self.settings.target_snr
+        if wanted is not None:
+            snr = 10 * math.log10(self.energy / max(distortion, 1e-30 * self.energy))
+            return (wanted - snr) / DECIBELS_PER_OCTAVE
+        return (self._wanted - bits) / self.weights
+
+    def rank(self, octaves: float, size: int) -> float:
+        """Distance from the target; infinitely far where a hard limit is broken."""
+        limit = self.settings.max_size
+        return abs(octaves) + (1e6 * size if limit is not None and size > limit else 0)
+
+
+@dataclass
+class Correction:
+    """Steps that close in on a target: regula falsi, with the high-rate slope to begin with."""
+
+    tried: list[tuple[float, float]] = field(default_factory=list)  # log2 of the step, octaves
+
+    def next_step(self, step: float, octaves: float) -> float:
+        """A better step than `step`, which missed by `octaves`."""
+        x = math.log2(step)
+        self.tried.append((x, octaves))
+        below = [point for point in self.tried if point[1] <= 0]
+        above = [point for point in self.tried if point[1] > 0]
+        if below and above:
+            (x0, y0), (x1, y1) = max(below), min(above)
+            if x0 < x1:
+                # Not closer to either end than a tenth: a bent curve must not stall the search.
+                part = min(max(-y0 / (y1 - y0), 0.1), 0.9)
+                return float(2.0 ** (x0 + (x1 - x0) * part))
+        slope = 1.0
+        if len(self.tried) > 1:
+            (x0, y0), (x1, y1) = self.tried[-2:]
+            if x0 != x1:
+                slope = min(max((y1 - y0) / (x1 - x0), SLOPES[0]), SLOPES[1])
+        return float(2.0 ** min(max(x - octaves / slope, -EXTREME), EXTREME))
