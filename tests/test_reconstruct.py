@@ -17,7 +17,7 @@ from test_records import open_bytes, small
 
 from tqcodec.errors import MalformedError
 from tqcodec.format.dct import dct
-from tqcodec.format.dtypes import DTYPES
+from tqcodec.format.dtypes import DTYPES, to_float
 from tqcodec.format.reader import Reader
 from tqcodec.format.reconstruct import expand, reconstruct
 from tqcodec.format.records import Basis, axis_lengths
@@ -80,7 +80,10 @@ def reference(case: Case) -> tuple[list[int], int]:
         bound *= max([1, *(sum(map(abs, column)) for column in columns)])
     scale = math.ldexp(*r.scale)
     scales = [scale * plain_expand(s, 5) for s in r.row_scales.values.tolist()]
-    weights = {p: round_reference(float(s) * scales[p[0]], case.dtype) for p, s in sums.items()}
+    top = round_reference(math.inf, case.dtype) - 1  # pattern of the largest finite number
+    most = float(to_float(np.array([top], case.dtype.pattern), case.dtype)[0])
+    values = {p: float(s) * scales[p[0]] for p, s in sums.items()}
+    weights = {p: round_reference(min(max(v, -most), most), case.dtype) for p, v in values.items()}
     return [weights[place_of(index, case)] for index in np.ndindex(case.shape)], bound
 
 

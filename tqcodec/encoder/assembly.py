@@ -61,20 +61,25 @@ def assemble(
     classes = builder.fit([c.indices for c in coded], INDEX_CLUSTERS, True, True)
     vectors = builder.fit([c.vectors for c in coded], VECTOR_CLUSTERS, False, False)
     entries = builder.fit([c.entries for c in coded], ENTRY_CLUSTERS, True, False)
-    histograms = [side.exponent_histograms([p]) for p in parts.values()]
+    plain = {name for name, part in parts.items() if side.is_incompressible(part)}
+    tabled = {name: part for name, part in parts.items() if name not in plain}
+    histograms = [side.exponent_histograms([p]) for p in tabled.values()]
     exponents = builder.fit(histograms, EXPONENT_CLUSTERS, False, False)
-    contents: dict[str, Coded | Part] = {}
+    contents: dict[str, Coded | Part | Raw] = {}
     for i, (name, one) in enumerate(matrices.items()):
         record = with_tables(one, classes[i], vectors[i], entries[i])
         contents[name] = replace(one, record=record)
-    for (name, part), table in zip(parts.items(), exponents, strict=True):
+    contents |= {name: Raw(parts[name].patterns.tobytes()) for name in plain}
+    for (name, part), table in zip(tabled.items(), exponents, strict=True):
         contents[name] = side.with_table(part, int(table[0]))
     records = _records(sources, items, contents)
     return writer.write(records, Tables(builder.tables), dict(settings.metadata))
 
 
 def _records(
-    sources: Mapping[str, Source], items: Sequence[Item], contents: Mapping[str, Coded | Part]
+    sources: Mapping[str, Source],
+    items: Sequence[Item],
+    contents: Mapping[str, Coded | Part | Raw],
 ) -> Iterator[Record]:
     bundle, filled = 0, 0
     for item in items:
@@ -88,11 +93,11 @@ def _records(
             snr = _hundredths(content)
             yield Record(item.name, dtype, shape, content.check, content.record, snr)
             continue
+        if isinstance(content, Raw):
+            yield Record(item.name, dtype, shape, writer.crc(source.patterns), content)
+            continue
         check, size = writer.crc(content.patterns), len(content.patterns)
-        if size == 0 or side.is_incompressible(content):
-            raw = Raw(content.patterns.tobytes())
-            yield Record(item.name, dtype, shape, check, raw)
-        elif size > SMALL:
+        if size > SMALL:
             yield Record(item.name, dtype, shape, check, content)
         else:
             if filled + size > MAX_SYMBOLS:

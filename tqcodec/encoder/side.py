@@ -75,12 +75,15 @@ def exponents_of(flat: NDArray[np.unsignedinteger], dtype: DType) -> NDArray[np.
 
 
 def is_incompressible(part: Part) -> bool:
-    """True for exact numbers whose exponents are as good as random."""
+    """True for no numbers at all, and for exact ones whose exponents are as good as random."""
+    if not len(part.patterns):
+        return True
     if part.table is None or part.kept < part.dtype.mantissa_bits:
         return False
     counts = exponent_histograms([part]).counts.ravel()
     used = counts[counts > 0]
     entropy = -float((used * np.log2(used / used.sum())).sum())
+    entropy += float(counts[-1]) * part.dtype.exponent_bits  # these escape
     return entropy + 8 * len(used) > part.dtype.exponent_bits * len(part.patterns)
 
 
