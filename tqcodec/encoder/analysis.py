@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqcodec.encoder.classes import class_of, fit_levels
 from tqcodec.encoder.plan import Item, Source
 from tqcodec.encoder.settings import Settings
-from tqcodec.encoder.transform import HIGH_RATE, Transform, basis_bits, choose
+from tqcodec.encoder.transform import HIGH_RATE, Transform, axis_energies, basis_bits, choose
 from tqcodec.format.dtypes import to_float
 from tqcodec.format.records import axis_lengths
 from tqcodec.format.registry import Axis, BasisKind
@@ -208,9 +208,3 @@ def _bases_bits(transform: Transform, coefficients: NDArray[np.float32], step: f
             energies = axis_energies(coefficients, axis)
             total += basis_bits(energies, rows.shape[1], step)
     return total
-
-
-def axis_energies(coefficients: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
-    """Energy of each channel of one axis: float64."""
-    name = "oit"[axis]
-    return np.einsum(f"oit,oit->{name}", coefficients, coefficients, dtype=np.float64)

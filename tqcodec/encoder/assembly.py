@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from tqcodec.encoder import side, tables
 from tqcodec.encoder.coding import Coded, with_tables
+from tqcodec.encoder.histograms import Histograms
 from tqcodec.encoder.plan import SMALL, Item, Source
 from tqcodec.encoder.settings import TRELLIS_EFFORT, Settings
-from tqcodec.encoder.tables import Histograms
 from tqcodec.format import writer
 from tqcodec.format.planes import Part
 from tqcodec.format.registry import MAX_SYMBOLS

@@ -9,25 +9,25 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.encoder.analysis import Analysis, axis_energies, taps_shape, weights_of
+from tqcodec.encoder.analysis import Analysis, taps_shape, weights_of
+from tqcodec.encoder.bases import AxisBasis, integer_bases, project
 from tqcodec.encoder.blocks import row_blocks
 from tqcodec.encoder.classes import class_of
+from tqcodec.encoder.histograms import Histograms, count
 from tqcodec.encoder.plan import Source
 from tqcodec.encoder.quantizer import Rates
 from tqcodec.encoder.rate_control import Method, nearest_seen
-from tqcodec.encoder.tables import Histograms, count
-from tqcodec.encoder.transform import IDENTITY, IntegerBasis, analysis_of, quantize_basis
+from tqcodec.encoder.transform import IDENTITY
 from tqcodec.format.dtypes import to_float
 from tqcodec.format.reader import Reader
-from tqcodec.format.reconstruct import basis_rows, reconstruct, sums_are_exact
+from tqcodec.format.reconstruct import reconstruct, sums_are_exact
 from tqcodec.format.records import Basis, CodedTensor
-from tqcodec.format.registry import Axis, BasisKind, PayloadKind, Quantizer
+from tqcodec.format.registry import Axis, PayloadKind, Quantizer
 from tqcodec.format.vectors import Vector
 from tqcodec.format.writer import crc
 
 TILE = 1 << 18  # coefficients of a payload
 TILE_COLUMNS = 1 << 12
-VANISHING = 0.3  # largest coefficient over step below which a channel is dropped at once
 SCALE_BITS = 24
 
 
@@ -52,16 +52,6 @@ class Coded:
     indices: Histograms
     vectors: Histograms
     entries: Histograms
-
-
-@dataclass(frozen=True, eq=False)
-class _Axes:
-    """Integer bases of a tensor and how to get coefficients in units of them."""
-
-    bases: list[Basis]
-    analysis: list[NDArray[np.float64] | None]
-    channels: list[NDArray[np.int64] | None]  # channels of the float transform that are kept
-    norm: float  # of a synthesis vector, all axes together
 
 
 def code(
@@ -90,21 +80,20 @@ def _code(
     source: Source, analysis: Analysis, method: Method, step: float, rates: Rates, payload: str
 ) -> Coded:
     weights = weights_of(source, analysis.item)
-    axes = _integer_axes(source, analysis, weights, step)
-    coefficients = weights
-    for axis in (Axis.TAPS, Axis.IN, Axis.OUT):
-        coefficients = _project(coefficients, axes.analysis[axis], axis)
+    shape = taps_shape(source, analysis.item)
+    bases = integer_bases(analysis.transform, weights, shape, step)
+    coefficients = project(weights, bases)
     del weights
-    levels = tuple(
-        level if kept is None else level[kept]
-        for level, kept in zip(analysis.levels, axes.channels, strict=True)
-    )
+    levels = [
+        level if basis.kept is None else level[basis.kept]
+        for level, basis in zip(analysis.levels, bases, strict=True)
+    ]
     flat = coefficients.reshape(len(coefficients), math.prod(coefficients.shape[1:]))
     classes = class_of(levels, np.arange(flat.shape[1]))
     q = _quantize(flat, classes, method, step, rates)
     del flat, coefficients
     indices = method.count(q, classes, analysis.class_count)
-    record = _record(q, levels, axes, analysis, method, step, payload)
+    record = _record(q, levels, bases, analysis, method, step, payload)
     return Coded(
         record=record,
         check=0,
@@ -132,61 +121,10 @@ def _quantize(
     return out
 
 
-def _project(
-    array: NDArray[np.float32], matrix: NDArray[np.float64] | None, axis: Axis
-) -> NDArray[np.float32]:
-    if matrix is None:
-        return array
-    moved = np.moveaxis(array, axis, -1) @ matrix.astype(np.float32).T
-    return np.ascontiguousarray(np.moveaxis(moved, -1, axis))
-
-
-def _integer_axes(
-    source: Source, analysis: Analysis, weights: NDArray[np.float32], step: float
-) -> _Axes:
-    transform = analysis.transform
-    axes = _Axes([], [], [], 1.0)
-    explicit = any(kind == BasisKind.EXPLICIT for kind in transform.kinds)
-    coefficients = transform.analyse(weights) if explicit else weights
-    norm = 1.0
-    for axis in Axis:
-        kind, rows = transform.kinds[axis], transform.rows[axis]
-        if kind == BasisKind.DCT:
-            shape = taps_shape(source, analysis.item)
-            integers = basis_rows(Basis(kind), shape)
-            if integers is None:
-                raise AssertionError("a DCT has rows")
-            length = float(np.linalg.norm(integers[0]))
-            axes.bases.append(Basis(kind))
-            axes.analysis.append(analysis_of(integers / length))
-            axes.channels.append(None)
-            norm *= length
-        elif kind == BasisKind.EXPLICIT and rows is not None:
-            others = tuple(a for a in range(3) if a != axis)
-            largest = np.abs(coefficients).max(axis=others, initial=0.0)
-            kept = np.flatnonzero(largest > VANISHING * step)
-            energies = axis_energies(coefficients, axis)[kept]
-            integer = quantize_basis(rows[kept], energies, step)
-            axes.bases.append(_explicit(integer))
-            axes.analysis.append(analysis_of(integer.rows))
-            axes.channels.append(kept)
-            norm *= 2.0**integer.exponent
-        else:
-            axes.bases.append(Basis())
-            axes.analysis.append(None)
-            axes.channels.append(None)
-    return replace(axes, norm=norm)
-
-
-def _explicit(basis: IntegerBasis) -> Basis:
-    tables = Vector.constant(0, len(basis.entries))
-    return Basis(BasisKind.EXPLICIT, basis.entries, Vector(basis.shifts), tables)
-
-
 def _record(
     q: NDArray[np.signedinteger],
     levels: Sequence[NDArray[np.uint8]],
-    axes: _Axes,
+    bases: Sequence[AxisBasis],
     analysis: Analysis,
     method: Method,
     step: float,
@@ -201,25 +139,19 @@ def _record(
     vectors = zeros if fixed else [Vector(level, 0) for level in levels]
     return CodedTensor(
         roles=analysis.item.roles,
-        scale=_scale(step / axes.norm),
+        scale=_scale(step / math.prod(basis.norm for basis in bases)),
         quantizer=Quantizer.TRELLIS if method.steps else Quantizer.UNIFORM,
         steps=method.steps,
         payload_kind=PayloadKind.FIXED if fixed else PayloadKind.RANGE,
         tile=_tile(q.shape, method.steps),
-        bases=(axes.bases[0], axes.bases[1], axes.bases[2]),
+        bases=(bases[0].basis, bases[1].basis, bases[2].basis),
         depths=Vector(depths, None if fixed else 0),
         levels=(vectors[0], vectors[1], vectors[2]),
         table_map=(0,),
-        row_scales=Vector.constant(1, analysis_rows(analysis, axes)),
+        row_scales=Vector.constant(1, len(analysis.levels[Axis.OUT])),
         multipliers=Vector.constant(1, len(depths)),
         coefficients=q,
     )
-
-
-def analysis_rows(analysis: Analysis, axes: _Axes) -> int:
-    """Length of the output axis of the weights."""
-    basis = axes.bases[Axis.OUT].entries
-    return len(analysis.levels[Axis.OUT]) if basis is None else basis.shape[1]
 
 
 def _depths(q: NDArray[np.signedinteger], method: Method, payload: str) -> NDArray[np.uint8]:

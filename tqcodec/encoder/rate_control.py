@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.encoder import quantizer, tables
+from tqcodec.encoder import histograms, quantizer, tables
 from tqcodec.encoder.analysis import Analysis
 from tqcodec.encoder.blocks import row_blocks
+from tqcodec.encoder.histograms import Histograms
 from tqcodec.encoder.quantizer import Rates
-from tqcodec.encoder.tables import Histograms, TableSet
+from tqcodec.encoder.tables import TableSet
 from tqcodec.encoder.target import Correction
 from tqcodec.format.trellis import indices_of
 
@@ -68,12 +69,12 @@ class Method:
     ) -> Histograms:
         """Histograms of the indices by class, one group for each of `number` classes."""
 
-        def blocks() -> Iterator[tables.Counted]:
+        def blocks() -> Iterator[histograms.Counted]:
             for rows, indices, quantizers in self.indices(q):
                 contexts = None if quantizers is None else quantizers.ravel()
                 yield indices.ravel(), classes[rows].ravel(), contexts
 
-        return tables.count_blocks(blocks, number, self.steps > 0)
+        return histograms.count_blocks(blocks, number, self.steps > 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,8 +136,8 @@ def rates_of(fitted: TableSet, counted: Sequence[Histograms]) -> list[Rates]:
     )
     lengths = lengths.reshape(-1, fitted.contexts, lengths.shape[1])
     out, start = [], 0
-    for histograms in counted:
-        seen = histograms.seen
+    for tensor in counted:
+        seen = tensor.seen
         cluster = fitted.cluster[start : start + len(seen)]
         out.append(Rates(lengths[cluster[nearest_seen(seen)]]))
         start += len(seen)

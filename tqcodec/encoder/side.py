@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.encoder.tables import BINS, REACH, Histograms
+from tqcodec.encoder.histograms import BINS, REACH, Histograms
 from tqcodec.format.dtypes import DType
 from tqcodec.format.planes import Part
 from tqcodec.format.registry import MAX_SYMBOLS

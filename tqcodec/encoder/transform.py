@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.format.dct import dct
-from tqcodec.format.registry import MAX_BASIS_SHIFT, MAX_DCT, Axis, BasisKind
+from tqcodec.format.registry import MAX_DCT, Axis, BasisKind
 
 HIGH_RATE = 2 * math.pi * math.e  # ½ log2(2 pi e s²/d²): bits of a Gaussian of variance s², step d
 LARGEST_BASIS = 1024  # axis length up to which a KLT is tried
@@ -105,6 +105,12 @@ def rate(energies: NDArray[np.float64], count: int, step: float) -> float:
 def column_energies(coefficients: NDArray[np.float32]) -> NDArray[np.float64]:
     """Energy of each column: float64 (I', T')."""
     return np.einsum("oit,oit->it", coefficients, coefficients, dtype=np.float64)
+
+
+def axis_energies(coefficients: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
+    """Energy of each channel of one axis: float64."""
+    name = "oit"[axis]
+    return np.einsum(f"oit,oit->{name}", coefficients, coefficients, dtype=np.float64)
 
 
 def row_steps(energies: NDArray[np.float64], step: float) -> NDArray[np.float64]:
@@ -207,44 +213,3 @@ def _choose_axis(
     kinds = list(now.kinds)
     kinds[axis] = BasisKind.EXPLICIT
     return Transform((kinds[0], kinds[1], kinds[2]), tuple(matrices))
-
-
-@dataclass(frozen=True, eq=False)
-class IntegerBasis:
-    """The integers of one explicit basis.
-
-    Attributes:
-        entries: int32 (rows, length).
-        shifts: uint8 (rows,): row k is ``entries[k] << shifts[k]``.
-        exponent: rows have the norm ``2 ** exponent``, nearly.
-    """
-
-    entries: NDArray[np.int32]
-    shifts: NDArray[np.uint8]
-    exponent: int
-
-    @property
-    def rows(self) -> NDArray[np.float64]:
-        """Synthesis rows with about unit norm."""
-        scales = np.ldexp(1.0, self.shifts.astype(np.int64) - self.exponent)
-        return self.entries.astype(np.float64) * scales[:, None]
-
-
-def quantize_basis(
-    rows: NDArray[np.float64], energies: NDArray[np.float64], step: float
-) -> IntegerBasis:
-    """Integers of a basis; each row as precise as the energy of its channel deserves."""
-    wanted = np.floor(np.log2(row_steps(energies, step)))
-    finest = min(-1.0, float(wanted.min(initial=0.0)))
-    shifts = np.clip(wanted - finest, 0, MAX_BASIS_SHIFT).astype(np.uint8)
-    # A row must not vanish: its largest entry keeps at least two bits.
-    largest = np.abs(rows).max(axis=1, initial=0.0)
-    coarsest = np.maximum(np.floor(np.log2(largest)) - finest - 1, 0)
-    shifts = np.minimum(shifts, coarsest).astype(np.uint8)
-    entries = np.rint(np.ldexp(rows, -int(finest) - shifts.astype(np.int64)[:, None]))
-    return IntegerBasis(entries.astype(np.int32), shifts, -int(finest))
-
-
-def analysis_of(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Analysis matrix (channels, length) for synthesis rows: least squares."""
-    return np.linalg.pinv(rows).T.astype(np.float64)
