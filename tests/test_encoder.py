@@ -136,6 +136,22 @@ def test_a_better_transform_is_smaller() -> None:
         assert sizes["auto"] <= 1.005 * min(sizes.values()), sizes
 
 
+@pytest.mark.parametrize("effort", [1, 5])
+def test_a_rule_gives_a_matrix_its_bits(effort: int) -> None:
+    rng = np.random.default_rng(0)
+    weights = {name: rng.normal(size=(128, 256)).astype(np.float32) for name in "abc"}
+    rules = [("a", "bits:2"), ("b", "bits:5")]
+    settings = tqcodec.Settings(snr=15, effort=effort, rules=rules)
+    with tqcodec.open(tqcodec.encode(weights, settings)) as file:
+        a, b, c = (
+            8 * sum(s.length for s in e.segments) / e.elements
+            for e in file.container.directory.entries
+        )
+    assert a == pytest.approx(2, abs=0.1)
+    assert b == pytest.approx(5, abs=0.1)
+    assert a < c < b
+
+
 if __name__ == "__main__":
     if sys.argv[1:] != ["--write"]:
         sys.exit("usage: python tests/test_encoder.py --write")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from importlib.util import find_spec
 from typing import NoReturn
 
 from tqcodec.encoder.settings import PAYLOADS, TRANSFORMS, Settings
@@ -23,13 +25,19 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
+def _loops() -> str:
+    """Which loops the coder uses; found without importing them, so that help comes at once."""
+    wanted = os.environ.get("TQCODEC_NATIVE", "1") != "0"
+    return "native" if wanted and find_spec("tqcodec._native") else "portable"
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands; `command` of its result is the command's name.
 
     Parsing raises UsageError, or SystemExit after ``--help`` and ``--version``.
     """
     parser = _Parser("tqcodec", description="Compress neural-network weights to .tqc files.")
-    version = f"tqcodec {VERSION} (format {MAJOR}.{MINOR})"
+    version = f"tqcodec {VERSION} (format {MAJOR}.{MINOR}, {_loops()} loops)"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     encode = commands.add_parser("encode", help="compress a file of tensors")
@@ -70,7 +78,7 @@ def _add_encode_options(encode: argparse.ArgumentParser) -> None:
     add("--payload", choices=PAYLOADS, default=Settings.payload)
     side = "mantissa bits kept of biases and the like, or 'all'; default %(default)s"
     add("--side-bits", type=_side_bits, default=Settings.side_bits, metavar="N", help=side)
-    rule = "options of some tensors: lossless, transform:T, step:F, side:N"
+    rule = "options of some tensors: lossless, transform:T, step:F, bits:B, side:N"
     pattern = "PATTERN=OPTIONS"
     add("--rule", dest="rules", type=_rule, action="append", default=[], metavar=pattern, help=rule)
     add("-e", "--effort", type=int, default=Settings.effort, metavar="N", help="1 fast to 9 best")

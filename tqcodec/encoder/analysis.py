@@ -35,6 +35,7 @@ class Analysis:
         sample: float32 (rows, columns), some of the coefficients: whole trellis segments.
         classes: uint8, class of each coefficient of the sample.
         side_bits: bits of bases and levels, about.
+        own_step: its step whatever that of the network, where a rule gives its bits.
     """
 
     item: Item
@@ -46,9 +47,12 @@ class Analysis:
     sample: NDArray[np.float32]
     classes: NDArray[np.uint8]
     side_bits: float
+    own_step: float | None = None
 
     def step(self, step: float) -> float:
         """Its step where the network has `step`; no coefficient reaches 2^20 of them."""
+        if self.own_step is not None:
+            return self.own_step
         finest = math.sqrt(self.energy) * FINEST if self.energy > 0 else 1.0
         return max(step * step_factor(self.item, self.sensitivity), finest)
 

@@ -94,7 +94,10 @@ def _prepare(
         (sources[item.name], item, step, weight, settings, share, max(1, method.steps))
         for item, weight in zip(matrices, weighed, strict=True)
     ]
-    analyses = list(_map(analyse, calls, settings.workers, "analyse", progress))
+    analyses = [
+        rate_control.with_own_step(analysis, method, step)
+        for analysis in _map(analyse, calls, settings.workers, "analyse", progress)
+    ]
     weights = sum(sources[i.name].patterns.size for i in items if i.is_weight)
     return Job(sources, items, settings, parts, analyses, method, step, weights, progress)
 

@@ -8,7 +8,7 @@ them; the pipeline corrects what the samples got wrong.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from tqcodec.format.trellis import indices_of
 SAMPLE_TABLES = (16,)  # clusters while the step is sought
 TRELLIS_STEP = 0.56  # step of the trellis with the distortion of a uniform step of 1, about
 SEARCHES = 12
+OWN_TOLERANCE = 0.01  # bits a weight, where a rule gives them
 LARGEST_RATE = 512  # magnitudes beyond cost as much: they are rare where rates decide
 ROUNDS = 2  # quantize, fit tables, again
 
@@ -152,6 +153,20 @@ def nearest_seen(seen: NDArray[np.bool_]) -> NDArray[np.int64]:
     distance = np.abs(np.arange(len(seen))[:, None] - where[None, :])
     nearest: NDArray[np.int64] = where[distance.argmin(axis=1)]
     return nearest
+
+
+def with_own_step(analysis: Analysis, method: Method, start: float) -> Analysis:
+    """The analysis with the step that gives a matrix the bits of its rule, if it has one."""
+    bits = analysis.item.options.bits
+    if bits is None or analysis.energy <= 0:
+        return analysis
+    wanted = bits
+
+    def miss(found: Estimate) -> float:
+        return wanted - found.bits / analysis.size
+
+    step, _ = search([analysis], method, start, miss, OWN_TOLERANCE)
+    return replace(analysis, own_step=analysis.step(step))
 
 
 def search(

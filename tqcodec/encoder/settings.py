@@ -113,17 +113,19 @@ class TensorOptions:
         lossless: code it exactly.
         transform: as in `Settings`, or None to take the settings' one.
         step: factor on the step of all others.
+        bits: bits per weight of its coefficients, bases and levels, instead of the common slope.
         side_bits: as in `Settings`, or None to take the settings' one.
     """
 
     lossless: bool = False
     transform: str | None = None
     step: float = 1.0
+    bits: float | None = None
     side_bits: int | None = None
 
 
 def parse_options(pattern: str, text: str) -> TensorOptions:
-    """Options of one rule: comma-separated ``lossless``, ``transform:T``, ``step:F``, ``side:N``.
+    """Options of one rule, comma-separated: ``lossless transform:T step:F bits:B side:N``.
 
     Raises:
         EncodeError: an unknown option or a bad value.
@@ -138,6 +140,8 @@ def parse_options(pattern: str, text: str) -> TensorOptions:
                 values["transform"] = value
             elif key == "step" and 1e-3 <= float(value) <= 1e3:
                 values["step"] = float(value)
+            elif key == "bits" and 0.05 <= float(value) <= 24:
+                values["bits"] = float(value)
             elif key == "side" and 0 <= int(value) <= 52:
                 values["side_bits"] = int(value)
             else:
@@ -145,7 +149,7 @@ def parse_options(pattern: str, text: str) -> TensorOptions:
         except ValueError:
             raise EncodeError(
                 f"rule {pattern!r}: {item.strip()!r} is not lossless, "
-                "transform:auto|none|dct|klt, step:0.001..1000 or side:0..52"
+                "transform:auto|none|dct|klt, step:0.001..1000, bits:0.05..24 or side:0..52"
             ) from None
     return TensorOptions(**values)  # type: ignore[arg-type]
 
