@@ -547,7 +547,7 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert (done.returncode, done.stderr.count(b"\n")) == (0, 2), done.stderr
     assert (
-        f"tqcodec {tqcodec.__version__} (format {tqcodec.FORMAT_VERSION})" in done.stdout.decode()
+        f"tqcodec {tqcodec.__version__} (format {tqcodec.FORMAT_VERSION}, " in done.stdout.decode()
     )
 
 

@@ -73,7 +73,9 @@ def _prepare(
     progress: Progress | None,
 ) -> Job:
     parts = {}
-    for item in items:
+    for done, item in enumerate(items, 1):
+        if progress is not None:
+            progress("prepare", done, len(items))
         if item.treatment in (Treatment.EXACT, Treatment.ROUNDED):
             kept = None
             if item.treatment == Treatment.ROUNDED:
@@ -105,7 +107,7 @@ def _prepare(
 def _method(settings: Settings) -> Method:
     if settings.effort < TRELLIS_EFFORT:
         return Method(0, UNIFORM_LAMBDA)
-    steps = 32 if settings.effort < 7 else 64
+    steps = 32 if settings.effort < 7 else 64 if settings.effort < 9 else 128
     return Method(steps, TRELLIS_LAMBDA)
 
 
