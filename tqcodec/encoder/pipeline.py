@@ -5,6 +5,7 @@ plan -> parts of side tensors -> analysis -> rate control -> coding -> tables ->
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -154,15 +155,16 @@ def _search(job: Job) -> bytes:
 def _meet_snr(job: Job, target: Target, step: float, found: Estimate) -> bytes:
     """Encode, and again with a corrected step, until the error is right; then write once."""
     correction = Correction()
-    for attempt in range(1, PASSES + 1):
+    for attempt in itertools.count(1):
         coded = _code(job, step, found)
         pairs = zip(job.analyses, coded, strict=True)
         octaves = target.octaves(sum(a.sensitivity * c.error for a, c in pairs), 0.0)
         if abs(octaves) <= target.tolerance or attempt == PASSES:
-            break
+            return _write(job, coded)
+        del coded, pairs  # half a network: gone before the next one is made
         step = correction.next_step(step, octaves)
         found = rate_control.estimate(job.analyses, job.method, step)
-    return _write(job, coded)
+    raise AssertionError("the last pass returns")
 
 
 def _meet_size(job: Job, target: Target, step: float, found: Estimate) -> bytes:

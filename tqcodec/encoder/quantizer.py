@@ -33,16 +33,20 @@ _OFFSET: Final = np.array([[0.0, 2.0], [-1.0, 1.0]], np.float32)
 
 @dataclass(frozen=True, eq=False)
 class Rates:
-    """Bits of an index of a magnitude: float32 (classes, quantizers, magnitudes).
+    """Bits of an index of a magnitude under the table of its class.
 
-    Magnitudes beyond the last cost as much as the last.
+    Attributes:
+        lengths: float32 (clusters, quantizers, magnitudes), shared by all tensors. Magnitudes
+            beyond the last cost as much as the last.
+        cluster: cluster of each class, int64.
     """
 
-    bits: NDArray[np.float32]
+    lengths: NDArray[np.float32]
+    cluster: NDArray[np.int64]
 
     def scaled(self, lam: float) -> NDArray[np.float32]:
-        """Bits times lambda: what a magnitude adds to the cost."""
-        return self.bits * np.float32(lam)
+        """Bits times lambda: float32 (classes, quantizers, magnitudes)."""
+        return self.lengths[self.cluster] * np.float32(lam)
 
 
 def uniform(

@@ -126,7 +126,7 @@ def _squared(x: NDArray[np.float32], q: NDArray[np.int32]) -> float:
 
 
 def _no_rates(classes: int, contexts: int) -> Rates:
-    return Rates(np.zeros((classes, contexts, 1), np.float32))
+    return Rates(np.zeros((1, contexts, 1), np.float32), np.zeros(classes, np.int64))
 
 
 def rates_of(fitted: TableSet, counted: Sequence[Histograms]) -> list[Rates]:
@@ -140,7 +140,7 @@ def rates_of(fitted: TableSet, counted: Sequence[Histograms]) -> list[Rates]:
     for tensor in counted:
         seen = tensor.seen
         cluster = fitted.cluster[start : start + len(seen)]
-        out.append(Rates(lengths[cluster[nearest_seen(seen)]]))
+        out.append(Rates(lengths, cluster[nearest_seen(seen)]))
         start += len(seen)
     return out
 

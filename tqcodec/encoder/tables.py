@@ -191,9 +191,10 @@ def _total_bits(histograms: Histograms, chosen: TableSet) -> float:
 
 def group_bits(histograms: Histograms, chosen: TableSet) -> NDArray[np.float64]:
     """Bits of each group under its tables: float64 (groups,)."""
-    bits = np.stack([table_bits(t) for t in chosen.tables]).reshape(-1, chosen.contexts, BINS)
-    total: NDArray[np.float64] = (histograms.counts * bits[chosen.cluster]).sum(axis=(1, 2))
-    return total
+    bits = np.stack([table_bits(t) for t in chosen.tables]).astype(np.float32)
+    counts = histograms.counts.reshape(len(histograms.counts), -1).astype(np.float32)
+    cost = counts @ bits.reshape(-1, counts.shape[1]).T
+    return cost[np.arange(len(cost)), chosen.cluster].astype(np.float64)
 
 
 def table_bits(table: Table) -> NDArray[np.float64]:
