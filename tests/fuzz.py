@@ -24,6 +24,7 @@ from strategies import using
 import tqcodec
 from tqcodec.encoder.side import make_part
 from tqcodec.errors import DecodeError
+from tqcodec.format import native
 from tqcodec.format import reader as io
 from tqcodec.format.container import Container
 from tqcodec.format.dtypes import DTYPES
@@ -310,7 +311,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="decode mutated files")
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--coder", choices=["native", "portable"], default="native")
+    built = "native" if native.AVAILABLE else "portable"
+    parser.add_argument("--coder", choices=["native", "portable"], default=built)
     options = parser.parse_args()
     seen: dict[str, int] = {}
     start = time.monotonic()
