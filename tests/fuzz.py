@@ -28,6 +28,7 @@ from tqcodec.format import native
 from tqcodec.format import reader as io
 from tqcodec.format.container import Container
 from tqcodec.format.dtypes import DTYPES
+from tqcodec.format.entries import crc
 from tqcodec.format.header import Header, read_header, write_header
 from tqcodec.format.reader import Reader
 from tqcodec.format.reconstruct import reconstruct
@@ -36,7 +37,7 @@ from tqcodec.format.registry import HEADER_SIZE, Axis, BasisKind, PayloadKind, Q
 from tqcodec.format.tables import Table, Tables
 from tqcodec.format.trellis import from_indices
 from tqcodec.format.vectors import Vector
-from tqcodec.format.writer import Bundled, Raw, Record, Tied, crc, write
+from tqcodec.format.writer import Bundled, Raw, Record, Tied, write
 
 Rng = np.random.Generator
 Tree = Any  # what MessagePack holds

@@ -20,7 +20,7 @@ from tqcodec.encoder.side import make_part
 from tqcodec.errors import DecodeError, MalformedError, UnsupportedError
 from tqcodec.format.directory import write_directory
 from tqcodec.format.dtypes import DTYPES
-from tqcodec.format.entries import Directory, Entry, Segment
+from tqcodec.format.entries import Directory, Entry, Segment, crc
 from tqcodec.format.header import Header, write_header
 from tqcodec.format.planes import Part
 from tqcodec.format.reader import deflate, sv, uv
@@ -37,7 +37,7 @@ from tqcodec.format.registry import (
 )
 from tqcodec.format.tables import Table, Tables
 from tqcodec.format.vectors import Vector
-from tqcodec.format.writer import Bundled, Raw, Record, crc, write
+from tqcodec.format.writer import Bundled, Raw, Record, write
 
 GOLDEN = golden_files()
 golden = pytest.mark.parametrize("data", GOLDEN.values(), ids=GOLDEN.keys())

@@ -12,11 +12,12 @@ from test_records import open_bytes
 from tqcodec.encoder.side import make_part
 from tqcodec.errors import MalformedError
 from tqcodec.format.dtypes import DTYPES, DType, to_float
+from tqcodec.format.entries import crc
 from tqcodec.format.planes import CODED, UNSIGNED, Part, read_block, write_block
 from tqcodec.format.reader import Reader, uv
 from tqcodec.format.registry import MAX_SYMBOLS, PlaneKind
 from tqcodec.format.tables import Table, Tables
-from tqcodec.format.writer import Bundled, Record, Tied, crc, write
+from tqcodec.format.writer import Bundled, Record, Tied, write
 
 KNOWN = Tables([Table(-1, (1000, 2000, 1000), 96)])
 

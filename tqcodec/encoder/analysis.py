@@ -14,8 +14,8 @@ from tqcodec.encoder.plan import Item, Source
 from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.transform import HIGH_RATE, Transform, axis_energies, basis_bits, choose
 from tqcodec.format.dtypes import to_float
-from tqcodec.format.records import axis_lengths
-from tqcodec.format.registry import Axis, BasisKind
+from tqcodec.format.records import axis_lengths, axis_order, taps_lengths
+from tqcodec.format.registry import BasisKind
 
 CONVERT = 1 << 18  # weights converted at a time, to bound memory
 FINEST = 2.0**-20  # step over the norm of a matrix: what float32 tells apart
@@ -66,9 +66,8 @@ def weights_of(source: Source, item: Item) -> NDArray[np.float32]:
     """Weights as float32 (out, in, taps), contiguous."""
     patterns = source.patterns
     roles = item.roles
-    order = sorted(range(patterns.ndim), key=lambda d: (roles[d], d))
     lengths = axis_lengths(patterns.shape, roles)
-    arranged = patterns.transpose(order).reshape(lengths)
+    arranged = patterns.transpose(axis_order(roles)).reshape(lengths)
     if source.dtype.name == "F32":
         return np.ascontiguousarray(arranged).view(np.float32)
     out = np.empty(arranged.size, np.float32)
@@ -76,12 +75,6 @@ def weights_of(source: Source, item: Item) -> NDArray[np.float32]:
     for i in range(0, len(flat), CONVERT):
         out[i : i + CONVERT] = to_float(flat[i : i + CONVERT], source.dtype)
     return out.reshape(lengths)
-
-
-def taps_shape(source: Source, item: Item) -> list[int]:
-    """Lengths of the dimensions that make up the taps."""
-    pairs = zip(source.patterns.shape, item.roles, strict=True)
-    return [n for n, role in pairs if role == Axis.TAPS]
 
 
 def sensitivities(energies: Sequence[float], settings: Settings) -> list[float]:
@@ -163,12 +156,12 @@ def analyse(
     weights = weights_of(source, item)
     wish = item.options.transform or settings.transform
     step *= step_factor(item, sensitivity)
-    transform = choose(weights, taps_shape(source, item), wish, step, settings.effort)
+    taps = taps_lengths(source.patterns.shape, item.roles)
+    transform = choose(weights, taps, wish, step, settings.effort)
     coefficients = transform.analyse(weights)
     levels = fit_levels(coefficients)
     flat = coefficients.reshape(len(coefficients), math.prod(coefficients.shape[1:]))
     rows, columns = _sampled(flat.shape, share, steps)
-    kept = np.arange(flat.shape[1])[columns]
     return Analysis(
         item=item,
         size=weights.size,
@@ -177,7 +170,7 @@ def analyse(
         transform=transform,
         levels=levels,
         sample=flat[np.ix_(rows, columns)],
-        classes=class_of((levels[0][rows], levels[1], levels[2]), kept),
+        classes=class_of((levels[0][rows], levels[1], levels[2]), columns),
         side_bits=_level_bits(levels) + _bases_bits(transform, coefficients, step),
     )
 

@@ -15,6 +15,7 @@ from tqcodec.encoder.histograms import Histograms
 from tqcodec.encoder.plan import SMALL, Item, Source
 from tqcodec.encoder.settings import TRELLIS_EFFORT, Settings
 from tqcodec.format import writer
+from tqcodec.format.entries import crc
 from tqcodec.format.planes import Part
 from tqcodec.format.registry import MAX_SYMBOLS
 from tqcodec.format.tables import Table, Tables
@@ -94,9 +95,9 @@ def _records(
             yield Record(item.name, dtype, shape, content.check, content.record, snr)
             continue
         if isinstance(content, Raw):
-            yield Record(item.name, dtype, shape, writer.crc(source.patterns), content)
+            yield Record(item.name, dtype, shape, crc(source.patterns), content)
             continue
-        check, size = writer.crc(content.patterns), len(content.patterns)
+        check, size = crc(content.patterns), len(content.patterns)
         if size > SMALL:
             yield Record(item.name, dtype, shape, check, content)
         else:

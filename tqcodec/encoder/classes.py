@@ -30,7 +30,7 @@ def fit_levels(
         shape = coefficients.shape
         return _flat(shape[0]), _flat(shape[1]), _flat(shape[2])
     factors = _factors(coefficients)
-    levels = [_quantize(f, coefficients.size, axis) for axis, f in enumerate(factors)]
+    levels = [_quantize(f, coefficients.size) for f in factors]
     return levels[0], levels[1], levels[2]
 
 
@@ -75,7 +75,7 @@ def _sums(
     return sums
 
 
-def _quantize(factors: NDArray[np.float64], size: int, axis: int) -> NDArray[np.uint8]:
+def _quantize(factors: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
     """Levels of one axis, all equal where they would cost more than they save."""
     octaves = np.log2(factors)
     levels = np.rint(octaves / LEVEL).astype(np.int64)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.encoder.analysis import Analysis, taps_shape, weights_of
+from tqcodec.encoder.analysis import Analysis, weights_of
 from tqcodec.encoder.bases import AxisBasis, integer_bases, project
 from tqcodec.encoder.blocks import row_blocks
 from tqcodec.encoder.classes import class_of
@@ -19,12 +19,12 @@ from tqcodec.encoder.quantizer import Rates
 from tqcodec.encoder.rate_control import Method, nearest_seen
 from tqcodec.encoder.transform import IDENTITY
 from tqcodec.format.dtypes import to_float
+from tqcodec.format.entries import crc
 from tqcodec.format.reader import Reader
 from tqcodec.format.reconstruct import reconstruct, sums_are_exact
-from tqcodec.format.records import Basis, CodedTensor
+from tqcodec.format.records import Basis, CodedTensor, taps_lengths
 from tqcodec.format.registry import Axis, PayloadKind, Quantizer
 from tqcodec.format.vectors import Vector
-from tqcodec.format.writer import crc
 
 TILE = 1 << 18  # coefficients of a payload
 TILE_COLUMNS = 1 << 12
@@ -80,8 +80,8 @@ def _code(
     source: Source, analysis: Analysis, method: Method, step: float, rates: Rates, payload: str
 ) -> Coded:
     weights = weights_of(source, analysis.item)
-    shape = taps_shape(source, analysis.item)
-    bases = integer_bases(analysis.transform, weights, shape, step)
+    taps = taps_lengths(source.patterns.shape, analysis.item.roles)
+    bases = integer_bases(analysis.transform, weights, taps, step)
     coefficients = project(weights, bases)
     del weights
     levels = [

@@ -15,7 +15,7 @@ from tqcodec.errors import DecodeError, LimitError, MalformedError
 from tqcodec.format import payload, planes, records
 from tqcodec.format import reader as io
 from tqcodec.format.directory import read_directory
-from tqcodec.format.entries import Entry, Segment
+from tqcodec.format.entries import Entry, Segment, crc
 from tqcodec.format.header import read_header
 from tqcodec.format.reader import Reader
 from tqcodec.format.reconstruct import reconstruct
@@ -125,8 +125,7 @@ class Container:
             raise _named(error, entry.name) from None
         if entry.dtype.name == "BOOL" and patterns.size and patterns.max() > 1:
             raise MalformedError("tensor.bool", "a truth value above 1", None, entry.name)
-        flat = np.ascontiguousarray(patterns).reshape(-1).view(np.uint8)
-        if zlib.crc32(flat.data) != entry.check:
+        if crc(patterns) != entry.check:
             raise MalformedError("tensor.check", "decoded bytes differ", None, entry.name)
         return patterns
 

@@ -6,11 +6,22 @@ Imports the layers below and the standard library only.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tqcodec.format.dtypes import DType
 from tqcodec.format.registry import Coding
+
+
+def crc(patterns: NDArray[np.unsignedinteger]) -> int:
+    """CRC-32 of the little-endian bytes of bit patterns."""
+    flat = np.ascontiguousarray(patterns).reshape(-1)
+    little = flat.astype(flat.dtype.newbyteorder("<"), copy=False)
+    return zlib.crc32(little.view(np.uint8).data)
 
 
 @dataclass(frozen=True)

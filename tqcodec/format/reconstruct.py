@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqcodec.format.dct import dct
 from tqcodec.format.dtypes import DType, round_to
 from tqcodec.format.reader import Reader
-from tqcodec.format.records import Basis, CodedTensor, axis_lengths
+from tqcodec.format.records import Basis, CodedTensor, axis_lengths, axis_order, taps_lengths
 from tqcodec.format.registry import SUM_BITS, Axis, BasisKind
 from tqcodec.format.vectors import Vector
 
@@ -47,7 +47,7 @@ def basis_rows(basis: Basis, axis_shape: Sequence[int]) -> NDArray[np.int64] | N
 
 def all_rows(coded: CodedTensor, shape: Sequence[int]) -> list[NDArray[np.int64] | None]:
     """Synthesis rows of the three axes."""
-    taps_shape = [n for n, role in zip(shape, coded.roles, strict=True) if role == Axis.TAPS]
+    taps_shape = taps_lengths(shape, coded.roles)
     return [
         basis_rows(basis, taps_shape if axis == Axis.TAPS else ())
         for axis, basis in zip(Axis, coded.bases, strict=True)
@@ -150,7 +150,7 @@ def _arrange(
     weights: NDArray[np.unsignedinteger], shape: tuple[int, ...], roles: Sequence[Axis]
 ) -> NDArray[np.unsignedinteger]:
     """From (out, in, taps) to the dimensions of the tensor."""
-    order = sorted(range(len(shape)), key=lambda d: (roles[d], d))
+    order = axis_order(roles)
     spread = weights.reshape([shape[d] for d in order])
     # reshape: ascontiguousarray makes a scalar 1-D
     return np.ascontiguousarray(spread.transpose(np.argsort(order))).reshape(shape)

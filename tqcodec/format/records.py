@@ -140,6 +140,16 @@ def axis_lengths(shape: Sequence[int], roles: Sequence[Axis]) -> tuple[int, int,
     return out, inn, taps
 
 
+def taps_lengths(shape: Sequence[int], roles: Sequence[Axis]) -> list[int]:
+    """Lengths of the dimensions that make up the axis taps."""
+    return [n for n, role in zip(shape, roles, strict=True) if role == Axis.TAPS]
+
+
+def axis_order(roles: Sequence[Axis]) -> list[int]:
+    """Dimensions sorted by their role: those of out, of in, of taps, each in their order."""
+    return sorted(range(len(roles)), key=lambda d: (roles[d], d))
+
+
 def write_head(coded: CodedTensor, tables: Tables) -> bytes:
     """The element `transform_head`."""
     head = HeadWriter(tables)
@@ -200,7 +210,7 @@ def read_head(reader: Reader, shape: Sequence[int], tables: Tables) -> CodedTens
     tile = (reader.uv(MAX_SYMBOLS), reader.uv(MAX_SYMBOLS))
     check(1 <= tile[0] * tile[1] <= MAX_SYMBOLS, "head.tile", f"tile of {tile[0]} x {tile[1]}")
     lengths = axis_lengths(shape, roles)
-    taps = [n for n, role in zip(shape, roles, strict=True) if role == Axis.TAPS]
+    taps = taps_lengths(shape, roles)
     bases = [_read_basis(head, axis, lengths[axis], taps) for axis in Axis]
     rows, inner, outer = (basis.length for basis in bases)
     depths = head.vector(inner * outer, MAX_DEPTH)

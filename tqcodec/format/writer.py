@@ -10,9 +10,6 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tqcodec.format import payload, records
 from tqcodec.format import reader as io
 from tqcodec.format.container import block_lengths
@@ -67,13 +64,6 @@ class Record:
     check: int
     content: CodedTensor | Part | Bundled | Raw | Tied
     snr: int | None = None
-
-
-def crc(patterns: NDArray[np.unsignedinteger]) -> int:
-    """CRC-32 of the little-endian bytes of bit patterns."""
-    flat = np.ascontiguousarray(patterns).reshape(-1)
-    little = flat.astype(flat.dtype.newbyteorder("<"), copy=False)
-    return zlib.crc32(little.view(np.uint8).data)
 
 
 def write(items: Iterable[Record], tables: Tables, metadata: Mapping[str, str]) -> bytes:
