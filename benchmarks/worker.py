@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from tensors import Tensors, matrices, relative_mse, same_bytes, vectors
 
 Encode = Callable[[Tensors, dict[str, Any]], bytes]
@@ -58,13 +58,19 @@ class Session:
         Path(path).write_bytes(data)
         return {"bytes": len(data), "seconds": seconds, "growth": growth}
 
-    def decode(self, path: str) -> dict[str, Any]:
-        """Decode a file: CPU seconds, growth of memory, and the errors if a network is loaded."""
+    def decode(self, path: str, out: str | None = None) -> dict[str, Any]:
+        """Decode a file: CPU seconds, growth of memory, and the errors if a network is loaded.
+
+        The decoded tensors are written to the safetensors file `out`, if one is named.
+        """
         data = Path(path).read_bytes()
         start = time.process_time()
         decoded = self._decode(data)
         seconds = time.process_time() - start
-        return {"seconds": seconds, "growth": self._growth(), **self._errors(decoded)}
+        growth = self._growth()
+        if out is not None:
+            save_file(decoded, out)
+        return {"seconds": seconds, "growth": growth, **self._errors(decoded)}
 
     def _errors(self, decoded: Tensors) -> dict[str, Any]:
         return {

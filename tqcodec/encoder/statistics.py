@@ -1,0 +1,169 @@
+"""Statistics: what calibration data says of each weight, as sums that add.
+
+Symbols of Young et al. 2021, section II: y are the logits, theta the weights. With x the unfolded
+input of a layer at one position, g the gradient of a random sign combination v^T y of the logits by
+the layer's output there, and dW = SUM over positions of g x^T, the gradient of v^T y by the weight:
+
+    inputs     SUM over images and positions         x x^T
+    sums       SUM over images and positions         x
+    outputs    SUM over images, probes and positions g g^T
+    gradients  SUM over images and probes            dW^T dW    (n C_gg of the paper, on columns)
+
+The expectation of (v^T dy)^2 over sign vectors v is |dy|^2, so ``gradients`` measures the error of
+the logits without a pass for each of them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqcodec.atomic import replacing
+from tqcodec.errors import EncodeError
+
+FORMAT = "tqcodec statistics 1"
+ARRAYS = ("inputs", "sums", "outputs", "gradients")
+
+
+@dataclass(frozen=True, eq=False)
+class WeightStatistics:
+    """Sums over the calibration data for one weight.
+
+    The weight is a matrix of rows (one for each output) and columns (input channels times taps, in
+    the order of the weight's dimensions). ``inputs``, ``sums`` and ``gradients`` come in blocks:
+    one for all columns; or one for each group of rows, where the rows of a grouped or depthwise
+    convolution see different inputs; or, where a block is narrower than the columns, a
+    block-diagonal of them (the last block padded with zeros). The rows of an embedding are looked
+    up, so its error is weighed by the gradient: there ``inputs`` holds the sum of g g^T.
+
+    Attributes:
+        shape: of the weight.
+        rows: dimension of the weight that holds the rows; 1 for transposed convolutions, else 0.
+        images: samples seen.
+        vectors: input vectors in `inputs` and `sums`.
+        probes: pairs of an image and a sign vector in `outputs` and `gradients`.
+        inputs: float64 (blocks, n, n).
+        sums: float64 (blocks, n).
+        outputs: float64 (blocks, m, m), a block-diagonal over the rows.
+        gradients: float64 (blocks, n, n).
+        shift: name of the 1-D tensor that takes up a shift of the layer's output: its bias, or the
+            running mean of the batch normalisation behind it; None if there is none.
+        shift_sign: 1 if `shift` is added to the output, -1 if it is subtracted.
+        gain: name of the 1-D tensor that multiplies the output after `shift`: the weight of the
+            batch normalisation behind it; None if there is none.
+    """
+
+    shape: tuple[int, ...]
+    rows: int
+    images: int
+    vectors: int
+    probes: int
+    inputs: NDArray[np.float64]
+    sums: NDArray[np.float64]
+    outputs: NDArray[np.float64]
+    gradients: NDArray[np.float64]
+    shift: str | None = None
+    shift_sign: int = 1
+    gain: str | None = None
+
+    def __post_init__(self) -> None:
+        blocks, n = self.sums.shape
+        rows = self.shape[self.rows]
+        columns = math.prod(self.shape) // max(1, rows)
+        fits = self.inputs.shape == self.gradients.shape == (blocks, n, n)
+        if n == columns:
+            fits = fits and rows % blocks == 0
+        else:
+            fits = fits and n < columns and (blocks - 1) * n < columns <= blocks * n
+        fits = fits and self.outputs.ndim == 3 and self.outputs.shape[1] == self.outputs.shape[2]
+        if not fits:
+            raise EncodeError(f"statistics: sums do not fit a weight of shape {self.shape}")
+
+    def __add__(self, other: WeightStatistics) -> WeightStatistics:
+        """Sums over both; `EncodeError` where they are of different layers."""
+        same = ("shape", "rows", "shift", "shift_sign", "gain")
+        if any(getattr(self, name) != getattr(other, name) for name in same):
+            raise EncodeError(f"statistics: {self.shape} and {other.shape} are different layers")
+        added = ("images", "vectors", "probes", *ARRAYS)
+        sums = {name: getattr(self, name) + getattr(other, name) for name in added}
+        return replace(self, **sums)
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics(Mapping[str, WeightStatistics]):
+    """Statistics of the weights of a network, by name.
+
+    Attributes:
+        weights: by name of the weight in the state dict.
+        without: why a weight has none, by name; it is encoded without data.
+    """
+
+    weights: Mapping[str, WeightStatistics]
+    without: Mapping[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> WeightStatistics:
+        return self.weights[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def __add__(self, other: Statistics) -> Statistics:
+        """Statistics over the data of both.
+
+        Float64 sums: adding the same parts in the same order gives the same bits.
+
+        Raises:
+            EncodeError: statistics of different networks.
+        """
+        if set(self.weights) != set(other.weights):
+            odd = sorted(set(self.weights) ^ set(other.weights))[0]
+            raise EncodeError(f"statistics: {odd!r} is in one of them only")
+        sums = {name: one + other.weights[name] for name, one in self.weights.items()}
+        return Statistics(sums, {**other.without, **self.without})
+
+    def save(self, path: str | Path) -> None:
+        """Write a file of numpy arrays (.npz), which appears whole or not at all."""
+        about = {
+            name: {f.name: getattr(one, f.name) for f in fields(one) if f.name not in ARRAYS}
+            for name, one in self.weights.items()
+        }
+        document = {"format": FORMAT, "weights": about, "without": dict(self.without)}
+        arrays: dict[str, Any] = {"about": np.array(json.dumps(document))}
+        for i, one in enumerate(self.weights.values()):
+            arrays |= {f"{i}.{name}": getattr(one, name) for name in ARRAYS}
+        with replacing(Path(path)) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Statistics:
+        """Read what `save` wrote.
+
+        Raises:
+            EncodeError: the file is no such file.
+            OSError: it cannot be read.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                document = json.loads(str(file["about"]))
+                if document["format"] != FORMAT:
+                    raise EncodeError(f"{path}: {document['format']!r} is not {FORMAT!r}")
+                weights = {}
+                for i, (name, about) in enumerate(document["weights"].items()):
+                    about["shape"] = tuple(about["shape"])
+                    arrays = {key: file[f"{i}.{key}"] for key in ARRAYS}
+                    weights[name] = WeightStatistics(**about, **arrays)
+        except (ValueError, KeyError, TypeError, EOFError) as error:
+            if isinstance(error, EncodeError):
+                raise
+            raise EncodeError(f"{path}: not a file of statistics") from error
+        return cls(weights, document["without"])

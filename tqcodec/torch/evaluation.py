@@ -1,0 +1,227 @@
+"""Runs a network and its decoded copy over the same images and compares their outputs.
+
+    reference = Reference(model, batches)
+    print(reference.compare(tqcodec.torch.load("model.tqc")))
+
+Batches are pairs of inputs and labels. Inputs are a tensor or a mapping of keyword arguments, with
+images (samples of any kind) along dimension 0; labels are class numbers or None. No model that is
+passed in changes: each of its modules is in its own mode again afterwards.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from tqcodec.torch.comparison import Comparison, Estimate, measure, summarize
+
+__all__ = ["Comparison", "Estimate", "Reference", "compare", "evaluate"]
+
+Batches = Iterable[tuple[Any, torch.Tensor | None]]
+Outputs = Callable[[Any], torch.Tensor]
+State = Mapping[str, torch.Tensor]
+Progress = Callable[[str, int, int], None]  # (stage, done, of)
+
+
+class Reference:
+    """A network whose logits are computed once, to hold many decoded ones against.
+
+    Args:
+        model: the original, on any device. A copy of it runs the decoded weights.
+        batches: pairs (inputs, labels or None), the same each time they are walked.
+        outputs: from what the model gives to logits (images, classes); by default the tensor
+            itself, its `logits`, or the first tensor of a tuple or mapping.
+        progress: called with ("evaluate", images done, of how many); where the number is not known
+            beforehand, the two are equal.
+
+    Attributes:
+        logits: of the original, float32 (images, classes).
+        labels: of all images, or None.
+
+    Raises:
+        ValueError: no images, batches that can be walked only once, labels on some images only,
+            or outputs that are no logits.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        batches: Batches,
+        *,
+        outputs: Outputs | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        if isinstance(batches, Iterator):
+            raise ValueError("evaluation: batches that can be walked only once; pass a list")
+        self._batches = batches
+        self._outputs = outputs
+        self._copy = copy.deepcopy(model)
+        with _evaluating(model):
+            walk = list(_walk(model, batches, outputs, progress, _count(batches)))
+        self.logits = _all_logits([logits for logits, _ in walk])
+        self.labels = _all_labels([labels for _, labels in walk], len(self.logits))
+
+    def compare(
+        self, decoded: torch.nn.Module | State, *, progress: Progress | None = None
+    ) -> Comparison:
+        """Run a decoded network over the images.
+
+        Args:
+            decoded: a state dict for the model, or a module of its own.
+            progress: as above.
+
+        Raises:
+            RuntimeError: a state dict that does not fit the model (torch's own error).
+            ValueError: other batches, or logits of another shape, than when the original ran.
+        """
+        if isinstance(decoded, torch.nn.Module):
+            model = decoded
+        else:
+            self._copy.load_state_dict(decoded)
+            model = self._copy
+        samples, done, total = [], 0, len(self.logits)
+        with _evaluating(model):
+            for logits, _ in _walk(model, self._batches, self._outputs, progress, total):
+                images = slice(done, done + len(logits))
+                if self.logits[images].shape != logits.shape:
+                    raise ValueError("evaluation: not the batches or the logits of the original")
+                labels = None if self.labels is None else self.labels[images]
+                samples.append(measure(self.logits[images], logits, labels))
+                done += len(logits)
+        if done != total:
+            raise ValueError(f"evaluation: {done} images, but {total} when the original ran")
+        return summarize(samples)
+
+
+def compare(
+    original: torch.nn.Module,
+    decoded: torch.nn.Module | State,
+    batches: Batches,
+    *,
+    outputs: Outputs | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Hold one decoded network against the original.
+
+    Args:
+        original: the network as it was.
+        decoded: a state dict for it, or a module.
+        batches: as in `Reference`; an iterator will do, and is kept in memory.
+        outputs: as in `Reference`.
+        progress: as in `Reference`, once for each of the two networks.
+
+    Raises:
+        RuntimeError: a state dict that does not fit the original.
+        ValueError: as in `Reference`.
+    """
+    kept = list(batches) if isinstance(batches, Iterator) else batches
+    reference = Reference(original, kept, outputs=outputs, progress=progress)
+    return reference.compare(decoded, progress=progress)
+
+
+def evaluate(
+    model: torch.nn.Module,
+    batches: Batches,
+    *,
+    outputs: Outputs | None = None,
+    progress: Progress | None = None,
+) -> torch.Tensor:
+    """Logits of a network in evaluation mode: float32 (images, classes), on the CPU.
+
+    Arguments and errors as in `Reference`, but that the batches are walked once and their labels
+    do not matter.
+    """
+    total = None if isinstance(batches, Iterator) else _count(batches)
+    with _evaluating(model):
+        return _all_logits([part for part, _ in _walk(model, batches, outputs, progress, total)])
+
+
+def _walk(
+    model: torch.nn.Module,
+    batches: Batches,
+    outputs: Outputs | None,
+    progress: Progress | None,
+    total: int | None,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+    """Logits and labels, batch for batch."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    done = 0
+    for inputs, labels in batches:
+        with torch.no_grad():
+            if isinstance(inputs, Mapping):
+                given = model(**{name: _moved(value, device) for name, value in inputs.items()})
+            else:
+                given = model(_moved(inputs, device))
+            logits = (outputs or _first_logits)(given)
+        _check(logits)
+        done += len(logits)
+        yield logits.float().cpu(), labels
+        if progress is not None:
+            progress("evaluate", done, done if total is None else max(done, total))
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+def _first_logits(given: Any) -> Any:
+    if isinstance(given, torch.Tensor):
+        return given
+    if isinstance(getattr(given, "logits", None), torch.Tensor):
+        return given.logits
+    values = given.values() if isinstance(given, Mapping) else given
+    values = values if isinstance(values, Iterable) else ()
+    return next((value for value in values if isinstance(value, torch.Tensor)), given)
+
+
+def _check(logits: Any) -> None:
+    if not isinstance(logits, torch.Tensor):
+        raise ValueError(f"evaluation: a {type(logits).__name__}, not logits; name `outputs`")
+    if logits.ndim != 2 or not logits.is_floating_point():
+        kind = f"{logits.dtype} of shape {tuple(logits.shape)}"
+        raise ValueError(f"evaluation: {kind}, not logits (images, classes); name `outputs`")
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode, and afterwards the mode that each module had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _count(batches: Batches) -> int | None:
+    """How many images there are, where a list or a DataLoader tells."""
+    if isinstance(batches, (list, tuple)):
+        return sum(map(_size, batches))
+    data = getattr(batches, "dataset", None)
+    return len(data) if isinstance(data, Sized) else None
+
+
+def _size(batch: tuple[Any, Any]) -> int:
+    inputs = batch[0]
+    return len(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)
+
+
+def _all_logits(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    if not sum(map(len, parts)):
+        raise ValueError("evaluation: no images")
+    return torch.cat(list(parts))
+
+
+def _all_labels(parts: Sequence[torch.Tensor | None], images: int) -> torch.Tensor | None:
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    labels = torch.cat(known).cpu()
+    if labels.shape != (images,):
+        raise ValueError(f"evaluation: labels of shape {tuple(labels.shape)} for {images} images")
+    return labels

@@ -1,0 +1,285 @@
+"""Networks and data that the command line names: user code by its path, arrays, photographs.
+
+Needs Pillow for images.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import math
+import sys
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tqcodec.errors import EncodeError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
+INPUT_NAMES = ("images", "x")
+LABEL_NAMES = ("labels", "y")
+
+Batch = tuple[Any, Tensor | None]  # inputs, labels
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How data is read.
+
+    Attributes:
+        images: most samples; all if None.
+        batch: samples in a batch.
+        size: side in pixels that image files are scaled and cropped to.
+        mean: of the channels, taken off; one for each channel, or one for all.
+        std: of the channels, divided by.
+    """
+
+    images: int | None = None
+    batch: int = 32
+    size: int = 224
+    mean: Sequence[float] = (0.0,)
+    std: Sequence[float] = (1.0,)
+
+    def __post_init__(self) -> None:
+        if min(self.batch, self.size, 1 if self.images is None else self.images) < 1:
+            raise EncodeError("images, batch and size must be at least 1")
+        if not all(math.isfinite(x) for x in (*self.mean, *self.std)) or 0 in self.std:
+            raise EncodeError("mean and std must be finite, std not 0")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Batches that can be gone through again.
+
+    Attributes:
+        read: starts a pass; each batch is (inputs, labels or None).
+        batches: their number, 0 where it is not known.
+    """
+
+    read: Callable[[], Iterator[Batch]]
+    batches: int = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.read()
+
+    def __len__(self) -> int:
+        return self.batches
+
+
+def load_model(spec: str, device: str = "cpu") -> nn.Module:
+    """The network that a function FILE.py:FUNCTION returns, on a device.
+
+    Raises:
+        EncodeError: no such file, function, network or device, or the function fails.
+    """
+    model = _call(spec)
+    if not isinstance(model, nn.Module):
+        raise EncodeError(f"{spec} returned a {type(model).__name__}, not an nn.Module")
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise EncodeError(f"device {device!r}: {_line(error)}") from error
+
+
+def load_batches(spec: str, options: DataOptions) -> Data:
+    """Batches (inputs, labels or None) of data that `spec` names.
+
+    Arrays (.npz: `images` or `x` or the first one, with labels in `labels` or `y`): uint8 images
+    (N, height, width, 3) or (N, channels, height, width) are normalised to float32 (N, channels,
+    ...), (x - mean) / std; other arrays are taken as they are. Image files of a folder or .zip, in
+    the order of their names: scaled so that the short side is `size`, cropped in the middle,
+    normalised. FILE.py:FUNCTION: an iterable of batches; `batch`, `size`, `mean`, `std` are its own
+    affair.
+
+    Raises:
+        EncodeError: nothing of these, or nothing in it.
+        OSError: it cannot be read.
+    """
+    if ".py:" in spec:
+        return _from_function(spec, options)
+    path = Path(spec)
+    if path.suffix == ".npz":
+        return _from_arrays(path, options)
+    if path.is_dir():
+        files = {str(p.relative_to(path)): p.read_bytes for p in path.rglob("*")}
+        return _from_images(spec, files, options)
+    if path.suffix == ".zip":
+        try:
+            archive = zipfile.ZipFile(path)
+        except zipfile.BadZipFile as error:
+            raise EncodeError(f"{spec}: not a .zip file") from error
+        return _from_images(spec, {n: _reader(archive, n) for n in archive.namelist()}, options)
+    path.stat()
+    raise EncodeError(f"{spec}: not data of a known kind (.npz, folder, .zip, FILE.py:FUNCTION)")
+
+
+def _from_function(spec: str, options: DataOptions) -> Data:
+    found = _call(spec)
+    if not isinstance(found, Iterable):
+        raise EncodeError(f"{spec} returned a {type(found).__name__}, not an iterable of batches")
+
+    unread = [found]
+
+    def read() -> Iterator[Batch]:
+        # What can be gone through only once is asked for anew.
+        again = _call(spec) if isinstance(found, Iterator) and not unread else found
+        unread.clear()
+        left = options.images
+        for batch in again:
+            pair = isinstance(batch, (tuple, list)) and len(batch) > 1
+            inputs, labels = (batch[0], batch[1]) if pair else (batch, None)
+            inputs = inputs[0] if isinstance(inputs, (tuple, list)) else inputs
+            if left is not None:
+                inputs, labels = _shortened(inputs, left), _shortened(labels, left)
+                left -= _samples(inputs)
+            yield inputs, labels
+            if left is not None and left <= 0:
+                return
+
+    return Data(read, len(found) if options.images is None and isinstance(found, Sized) else 0)
+
+
+def _shortened(value: Any, most: int) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _shortened(part, most) for name, part in value.items()}
+    return value[:most] if isinstance(value, Tensor) and value.ndim else value
+
+
+def _samples(inputs: Any) -> int:
+    values = inputs.values() if isinstance(inputs, Mapping) else [inputs]
+    return next((len(value) for value in values if isinstance(value, Tensor) and value.ndim), 0)
+
+
+def _from_arrays(path: Path, options: DataOptions) -> Data:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            name = next((n for n in INPUT_NAMES if n in file.files), next(iter(file.files), None))
+            if name is None:
+                raise EncodeError(f"{path}: no array")
+            images = file[name][: options.images]
+            named = next((n for n in LABEL_NAMES if n in file.files and n != name), None)
+            labels = None if named is None else file[named][: options.images]
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, EncodeError):
+            raise
+        raise EncodeError(f"{path}: not an .npz file of plain arrays ({error})") from error
+    if images.ndim == 0 or len(images) == 0 or images.dtype.kind not in "fiu":
+        raise EncodeError(f"{path}: array {name!r} holds no samples")
+    if labels is not None and (labels.ndim == 0 or len(labels) != len(images)):
+        raise EncodeError(f"{path}: {len(images)} samples, but labels of shape {labels.shape}")
+    if _is_image(images):
+        _check_channels(str(path), _channels_first(images[:1]).shape[1], options)
+
+    def read() -> Iterator[Batch]:
+        for start in range(0, len(images), options.batch):
+            chosen = slice(start, start + options.batch)
+            x = images[chosen]
+            part = _normalised(_channels_first(x), options) if _is_image(x) else torch.tensor(x)
+            yield part, None if labels is None else torch.tensor(labels[chosen])
+
+    return Data(read, math.ceil(len(images) / options.batch))
+
+
+def _is_image(array: NDArray[Any]) -> bool:
+    return array.dtype == np.uint8 and array.ndim == 4
+
+
+def _channels_first(images: NDArray[Any]) -> NDArray[Any]:
+    last = images.shape[3] in (1, 3, 4) and images.shape[1] not in (1, 3, 4)
+    return np.moveaxis(images, 3, 1) if last else images
+
+
+def _from_images(spec: str, files: dict[str, Callable[[], bytes]], options: DataOptions) -> Data:
+    names = sorted(n for n in files if n.lower().endswith(IMAGE_SUFFIXES))[: options.images]
+    if not names:
+        raise EncodeError(f"{spec}: no image files ({' '.join(IMAGE_SUFFIXES)})")
+    try:
+        import PIL.Image  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise EncodeError(f"{spec}: images need Pillow: pip install pillow") from error
+    _check_channels(spec, 3, options)
+
+    def read() -> Iterator[Batch]:
+        for start in range(0, len(names), options.batch):
+            chosen = names[start : start + options.batch]
+            pixels = [_pixels(f"{spec}: {n}", files[n](), options.size) for n in chosen]
+            yield _normalised(np.moveaxis(np.stack(pixels), 3, 1), options), None
+
+    return Data(read, math.ceil(len(names) / options.batch))
+
+
+def _reader(archive: zipfile.ZipFile, name: str) -> Callable[[], bytes]:
+    return lambda: archive.read(name)
+
+
+def _pixels(name: str, data: bytes, size: int) -> NDArray[np.uint8]:
+    """Pixels (size, size, 3) of an image file."""
+    from PIL import Image
+
+    try:
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise EncodeError(f"{name}: not an image") from error
+    if image.size != (size, size):
+        scale = size / min(image.size)
+        width, height = (max(size, round(n * scale)) for n in image.size)
+        left, top = (width - size) // 2, (height - size) // 2
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        image = image.crop((left, top, left + size, top + size))
+    return np.asarray(image)
+
+
+def _check_channels(spec: str, channels: int, options: DataOptions) -> None:
+    for name, values in (("mean", options.mean), ("std", options.std)):
+        if len(values) not in (1, channels):
+            raise EncodeError(f"{spec}: {channels} channels, but {len(values)} values of {name}")
+
+
+def _normalised(images: NDArray[Any], options: DataOptions) -> Tensor:
+    mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (options.mean, options.std))
+    return (torch.from_numpy(np.ascontiguousarray(images)).float() - mean) / std
+
+
+def _call(spec: str) -> Any:
+    """What a function FILE.py:FUNCTION returns; its folder can be imported from meanwhile."""
+    file, colon, function = spec.rpartition(":")
+    path = Path(file)
+    if not colon or path.suffix != ".py" or not function.isidentifier():
+        raise EncodeError(f"{spec}: not of the form FILE.py:FUNCTION")
+    path.stat()
+    with _importing_from(path.resolve().parent):
+        try:
+            about = importlib.util.spec_from_file_location(path.stem, path)
+            assert about is not None and about.loader is not None  # because of the suffix
+            module = importlib.util.module_from_spec(about)
+            about.loader.exec_module(module)
+        except Exception as error:
+            raise EncodeError(f"{file}: {_line(error)}") from error
+        if not callable(getattr(module, function, None)):
+            raise EncodeError(f"{file} has no function {function!r}")
+        try:
+            return getattr(module, function)()
+        except Exception as error:
+            raise EncodeError(f"{spec}: {_line(error)}") from error
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        if str(folder) in sys.path:
+            sys.path.remove(str(folder))
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
