@@ -51,6 +51,7 @@ def test_each_library_has_one_owner() -> None:
     assert owners("msgpack") == {"format/directory.py"}
     assert owners("torch") and all(path.startswith("torch/") for path in owners("torch"))
     assert owners("scipy") == set()
+    assert owners("matplotlib") == {"curve.py", "report.py"}
 
 
 def fresh(code: str, *arguments: str) -> str:
@@ -91,7 +92,7 @@ sys.stdout.write("done")
 
 
 def test_public_names() -> None:
-    errors = ["DecodeError", "EncodeError", "LimitError", "MalformedError"]
+    errors = ["DecodeError", "EncodeError", "EvaluationError", "LimitError", "MalformedError"]
     classes = ["Settings", "TQCError", "TensorFile", "UnsupportedError"]
     verbs = ["decode", "encode", "load", "open", "save", "verify"]
     names = ["FORMAT_VERSION", *errors, *classes, *verbs]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from tqcodec.errors import EvaluationError
 from tqcodec.torch.evaluation import Comparison, Reference, compare, evaluate
 
 IMAGES, CLASSES = 60, 5
@@ -223,9 +224,9 @@ def test_networks_and_generator_stay_as_they_were() -> None:
 
 def test_modes_come_back_after_an_error() -> None:
     model = network().train()
-    with pytest.raises(ValueError, match="not logits"):
+    with pytest.raises(EvaluationError, match="not logits"):
         evaluate(model, batches(), outputs=lambda logits: logits.argmax(1))
-    with pytest.raises(ValueError, match="not the batches or the logits"):
+    with pytest.raises(EvaluationError, match="not the batches or the logits"):
         Reference(network(), batches()).compare(nn.Sequential(nn.Flatten(), nn.Linear(50, 2)))
     assert model.training
 
@@ -254,7 +255,7 @@ def test_inputs_by_name_and_outputs_of_any_kind() -> None:
     half = compare(Wrapped(), state, named)
     assert half.kl.value < plain.kl.value
     assert half.top1 == plain.top1
-    with pytest.raises(ValueError, match="a NoneType, not logits"):
+    with pytest.raises(EvaluationError, match="a NoneType, not logits"):
         evaluate(Wrapped(), batches(), outputs=lambda given: given["loss"])
 
 
@@ -267,7 +268,7 @@ def test_iterators() -> None:
     assert isinstance(found, Comparison)
     assert found == compare(model, disturbed(model), batches())
     assert torch.equal(evaluate(model, walk()), evaluate(model, batches()))
-    with pytest.raises(ValueError, match="only once"):
+    with pytest.raises(EvaluationError, match="only once"):
         Reference(model, walk())
 
 
@@ -290,7 +291,7 @@ def test_progress() -> None:
     ids=["empty", "some labels", "shape of labels"],
 )
 def test_batches_that_are_refused(wrong: list[Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(EvaluationError, match=message):
         Reference(network(), wrong)
 
 
@@ -298,7 +299,7 @@ def test_batches_that_change() -> None:
     data = batches()
     reference = Reference(network(), data)
     data.pop()
-    with pytest.raises(ValueError, match="50 images, but 60 when the original ran"):
+    with pytest.raises(EvaluationError, match="50 images, but 60 when the original ran"):
         reference.compare(network())
 
 

@@ -20,8 +20,10 @@ from tqcodec.format.registry import MAJOR, MINOR
 
 if TYPE_CHECKING:
     from tqcodec.encoder.settings import Settings
+    from tqcodec.encoder.statistics import Statistics
 
 Array = NDArray[Any]
+Refine = Callable[[bytes], Mapping[str, Array]]
 Progress = Callable[[str, int, int], None]  # (stage, done, of)
 PathLike = str | os.PathLike[str]
 
@@ -63,8 +65,9 @@ def _patterns(name: str, array: Array) -> tuple[DType, NDArray[np.unsignedintege
 def encode(
     tensors: Mapping[str, Array],
     settings: Settings | None = None,
-    statistics: None = None,
+    statistics: Statistics | None = None,
     *,
+    refine: Refine | None = None,
     progress: Progress | None = None,
 ) -> bytes:
     """A `.tqc` file for named arrays.
@@ -73,7 +76,10 @@ def encode(
         tensors: arrays of any shape; dtypes of numpy (bool, integers, float16 to float64) and of
             ml_dtypes (bfloat16, float8_e4m3fn, float8_e5m2). They are not changed.
         settings: how to encode; `Settings()` if None.
-        statistics: reserved for calibrated encoding; must be None.
+        statistics: what calibration data says of the weights (`tqcodec.torch.calibrate`); None
+            encodes without data. Weights that it lacks are encoded without data.
+        refine: given the finished file, new values of 1-D tensors (biases, batch normalisation)
+            that go better with the decoded weights; called once.
         progress: called with (stage, done, of).
 
     Raises:
@@ -83,14 +89,22 @@ def encode(
     from tqcodec.encoder.plan import Source
     from tqcodec.encoder.settings import Settings
 
-    if statistics is not None:
-        raise EncodeError("statistics: calibrated encoding is not built yet; pass None")
     sources = []
     for name, array in tensors.items():
         if not isinstance(name, str):
             raise EncodeError(f"tensor name {name!r} is not a string")
         sources.append(Source(name, *_patterns(name, array)))
-    return run(sources, settings if settings is not None else Settings(), progress)
+    def refined(data: bytes) -> dict[str, NDArray[np.unsignedinteger]]:
+        assert refine is not None, "wrapped only where there is one"
+        return {name: _patterns(name, array)[1] for name, array in refine(data).items()}
+
+    return run(
+        sources,
+        settings if settings is not None else Settings(),
+        statistics if statistics is not None else {},
+        refined if refine is not None else None,
+        progress,
+    )
 
 
 def decode(
@@ -114,12 +128,13 @@ def save(
     tensors: Mapping[str, Array],
     path: PathLike,
     settings: Settings | None = None,
-    statistics: None = None,
+    statistics: Statistics | None = None,
     *,
+    refine: Refine | None = None,
     progress: Progress | None = None,
 ) -> None:
     """`encode` into a file. The file appears whole or not at all; an old one is replaced."""
-    data = encode(tensors, settings, statistics, progress=progress)
+    data = encode(tensors, settings, statistics, refine=refine, progress=progress)
     with replacing(Path(path)) as temporary:
         temporary.write_bytes(data)
 

@@ -47,26 +47,31 @@ def make_parser() -> argparse.ArgumentParser:
     dump = commands.add_parser("dump", help="show header, directory, tables and heads")
     report = commands.add_parser("report", help="draw where the bytes go")
     calibrate = commands.add_parser("calibrate", help="gather statistics of a network on data")
+    evaluate = commands.add_parser("eval", help="compare a decoded network with its original")
+    sweep = commands.add_parser("sweep", help="draw what a network loses at a set of rates")
 
     tensors = ".safetensors, its .index.json, .npz, .pt, .pth, .bin, or - for standard input"
     encode.add_argument("input", metavar="IN", help=tensors)
     verify.add_argument("inputs", metavar="FILE", nargs="+", help="a .tqc file, or -")
-    for command in (decode, info, dump, report):
+    for command in (decode, info, dump, report, evaluate):
         command.add_argument("input", metavar="IN", help="a .tqc file, or - for standard input")
         command.add_argument("--limit", type=size, metavar="BYTES", help="most bytes to decode to")
     for command, output in (
         (encode, "default: IN with the suffix .tqc"),
         (decode, ".safetensors (default: IN with this suffix), .npz, .pt, .pth, or -"),
         (report, ".html (default: IN with this suffix), .png, or -"),
+        (calibrate, "a file .npz"),
+        (sweep, "a file .png; the numbers go into .csv beside it"),
     ):
-        command.add_argument("-o", "--output", metavar="OUT", help=output)
+        needed = command in (calibrate, sweep)
+        command.add_argument("-o", "--output", metavar="OUT", help=output, required=needed)
         command.add_argument("-f", "--force", action="store_true", help="overwrite OUT")
     _add_encode_options(encode)
-    _add_network_options(calibrate)
+    for command in (calibrate, evaluate, sweep):
+        _add_network_options(command)
     calibrate.add_argument("--probes", type=int, default=1, metavar="N", help="signs an image")
-    calibrate.add_argument("-o", "--output", metavar="OUT", required=True, help="a file .npz")
-    calibrate.add_argument("-f", "--force", action="store_true", help="overwrite OUT")
-    for command in (encode, decode, info, verify, dump, calibrate):
+    _add_sweep_options(sweep)
+    for command in (encode, decode, info, verify, dump, calibrate, evaluate, sweep):
         command.add_argument("--json", action="store_true", help="print one JSON document")
     return parser
 
@@ -105,6 +110,15 @@ def _add_network_options(command: argparse.ArgumentParser) -> None:
     add("--mean", type=_numbers, default=(0.0,), metavar="X,X,X", help="taken off 0 to 255")
     add("--std", type=_numbers, default=(1.0,), metavar="X,X,X", help="divided by then")
     add("--device", default="cpu", metavar="NAME", help="cpu or cuda; default %(default)s")
+
+
+def _add_sweep_options(sweep: argparse.ArgumentParser) -> None:
+    add = sweep.add_argument
+    bits = "bits per weight of the files, with commas between"
+    add("--bits", type=_numbers, required=True, metavar="B,B,...", help=bits)
+    add("--statistics", metavar="STATS.npz", help="of calibrate, to draw what they gain as well")
+    add("-e", "--effort", type=int, default=Settings.effort, metavar="N", help="1 fast to 9 best")
+    add("-j", "--workers", type=int, default=Settings.workers, metavar="N", help="processes")
 
 
 def size(text: str) -> int:

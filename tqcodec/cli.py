@@ -1,8 +1,9 @@
-"""The command line: ``tqcodec encode | decode | info | verify | dump | report | calibrate``.
+"""The command line: ``tqcodec COMMAND``.
 
 Results go to standard output, messages and progress to standard error, never in colour. Exit codes:
 0 done, 1 malformed or a check failed, 2 usage, 3 unsupported, 4 limit, 130 interrupted, 141 nobody
-reads. Each command imports what it needs, so that ``--help`` answers at once.
+reads. Each command imports what it needs, so that ``--help`` answers at once. Those that run a
+network are in `network`.
 """
 
 from __future__ import annotations
@@ -12,19 +13,18 @@ import json
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from tqcodec.arguments import UsageError, make_parser
 from tqcodec.encoder.settings import Settings
-from tqcodec.errors import DecodeError, EncodeError, LimitError, UnsupportedError
+from tqcodec.errors import DecodeError, LimitError, TQCError, UnsupportedError
+from tqcodec.progress import terminal_progress
 
 STANDARD = "-"
 INTERRUPTED, BROKEN_PIPE = 130, 141  # what a shell reports for the signals
-Progress = Callable[[str, int, int], None]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         # Python closes the stream once more at its end, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except (DecodeError, EncodeError, UsageError, OSError) as error:
+    except (TQCError, UsageError, OSError) as error:
         _complain(_message(error))
         return _exit_code(error)
     return code
@@ -74,29 +74,6 @@ def _reason(error: Exception) -> str:
 
 def _complain(message: str) -> None:
     print(f"tqcodec: {' '.join(message.split())}", file=sys.stderr)
-
-
-@contextmanager
-def _progress() -> Iterator[Progress | None]:
-    """A callback that draws a bar for each stage, or None where there is no terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from tqdm import tqdm
-
-    bar = tqdm(disable=True)
-
-    def show(stage: str, done: int, of: int) -> None:
-        nonlocal bar
-        if bar.disable or bar.desc != f"{stage}: " or done <= bar.n:
-            bar.close()
-            bar = tqdm(total=of, desc=stage, leave=False, file=sys.stderr)
-        bar.update(done - bar.n)
-
-    try:
-        yield show
-    finally:
-        bar.close()
 
 
 def _print(lines: Iterable[str], output: str | None = None) -> None:
@@ -134,7 +111,7 @@ def _encode(arguments: Namespace) -> int:
     checkpoint = files.read(arguments.input)
     metadata = {**checkpoint.metadata, **dict(settings.metadata)}
     settings = replace(settings, metadata=tuple(metadata.items()))
-    with _progress() as progress:
+    with terminal_progress() as progress:
         data = api.encode(checkpoint.tensors, settings, progress=progress)
     if not arguments.dry_run:
         files.write_bytes(output, data)
@@ -154,7 +131,7 @@ def _decode(arguments: Namespace) -> int:
     output = _output(arguments, ".safetensors")
     files.check_suffix(output)
     source = _source(arguments.input)
-    with _progress() as progress, api.open(source, limit=arguments.limit) as file:
+    with terminal_progress() as progress, api.open(source, limit=arguments.limit) as file:
         metadata = file.metadata()
         if isinstance(source, bytes):
             tensors = api.decode(source, limit=arguments.limit, progress=progress)
@@ -174,7 +151,7 @@ def _info(arguments: Namespace) -> int:
     from tqcodec import api, describe, text
 
     source = _source(arguments.input)
-    with _progress() as progress, api.open(source, limit=arguments.limit) as file:
+    with terminal_progress() as progress, api.open(source, limit=arguments.limit) as file:
         data = describe.info(file.container, progress)
     if arguments.json:
         _print_json(data)
@@ -202,7 +179,7 @@ def _verify(arguments: Namespace) -> int:
     for name in arguments.inputs:
         error: Exception | None = None
         try:
-            with _progress() as progress:
+            with terminal_progress() as progress:
                 api.verify(_source(name), progress=progress)
         except (DecodeError, OSError) as caught:
             error = caught
@@ -234,24 +211,21 @@ def _report(arguments: Namespace) -> int:
         raise UsageError("report needs matplotlib: pip install 'tqcodec[plot]'") from error
     kind = report.kind_of(output)
     source = _source(arguments.input)
-    with _progress() as progress, api.open(source, limit=arguments.limit) as file:
+    with terminal_progress() as progress, api.open(source, limit=arguments.limit) as file:
         data = describe.info(file.container, progress)
     files.write_bytes(output, report.draw(data, Path(arguments.input).name, kind))
     return 0
 
 
-def _calibrate(arguments: Namespace) -> int:
-    from tqcodec import network, text
+def _network(arguments: Namespace) -> int:
+    from tqcodec import network
 
-    with _progress() as progress:
-        result = network.calibrate(arguments, progress)
+    with terminal_progress() as progress:
+        document, lines = network.COMMANDS[arguments.command](arguments, progress)
     if arguments.json:
-        _print_json(result)
+        _print_json(document)
     else:
-        for name, reason in result["without"].items():
-            _print([f"{text.printable(name)}: without statistics: {reason}"])
-        found = f"{result['weights']} weights, {result['images']} images, {result['bytes']} bytes"
-        _print([f"{text.printable(result['output'])}: {found}"])
+        _print(lines)
     return 0
 
 
@@ -262,5 +236,7 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "verify": _verify,
     "dump": _dump,
     "report": _report,
-    "calibrate": _calibrate,
+    "calibrate": _network,
+    "eval": _network,
+    "sweep": _network,
 }

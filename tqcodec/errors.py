@@ -6,6 +6,7 @@
         MalformedError             a rule of the specification is broken
         UnsupportedError           legal, but needs a newer decoder
         LimitError                 more than the caller's limits allow
+      EvaluationError              a network, weights and data that do not go together
 
 Imports nothing, so that every layer may import it.
 """
@@ -66,3 +67,7 @@ class LimitError(DecodeError):
     """Decoding would take more than the caller's limits allow."""
 
     verdict = "limit"
+
+
+class EvaluationError(TQCError):
+    """A network, decoded weights and data that do not go together."""

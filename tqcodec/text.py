@@ -58,12 +58,12 @@ def info_lines(data: Data) -> Iterator[str]:
     yield summary_line(data)
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Rows of cells as lines with columns of equal width."""
+def aligned(rows: Sequence[Sequence[str]], left: int = LEFT) -> Iterator[str]:
+    """Rows of cells as lines with columns of equal width, the first `left` of them of text."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [
-            cell.ljust(width) if i < LEFT else cell.rjust(width)
+            cell.ljust(width) if i < left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         yield "  ".join(cells).rstrip()

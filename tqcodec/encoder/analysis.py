@@ -12,10 +12,19 @@ from numpy.typing import NDArray
 from tqcodec.encoder.classes import class_of, fit_levels
 from tqcodec.encoder.plan import Item, Source
 from tqcodec.encoder.settings import Settings
-from tqcodec.encoder.transform import HIGH_RATE, Transform, axis_energies, basis_bits, choose
-from tqcodec.format.dtypes import to_float
+from tqcodec.encoder.grid import grid_of
+from tqcodec.encoder.metric import Metric
+from tqcodec.encoder.transform import (
+    HIGH_RATE,
+    Problem,
+    Transform,
+    axis_energies,
+    basis_bits,
+    choose,
+)
+from tqcodec.format.dtypes import DType, to_float
 from tqcodec.format.records import axis_lengths, axis_order, taps_lengths
-from tqcodec.format.registry import BasisKind
+from tqcodec.format.registry import Axis, BasisKind
 
 CONVERT = 1 << 18  # weights converted at a time, to bound memory
 FINEST = 2.0**-20  # step over the norm of a matrix: what float32 tells apart
@@ -28,13 +37,17 @@ class Analysis:
     Attributes:
         item: its plan.
         size: number of weights.
-        energy: sum of their squares.
-        sensitivity: weight of its squared error in the distortion.
-        transform: orthonormal bases.
+        energy: sum of their squares, or with a metric what it makes of them.
+        sensitivity: weight of the squared error of the sample in the distortion.
+        factor: step of the sample over that of the network.
+        finest: smallest step.
+        transform: bases.
         levels: class levels of the channels of the three axes.
-        sample: float32 (rows, columns), some of the coefficients: whole trellis segments.
+        sample: float32 (rows, columns), some of the coefficients: whole trellis segments. With a
+            metric they are divided by their relative steps, so that all have the same.
         classes: uint8, class of each coefficient of the sample.
         side_bits: bits of bases and levels, about.
+        metric: what an error of the weights does; None where they all count alike.
         own_step: its step whatever that of the network, where a rule gives its bits.
     """
 
@@ -42,19 +55,21 @@ class Analysis:
     size: int
     energy: float
     sensitivity: float
+    factor: float
+    finest: float
     transform: Transform
     levels: tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
     sample: NDArray[np.float32]
     classes: NDArray[np.uint8]
     side_bits: float
+    metric: Metric | None = None
     own_step: float | None = None
 
     def step(self, step: float) -> float:
         """Its step where the network has `step`; no coefficient reaches 2^20 of them."""
         if self.own_step is not None:
             return self.own_step
-        finest = math.sqrt(self.energy) * FINEST if self.energy > 0 else 1.0
-        return max(step * step_factor(self.item, self.sensitivity), finest)
+        return max(step * self.factor, self.finest)
 
     @property
     def class_count(self) -> int:
@@ -62,23 +77,23 @@ class Analysis:
         return 1 + sum(int(level.max(initial=0)) for level in self.levels)
 
 
-def weights_of(source: Source, item: Item) -> NDArray[np.float32]:
+def weights_of(
+    patterns: NDArray[np.unsignedinteger], dtype: DType, roles: Sequence[Axis]
+) -> NDArray[np.float32]:
     """Weights as float32 (out, in, taps), contiguous."""
-    patterns = source.patterns
-    roles = item.roles
     lengths = axis_lengths(patterns.shape, roles)
     arranged = patterns.transpose(axis_order(roles)).reshape(lengths)
-    if source.dtype.name == "F32":
+    if dtype.name == "F32":
         return np.ascontiguousarray(arranged).view(np.float32)
     out = np.empty(arranged.size, np.float32)
     flat = arranged.reshape(-1)
     for i in range(0, len(flat), CONVERT):
-        out[i : i + CONVERT] = to_float(flat[i : i + CONVERT], source.dtype)
+        out[i : i + CONVERT] = to_float(flat[i : i + CONVERT], dtype)
     return out.reshape(lengths)
 
 
 def sensitivities(energies: Sequence[float], settings: Settings) -> list[float]:
-    """Weight of each matrix's squared error in the distortion.
+    """Weight of each matrix's squared error in the distortion, without statistics.
 
     For a signal-to-noise ratio all weights count alike. For an accuracy at a size they do not: what
     a matrix adds to the network's output error goes with its relative error, so errors in matrices
@@ -92,9 +107,18 @@ def sensitivities(energies: Sequence[float], settings: Settings) -> list[float]:
     return [1.0 / norm for norm in norms]
 
 
-def step_factor(item: Item, sensitivity: float) -> float:
-    """Step of a matrix over that of the network: equal slope, times the factor of its rule."""
-    return item.options.step / math.sqrt(sensitivity)
+def in_scale(
+    guesses: Sequence[float], powers: Sequence[float | None]
+) -> list[float]:
+    """Sensitivities of matrices without statistics on the scale of those with.
+
+    Args:
+        guesses: as of `sensitivities`.
+        powers: squared error of the logits for a unit of squared error of each matrix, where known.
+    """
+    ratios = [p / g for p, g in zip(powers, guesses, strict=True) if p is not None and p > 0]
+    scale = math.exp(float(np.mean(np.log(ratios)))) if ratios else 1.0
+    return [scale * g for g in guesses]
 
 
 def first_step(
@@ -141,6 +165,7 @@ def analyse(
     settings: Settings,
     share: float,
     steps: int,
+    metric: Metric | None,
 ) -> Analysis:
     """Analysis of one weight matrix.
 
@@ -148,30 +173,51 @@ def analyse(
         source: the tensor.
         item: its plan.
         step: about the step of the network, for the choice of the transform.
-        sensitivity: weight of this matrix's squared error in the distortion.
+        sensitivity: weight of this matrix's squared error in the distortion, without a metric.
         settings: transform and effort.
         share: part of the coefficients to sample, at most 1.
         steps: rows of a trellis segment.
+        metric: what its errors do to the logits, or None.
     """
-    weights = weights_of(source, item)
+    weights = weights_of(source.patterns, source.dtype, item.roles)
     wish = item.options.transform or settings.transform
-    step *= step_factor(item, sensitivity)
+    factor = item.options.step / (1.0 if metric is not None else math.sqrt(sensitivity))
     taps = taps_lengths(source.patterns.shape, item.roles)
-    transform = choose(weights, taps, wish, step, settings.effort)
+    problem = Problem(weights, taps, step * factor, metric)
+    transform = choose(problem, wish, settings.effort)
     coefficients = transform.analyse(weights)
+    energy = float(np.einsum("oit,oit->", weights, weights, dtype=np.float64))
+    norm, power, grid_bits = math.sqrt(energy), 1.0, 0.0
+    if metric is not None:
+        flat = weights.reshape(len(weights), -1)
+        power = metric.power
+        inner = metric.transformed(transform.rows)
+        grid = grid_of(inner.factor()[0], inner, len(coefficients))
+        if settings.snr is not None:
+            sensitivity = float((grid.rows.values**2).mean() * (grid.columns.values**2).mean())
+        else:
+            energy, sensitivity = metric.error(flat), 1.0
+        coefficients = grid.relative(coefficients)
+        norm = float(np.linalg.norm(coefficients))
+        grid_bits = _entropy(grid.rows.codes) + _entropy(grid.columns.codes)
     levels = fit_levels(coefficients)
     flat = coefficients.reshape(len(coefficients), math.prod(coefficients.shape[1:]))
     rows, columns = _sampled(flat.shape, share, steps)
+    level_bits = sum(_entropy(level) for level in levels)
+    bases_bits = _bases_bits(transform, weights, problem.step / math.sqrt(power))
     return Analysis(
         item=item,
         size=weights.size,
-        energy=float(np.einsum("oit,oit->", weights, weights, dtype=np.float64)),
+        energy=energy,
         sensitivity=sensitivity,
+        factor=factor,
+        finest=norm * FINEST if norm > 0 else 1.0,
         transform=transform,
         levels=levels,
         sample=flat[np.ix_(rows, columns)],
         classes=class_of((levels[0][rows], levels[1], levels[2]), columns),
-        side_bits=_level_bits(levels) + _bases_bits(transform, coefficients, step),
+        side_bits=level_bits + bases_bits + grid_bits,
+        metric=metric,
     )
 
 
@@ -189,17 +235,15 @@ def _sampled(
     return rows[rows < shape[0]], columns
 
 
-def _level_bits(levels: Sequence[NDArray[np.uint8]]) -> float:
-    """Entropy of the level vectors."""
-    total = 0.0
-    for vector in levels:
-        counts = np.unique(vector, return_counts=True)[1]
-        total -= float((counts * np.log2(counts / max(1, len(vector)))).sum())
-    return total
+def _entropy(vector: NDArray[np.uint8]) -> float:
+    """Bits of a vector under its own counts."""
+    counts = np.unique(vector, return_counts=True)[1]
+    return -float((counts * np.log2(counts / max(1, len(vector)))).sum())
 
 
-def _bases_bits(transform: Transform, coefficients: NDArray[np.float32], step: float) -> float:
+def _bases_bits(transform: Transform, weights: NDArray[np.float32], step: float) -> float:
     total = 0.0
+    coefficients = transform.analyse(weights) if BasisKind.EXPLICIT in transform.kinds else weights
     for axis, rows in enumerate(transform.rows):
         if transform.kinds[axis] == BasisKind.EXPLICIT and rows is not None:
             energies = axis_energies(coefficients, axis)

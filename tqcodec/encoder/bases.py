@@ -24,18 +24,24 @@ class AxisBasis:
     Attributes:
         basis: its record.
         analysis: float64 (channels, length), or None without a basis.
+        rows: float64 (channels, length), its synthesis vectors over `norm`, or None.
         kept: channels of the float transform that it has, or None for all.
         norm: of its synthesis vectors, about.
     """
 
     basis: Basis
     analysis: NDArray[np.float64] | None = None
+    rows: NDArray[np.float64] | None = None
     kept: NDArray[np.int64] | None = None
     norm: float = 1.0
 
 
 def integer_bases(
-    transform: Transform, weights: NDArray[np.float32], taps_shape: Sequence[int], step: float
+    transform: Transform,
+    weights: NDArray[np.float32],
+    taps_shape: Sequence[int],
+    step: float,
+    drop: bool,
 ) -> list[AxisBasis]:
     """Bases of the axes out, in, taps.
 
@@ -43,7 +49,8 @@ def integer_bases(
         transform: orthonormal bases.
         weights: float32 (O, I, T): their coefficients say how precise the rows must be.
         taps_shape: lengths of the taps' dimensions.
-        step: of the quantizer.
+        step: of the quantizer, in units of the weights.
+        drop: True to leave out channels that will vanish; False to keep them all.
     """
     explicit = BasisKind.EXPLICIT in transform.kinds
     coefficients = transform.analyse(weights) if explicit else weights
@@ -52,7 +59,7 @@ def integer_bases(
         if kind == BasisKind.DCT:
             bases.append(_dct(taps_shape))
         elif rows is not None:
-            bases.append(_explicit(rows, coefficients, axis, step))
+            bases.append(_explicit(rows, coefficients, axis, step, drop))
         else:
             bases.append(AxisBasis(Basis()))
     return bases
@@ -63,19 +70,24 @@ def _dct(taps_shape: Sequence[int]) -> AxisBasis:
     for length in taps_shape:
         integers = np.kron(integers, dct(length)).astype(np.float64)
     norm = float(np.linalg.norm(integers[0]))
-    return AxisBasis(Basis(BasisKind.DCT), analysis_of(integers / norm), None, norm)
+    rows = integers / norm
+    return AxisBasis(Basis(BasisKind.DCT), analysis_of(rows), rows, None, norm)
 
 
 def _explicit(
-    rows: NDArray[np.float64], coefficients: NDArray[np.float32], axis: Axis, step: float
+    rows: NDArray[np.float64],
+    coefficients: NDArray[np.float32],
+    axis: Axis,
+    step: float,
+    drop: bool,
 ) -> AxisBasis:
     others = tuple(a for a in Axis if a != axis)
     largest = np.abs(coefficients).max(axis=others, initial=0.0)
-    kept = np.flatnonzero(largest > VANISHING * step)
+    kept = np.flatnonzero(largest > VANISHING * step) if drop else np.arange(len(rows))
     integer = quantize_basis(rows[kept], axis_energies(coefficients, axis)[kept], step)
     tables = Vector.constant(0, len(kept))
     basis = Basis(BasisKind.EXPLICIT, integer.entries, Vector(integer.shifts), tables)
-    return AxisBasis(basis, analysis_of(integer.rows), kept, 2.0**integer.exponent)
+    return AxisBasis(basis, analysis_of(integer.rows), integer.rows, kept, 2.0**integer.exponent)
 
 
 def project(weights: NDArray[np.float32], bases: Sequence[AxisBasis]) -> NDArray[np.float32]:

@@ -13,6 +13,8 @@ from tqcodec.encoder.analysis import Analysis, weights_of
 from tqcodec.encoder.bases import AxisBasis, integer_bases, project
 from tqcodec.encoder.blocks import row_blocks
 from tqcodec.encoder.classes import class_of
+from tqcodec.encoder.feedback import gains_of, quantize_with_feedback
+from tqcodec.encoder.grid import Grid
 from tqcodec.encoder.histograms import Histograms, count
 from tqcodec.encoder.plan import Source
 from tqcodec.encoder.quantizer import Rates
@@ -32,6 +34,21 @@ SCALE_BITS = 24
 
 
 @dataclass(frozen=True, eq=False)
+class Effect:
+    """What quantization did to the output of a layer, float64 (rows,) each.
+
+    Attributes:
+        gains: what the rows should be multiplied by to make up for rounding towards zero.
+        wanted: mean of the output before.
+        found: mean of the output after.
+    """
+
+    gains: NDArray[np.float64]
+    wanted: NDArray[np.float64]
+    found: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
 class Coded:
     """One weight matrix, coded but for the tables.
 
@@ -40,8 +57,10 @@ class Coded:
         check: CRC-32 of the decoded bytes.
         error: squared error of the decoded weights.
         energy: of the weights.
+        distortion: what the error does, as the rate control counts it.
+        effect: on the output, None without statistics.
         indices: histograms of the indices by class.
-        vectors: histograms of the vectors depths and levels, four groups.
+        vectors: histograms of depths, levels, row scales and multipliers, six groups.
         entries: histograms of the rows of all explicit bases, in the order of the axes.
     """
 
@@ -49,6 +68,8 @@ class Coded:
     check: int
     error: float
     energy: float
+    distortion: float
+    effect: Effect | None
     indices: Histograms
     vectors: Histograms
     entries: Histograms
@@ -73,34 +94,48 @@ def code(
         # So fine a step leaves no room for a basis.
         analysis = replace(analysis, transform=IDENTITY)
         coded = _code(source, analysis, method, step, rates, payload)
-    return _measured(source, coded)
+    return _measured(source, analysis, coded)
 
 
 def _code(
     source: Source, analysis: Analysis, method: Method, step: float, rates: Rates, payload: str
 ) -> Coded:
-    weights = weights_of(source, analysis.item)
+    weights = weights_of(source.patterns, source.dtype, analysis.item.roles)
     taps = taps_lengths(source.patterns.shape, analysis.item.roles)
-    bases = integer_bases(analysis.transform, weights, taps, step)
+    metric = analysis.metric
+    plain = step if metric is None else step / math.sqrt(metric.power)
+    bases = integer_bases(analysis.transform, weights, taps, plain, metric is None)
     coefficients = project(weights, bases)
     del weights
     levels = [
         level if basis.kept is None else level[basis.kept]
         for level, basis in zip(analysis.levels, bases, strict=True)
     ]
-    flat = coefficients.reshape(len(coefficients), math.prod(coefficients.shape[1:]))
-    classes = class_of(levels, np.arange(flat.shape[1]))
-    q = _quantize(flat, classes, method, step, rates)
-    del flat, coefficients
+    columns = math.prod(coefficients.shape[1:])
+    classes = class_of(levels, np.arange(columns))
+    scaled = rates.scaled(method.lam)
+    if metric is None:
+        flat = coefficients.reshape(len(coefficients), columns)
+        grid = None
+        q = _quantize(flat, classes, method, step, scaled)
+        del flat
+    else:
+        inner = metric.transformed([basis.rows for basis in bases])
+        fed = quantize_with_feedback(coefficients, inner, classes, method, step, scaled)
+        q, grid, step = fed.coefficients, fed.grid, fed.step
+    del coefficients
     indices = method.count(q, classes, analysis.class_count)
-    record = _record(q, levels, bases, analysis, method, step, payload)
+    record = _record(q, levels, bases, analysis, method, step, payload, grid)
+    groups = (record.depths, *record.levels, record.row_scales, record.multipliers)
     return Coded(
         record=record,
         check=0,
         error=0.0,
         energy=0.0,
+        distortion=0.0,
+        effect=None,
         indices=indices,
-        vectors=Histograms.join([_vector(v) for v in (record.depths, *record.levels)]),
+        vectors=Histograms.join([_vector(v) for v in groups]),
         entries=_entry_histograms(record.bases),
     )
 
@@ -110,14 +145,14 @@ def _quantize(
     classes: NDArray[np.uint8],
     method: Method,
     step: float,
-    rates: Rates,
+    scaled: NDArray[np.float32],
 ) -> NDArray[np.signedinteger]:
     """Integers for coefficients (rows, columns), in the narrowest type."""
     largest = max(float(flat.max(initial=0)), -float(flat.min(initial=0))) / step
     # Trellis and rounding move a coefficient by less than 4 steps.
     out = np.empty(flat.shape, np.int16 if largest < (1 << 15) - 4 else np.int32)
     for rows in row_blocks(flat.shape[0], flat.shape[1], max(1, method.steps)):
-        out[rows] = method.quantize(flat[rows] / np.float32(step), classes[rows], rates)
+        out[rows] = method.quantize(flat[rows] / np.float32(step), classes[rows], scaled)
     return out
 
 
@@ -129,12 +164,19 @@ def _record(
     method: Method,
     step: float,
     payload: str,
+    grid: Grid | None,
 ) -> CodedTensor:
+    fixed = payload == "fixed"
+    table = None if fixed else 0
     depths = _depths(q, method, payload)
+    row_scales = Vector.constant(1, len(analysis.levels[Axis.OUT]))
+    multipliers = Vector.constant(1, len(depths))
+    if grid is not None:
+        row_scales, multipliers = (Vector(s.codes, table) for s in (grid.rows, grid.columns))
+        step *= grid.unit
     kept = np.flatnonzero(depths)
     if len(kept) < q.shape[1]:
         q = q[:, kept]
-    fixed = payload == "fixed"
     zeros = [Vector.constant(0, len(level)) for level in levels]
     vectors = zeros if fixed else [Vector(level, 0) for level in levels]
     return CodedTensor(
@@ -145,11 +187,11 @@ def _record(
         payload_kind=PayloadKind.FIXED if fixed else PayloadKind.RANGE,
         tile=_tile(q.shape, method.steps),
         bases=(bases[0].basis, bases[1].basis, bases[2].basis),
-        depths=Vector(depths, None if fixed else 0),
+        depths=Vector(depths, table),
         levels=(vectors[0], vectors[1], vectors[2]),
         table_map=(0,),
-        row_scales=Vector.constant(1, len(analysis.levels[Axis.OUT])),
-        multipliers=Vector.constant(1, len(depths)),
+        row_scales=row_scales,
+        multipliers=multipliers,
         coefficients=q,
     )
 
@@ -189,19 +231,28 @@ def _scale(value: float) -> tuple[int, int]:
     return mantissa, exponent
 
 
-def _measured(source: Source, coded: Coded) -> Coded:
+def _measured(source: Source, analysis: Analysis, coded: Coded) -> Coded:
     """Decode the record as a decoder will, for the check and the error."""
-    decoded = reconstruct(
-        coded.record, source.patterns.shape, source.dtype, Reader(b"", 0, source.name)
-    )
+    shape, dtype = source.patterns.shape, source.dtype
+    decoded = reconstruct(coded.record, shape, dtype, Reader(b"", 0, source.name))
     error = energy = 0.0
     old, new = source.patterns.reshape(-1), decoded.reshape(-1)
     for i in range(0, len(old), TILE):
-        truth = to_float(old[i : i + TILE], source.dtype)
-        difference = truth - to_float(new[i : i + TILE], source.dtype)
+        truth = to_float(old[i : i + TILE], dtype)
+        difference = truth - to_float(new[i : i + TILE], dtype)
         error += float(np.dot(difference, difference))
         energy += float(np.dot(truth, truth))
-    return replace(coded, check=crc(decoded), error=error, energy=energy)
+    coded = replace(coded, check=crc(decoded), error=error, energy=energy)
+    metric = analysis.metric
+    if metric is None:
+        return replace(coded, distortion=analysis.sensitivity * error)
+    before, after = (
+        weights_of(patterns, dtype, analysis.item.roles).reshape(-1, metric.columns)
+        for patterns in (source.patterns, decoded)
+    )
+    gains = gains_of(metric.products(before, after), metric.products(after, after))
+    effect = Effect(gains, metric.mean_output(before), metric.mean_output(after))
+    return replace(coded, distortion=metric.error(before - after), effect=effect)
 
 
 def _vector(vector: Vector) -> Histograms:
@@ -233,7 +284,7 @@ def with_tables(
     Args:
         coded: the tensor.
         classes: first table of each of its classes.
-        vectors: tables of depths and of the three levels.
+        vectors: tables of depths, the three levels, row scales and multipliers.
         entries: table of each basis row.
     """
     record = coded.record
@@ -253,10 +304,12 @@ def with_tables(
     def tabled(vector: Vector, table: int) -> Vector:
         return vector if vector.table is None else Vector(vector.values, int(table))
 
-    levels = [tabled(v, t) for v, t in zip(record.levels, vectors[1:], strict=True)]
+    levels = [tabled(v, t) for v, t in zip(record.levels, vectors[1:4], strict=True)]
     return replace(
         record,
         depths=tabled(record.depths, vectors[0]),
+        row_scales=tabled(record.row_scales, vectors[4]),
+        multipliers=tabled(record.multipliers, vectors[5]),
         levels=(levels[0], levels[1], levels[2]),
         table_map=table_map,
         bases=(bases[0], bases[1], bases[2]),

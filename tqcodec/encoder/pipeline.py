@@ -1,6 +1,7 @@
 """Pipeline: the order of the encoder's stages, and nothing else.
 
-plan -> parts of side tensors -> analysis -> rate control -> coding -> tables -> records -> file
+plan -> parts of side tensors -> metrics -> analysis -> rate control -> coding -> corrections of
+side tensors -> tables -> records -> file
 """
 
 from __future__ import annotations
@@ -8,24 +9,34 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tqcodec.encoder import rate_control, side, tables
+import numpy as np
+from numpy.typing import NDArray
+
+from tqcodec.encoder import corrections, rate_control, side, tables
 from tqcodec.encoder.analysis import (
     Analysis,
     analyse,
     energy_of,
     first_step,
+    in_scale,
     sensitivities,
-    step_factor,
 )
 from tqcodec.encoder.assembly import EXPONENT_CLUSTERS, assemble
 from tqcodec.encoder.coding import Coded, code
+from tqcodec.encoder.metric import metric_of
 from tqcodec.encoder.plan import Item, Source, Treatment, make_plan
-from tqcodec.encoder.quantizer import TRELLIS_LAMBDA, UNIFORM_LAMBDA
+from tqcodec.encoder.quantizer import (
+    TRELLIS_FEEDBACK_LAMBDA,
+    TRELLIS_LAMBDA,
+    UNIFORM_FEEDBACK_LAMBDA,
+    UNIFORM_LAMBDA,
+)
 from tqcodec.encoder.rate_control import Estimate, Method
 from tqcodec.encoder.settings import TRELLIS_EFFORT, Progress, Settings
+from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.encoder.target import Correction, Target
 from tqcodec.errors import EncodeError
 from tqcodec.format.planes import Part
@@ -34,6 +45,8 @@ SAMPLE = 200_000  # coefficients on which the step is sought
 TENSOR_SHARE = 1 / 8  # of the coefficients at most, while they are more than SAMPLE / 4
 PASSES = 8  # corrections of the step after whole encodings
 ENTRY_BYTES = 28  # of a directory entry, deflated, about
+
+Refine = Callable[[bytes], Mapping[str, NDArray[np.unsignedinteger]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,20 +61,33 @@ class Job:
     method: Method
     step: float
     weights: int
+    statistics: Mapping[str, WeightStatistics]
+    refine: Refine | None
     progress: Progress | None
 
 
 def encode(
-    sources: Sequence[Source], settings: Settings, progress: Progress | None = None
+    sources: Sequence[Source],
+    settings: Settings,
+    statistics: Mapping[str, WeightStatistics],
+    refine: Refine | None = None,
+    progress: Progress | None = None,
 ) -> bytes:
     """A whole file for the tensors.
+
+    Args:
+        sources: the tensors.
+        settings: how to encode.
+        statistics: of weights, by name; those without are encoded without data.
+        refine: given a file, bit patterns of side tensors that go better with its weights.
+        progress: called with (stage, done, of).
 
     Raises:
         EncodeError: tensors that the format cannot hold, or a target that cannot be met.
     """
-    items = make_plan(sources, settings)
+    items = make_plan(sources, settings, statistics)
     by_name = {s.name: s for s in sources}
-    job = _prepare(by_name, items, settings, progress)
+    job = _prepare(by_name, items, settings, statistics, refine, progress)
     if not job.analyses:
         return _fitting(_write(job, []), settings)
     return _search(job)
@@ -71,6 +97,8 @@ def _prepare(
     sources: Mapping[str, Source],
     items: Sequence[Item],
     settings: Settings,
+    statistics: Mapping[str, WeightStatistics],
+    refine: Refine | None,
     progress: Progress | None,
 ) -> Job:
     parts = {}
@@ -78,38 +106,48 @@ def _prepare(
         if progress is not None:
             progress("prepare", done, len(items))
         if item.treatment in (Treatment.EXACT, Treatment.ROUNDED):
-            kept = None
-            if item.treatment == Treatment.ROUNDED:
-                own = item.options.side_bits
-                kept = own if own is not None else settings.side_bits
-            source = sources[item.name]
-            parts[item.name] = side.make_part(source.patterns, source.dtype, kept)
+            parts[item.name] = _part(item, sources[item.name], settings)
     matrices = [i for i in items if i.treatment == Treatment.TRANSFORM]
     sizes = [sources[i.name].patterns.size for i in matrices]
     energies = [energy_of(sources[i.name]) for i in matrices]
+    metrics = [metric_of(statistics[i.name]) if i.name in statistics else None for i in matrices]
+    powers = [m.power if m is not None else None for m in metrics]
     weighed = sensitivities(energies, settings)
-    factors = [step_factor(i, w) for i, w in zip(matrices, weighed, strict=True)]
+    if settings.snr is None:
+        weighed = in_scale(weighed, powers)
+    slopes = [w if p is None else p for w, p in zip(weighed, powers, strict=True)]
+    factors = [i.options.step / math.sqrt(s) for i, s in zip(matrices, slopes, strict=True)]
     step = first_step(energies, sizes, factors, settings)
-    method = _method(settings)
+    method = _method(settings, bool(statistics))
     total = max(1, sum(sizes))
     share = min(1.0, max(SAMPLE / 4, min(SAMPLE, TENSOR_SHARE * total)) / total)
     calls = [
-        (sources[item.name], item, step, weight, settings, share, max(1, method.steps))
-        for item, weight in zip(matrices, weighed, strict=True)
+        (sources[item.name], item, step, slope, settings, share, max(1, method.steps), metric)
+        for item, slope, metric in zip(matrices, weighed, metrics, strict=True)
     ]
     analyses = [
         rate_control.with_own_step(analysis, method, step)
         for analysis in _map(analyse, calls, settings.workers, "analyse", progress)
     ]
     weights = sum(sources[i.name].patterns.size for i in items if i.is_weight)
-    return Job(sources, items, settings, parts, analyses, method, step, weights, progress)
+    return Job(
+        sources, items, settings, parts, analyses, method, step, weights, statistics, refine, progress
+    )
 
 
-def _method(settings: Settings) -> Method:
+def _part(item: Item, source: Source, settings: Settings) -> Part:
+    kept = None
+    if item.treatment == Treatment.ROUNDED:
+        own = item.options.side_bits
+        kept = own if own is not None else settings.side_bits
+    return side.make_part(source.patterns, source.dtype, kept)
+
+
+def _method(settings: Settings, feedback: bool) -> Method:
     if settings.effort < TRELLIS_EFFORT:
-        return Method(0, UNIFORM_LAMBDA)
+        return Method(0, UNIFORM_FEEDBACK_LAMBDA if feedback else UNIFORM_LAMBDA)
     steps = 32 if settings.effort < 7 else 64 if settings.effort < 9 else 128
-    return Method(steps, TRELLIS_LAMBDA)
+    return Method(steps, TRELLIS_FEEDBACK_LAMBDA if feedback else TRELLIS_LAMBDA)
 
 
 def _map(
@@ -157,11 +195,11 @@ def _meet_snr(job: Job, target: Target, step: float, found: Estimate) -> bytes:
     correction = Correction()
     for attempt in itertools.count(1):
         coded = _code(job, step, found)
-        pairs = zip(job.analyses, coded, strict=True)
-        octaves = target.octaves(sum(a.sensitivity * c.error for a, c in pairs), 0.0)
+        errors = (c.error if job.settings.snr is not None else c.distortion for c in coded)
+        octaves = target.octaves(sum(errors), 0.0)
         if abs(octaves) <= target.tolerance or attempt == PASSES:
-            return _write(job, coded)
-        del coded, pairs  # half a network: gone before the next one is made
+            return _refined(job, coded, _write(job, coded))
+        del coded  # half a network: gone before the next one is made
         step = correction.next_step(step, octaves)
         found = rate_control.estimate(job.analyses, job.method, step)
     raise AssertionError("the last pass returns")
@@ -169,18 +207,21 @@ def _meet_snr(job: Job, target: Target, step: float, found: Estimate) -> bytes:
 
 def _meet_size(job: Job, target: Target, step: float, found: Estimate) -> bytes:
     """Encode and write, and again with a corrected step, until the size is right."""
-    best, best_rank, correction = b"", math.inf, Correction()
+    best, best_coded, best_rank = b"", [], math.inf
+    correction = Correction()
     for _ in range(PASSES):
-        data = _write(job, _code(job, step, found))
+        coded = _code(job, step, found)
+        data = _write(job, coded)
         octaves = target.octaves(0.0, 8.0 * len(data))
         rank = target.rank(octaves, len(data))
         if rank < best_rank:
-            best, best_rank = data, rank
+            best, best_coded, best_rank = data, coded, rank
+        del coded  # half a network: gone before the next one is made
         if rank <= target.tolerance:
             break
         step = correction.next_step(step, octaves)
         found = rate_control.estimate(job.analyses, job.method, step)
-    return _fitting(best, job.settings)
+    return _refined(job, best_coded, _fitting(best, job.settings))
 
 
 def _fitting(data: bytes, settings: Settings) -> bytes:
@@ -209,6 +250,29 @@ def _code(job: Job, step: float, found: Estimate) -> list[Coded]:
     return list(_map(code, calls, job.settings.workers, "encode", job.progress))
 
 
-def _write(job: Job, coded: Sequence[Coded]) -> bytes:
+def _write(
+    job: Job, coded: Sequence[Coded], refined: Mapping[str, NDArray[np.unsignedinteger]] | None = None
+) -> bytes:
+    """The file, with side tensors that make up for the coding, or those given."""
     matrices = {a.item.name: one for a, one in zip(job.analyses, coded, strict=True)}
-    return assemble(job.sources, job.items, matrices, job.parts, job.settings)
+    changed = refined
+    if changed is None:
+        names = corrections.adjustable(job.items, job.settings)
+        changed = corrections.corrected(job.sources, job.statistics, matrices, names)
+    sources, parts = dict(job.sources), dict(job.parts)
+    items = {item.name: item for item in job.items}
+    for name, patterns in changed.items():
+        sources[name] = replace(sources[name], patterns=patterns)
+        parts[name] = _part(items[name], sources[name], job.settings)
+    return assemble(sources, job.items, matrices, parts, job.settings)
+
+
+def _refined(job: Job, coded: Sequence[Coded], data: bytes) -> bytes:
+    """The file with refined side tensors, unless it no longer fits."""
+    if job.refine is None:
+        return data
+    names = corrections.adjustable(job.items, job.settings)
+    wanted = {name: p for name, p in job.refine(data).items() if name in names}
+    better = _write(job, coded, wanted)
+    limit = job.settings.max_size
+    return data if limit is not None and len(better) > limit else better

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.encoder.settings import Settings, TensorOptions, options_for
+from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.errors import EncodeError
 from tqcodec.format.dtypes import DType, to_float
 from tqcodec.format.registry import MAX_DIMENSIONS, MAX_ELEMENTS, MAX_NAME, Axis
@@ -72,32 +73,48 @@ def is_weight_matrix(dtype: DType, shape: Sequence[int]) -> bool:
     return dtype.is_float and len(shape) >= 2 and math.prod(shape) >= LEAST_WEIGHTS
 
 
-def roles_of(shape: Sequence[int]) -> tuple[Axis, ...]:
+def roles_of(shape: Sequence[int], rows: int = 0) -> tuple[Axis, ...]:
     """Axes of a weight matrix by the layout that PyTorch gives it.
 
     Linear, embedding and LSTM matrices are (out, in); convolutions of any dimension are
-    (out, in / groups, kernel...). A transposed convolution is (in, out / groups, kernel...): its
-    first dimension is taken as rows all the same, which only names the axes. With more than 512
-    kernel positions the trailing dimensions are no kernel and join the input axis.
+    (out, in / groups, kernel...). A transposed convolution is (in, out / groups, kernel...);
+    without statistics, which know (`rows` is 1), its first dimension is taken as rows all the same.
+    With more than 512 kernel positions the trailing dimensions are no kernel and join the input
+    axis.
     """
     taps = math.prod(shape[2:])
     rest = Axis.TAPS if taps <= MOST_TAPS else Axis.IN
-    return (Axis.OUT, Axis.IN, *[rest] * (len(shape) - 2))
+    first = (Axis.IN, Axis.OUT) if rows else (Axis.OUT, Axis.IN)
+    return (*first, *[rest] * (len(shape) - 2))
 
 
-def make_plan(sources: Sequence[Source], settings: Settings) -> list[Item]:
+def make_plan(
+    sources: Sequence[Source], settings: Settings, statistics: Mapping[str, WeightStatistics]
+) -> list[Item]:
     """Plan of all tensors, in their order.
 
     Raises:
-        EncodeError: a name or a shape that the format cannot hold, or a rule without a match.
+        EncodeError: a name or a shape that the format cannot hold, a rule without a match, or
+            statistics of another network.
     """
-    options = options_for(settings.rules, [s.name for s in sources])
+    shapes = {s.name: s.patterns.shape for s in sources}
+    for name, one in statistics.items():
+        if shapes.get(name) != one.shape:
+            found = f"the tensor's is {shapes[name]}" if name in shapes else "there is no such tensor"
+            raise EncodeError(f"statistics: {name!r} has shape {one.shape}, {found}")
+    options = options_for(settings.rules, list(shapes))
     seen: dict[bytes, str] = {}
-    return [_plan_one(s, settings, options[s.name], seen) for s in sources]
+    return [
+        _plan_one(s, settings, options[s.name], seen, statistics.get(s.name)) for s in sources
+    ]
 
 
 def _plan_one(
-    source: Source, settings: Settings, options: TensorOptions, seen: dict[bytes, str]
+    source: Source,
+    settings: Settings,
+    options: TensorOptions,
+    seen: dict[bytes, str],
+    statistics: WeightStatistics | None,
 ) -> Item:
     shape, name = source.patterns.shape, source.name
     if not name or len(name.encode(errors="replace")) > MAX_NAME:
@@ -108,7 +125,8 @@ def _plan_one(
         raise EncodeError(f"tensor {name!r}: shape {shape} is beyond the limits of the format")
     is_weight = is_weight_matrix(source.dtype, shape)
     twin = _twin(source, options, seen)
-    roles = roles_of(shape) if len(shape) >= 2 else ()
+    rows = statistics.rows if statistics is not None else 0
+    roles = roles_of(shape, rows) if len(shape) >= 2 else ()
     if twin is not None:
         return Item(name, Treatment.TIED, False, roles, options, twin)
     exact = settings.lossless or options.lossless or not source.dtype.is_float

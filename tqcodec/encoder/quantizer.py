@@ -20,6 +20,9 @@ Number = TypeVar("Number", np.float32, np.uint8)
 # Measured best on Gaussian and Laplacian sources and on the weights of the README's networks.
 UNIFORM_LAMBDA: Final = 0.11
 TRELLIS_LAMBDA: Final = 0.45
+# With error feedback rounding towards zero costs more: it is not white noise.
+UNIFORM_FEEDBACK_LAMBDA: Final = 0.06
+TRELLIS_FEEDBACK_LAMBDA: Final = 0.2
 CHUNK: Final = 1 << 16  # coefficients quantized at a time, to stay in the cache
 
 # Predecessors (state, parity) of each state, two each.
@@ -50,10 +53,15 @@ class Rates:
 
 
 def uniform(
-    x: NDArray[np.float32], classes: NDArray[np.uint8], rates: Rates, lam: float
+    x: NDArray[np.float32], classes: NDArray[np.uint8], scaled: NDArray[np.float32]
 ) -> NDArray[np.int32]:
-    """Rate-distortion optimised rounding to integers, of x (rows, columns) of any shape."""
-    scaled = rates.scaled(lam)
+    """Rate-distortion optimised rounding to integers, of x (rows, columns) of any shape.
+
+    Args:
+        x: coefficients over steps.
+        classes: of each.
+        scaled: `Rates.scaled`.
+    """
     if native.AVAILABLE:
         return native.quantize(x, classes, scaled, 0)
     flat, length = scaled[:, 0].ravel(), scaled.shape[2]
@@ -92,8 +100,7 @@ def _cost(
 def trellis(
     x: NDArray[np.float32],
     classes: NDArray[np.uint8],
-    rates: Rates,
-    lam: float,
+    scaled: NDArray[np.float32],
     steps: int,
 ) -> NDArray[np.int32]:
     """Trellis-coded quantization by the Viterbi algorithm (Marcellin and Fischer 1990).
@@ -101,14 +108,12 @@ def trellis(
     Args:
         x: float32 (rows, columns), coefficients over steps.
         classes: uint8, same shape.
-        rates: bits by class, quantizer and magnitude of the index.
-        lam: lambda in steps² a bit.
+        scaled: `Rates.scaled`, by class, quantizer and magnitude of the index.
         steps: rows of a segment.
 
     Returns:
         int32 coefficients, each on its segment's path through the trellis.
     """
-    scaled = rates.scaled(lam)
     if native.AVAILABLE:
         return native.quantize(x, classes, scaled, steps)
     out = np.empty(x.shape, np.int32)

@@ -48,12 +48,18 @@ class Method:
         return 2 if self.steps else 1
 
     def quantize(
-        self, x: NDArray[np.float32], classes: NDArray[np.uint8], rates: Rates
+        self, x: NDArray[np.float32], classes: NDArray[np.uint8], scaled: NDArray[np.float32]
     ) -> NDArray[np.int32]:
-        """Integers for coefficients over steps, both (rows, columns)."""
+        """Integers for coefficients over steps, both (rows, columns).
+
+        Args:
+            x: coefficients over steps.
+            classes: of each.
+            scaled: ``rates.scaled(lam)``.
+        """
         if self.steps:
-            return quantizer.trellis(x, classes, rates, self.lam, self.steps)
-        return quantizer.uniform(x, classes, rates, self.lam)
+            return quantizer.trellis(x, classes, scaled, self.steps)
+        return quantizer.uniform(x, classes, scaled)
 
     def indices(
         self, q: NDArray[np.signedinteger]
@@ -99,7 +105,7 @@ def estimate(analyses: Sequence[Analysis], method: Method, step: float) -> Estim
     scaled = [a.sample / np.float32(a.step(step)) for a in analyses]
     for _ in range(ROUNDS):
         quantized = [
-            method.quantize(x, a.classes, r)
+            method.quantize(x, a.classes, r.scaled(method.lam))
             for x, a, r in zip(scaled, analyses, rates, strict=True)
         ]
         counted = [

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tqcodec.errors import EncodeError
 
-TRANSFORMS = ("auto", "none", "dct", "klt")
+TRANSFORMS = ("auto", "none", "dct", "klt", "elt")
 PAYLOADS = ("range", "fixed")
 DECIBELS_PER_QUALITY = 0.4
 DEFAULT_QUALITY = 70.0
@@ -24,11 +24,12 @@ class Settings:
     Attributes:
         bits: bits per weight of the whole file, over the elements of all weight matrices.
         max_size: largest size of the file in bytes.
-        quality: 0 to 100; quality q asks for a signal-to-noise ratio of 0.4 q dB in which each
+        quality: 0 to 100; quality q asks for a signal-to-noise ratio of 0.4 q dB in which errors
+            count by what they do to the output, as far as the statistics tell; without them each
             matrix counts by the inverse of its Frobenius norm. Default 70.
         snr: 10 log10 of weight energy over error energy, over all weight matrices, in dB.
         lossless: code every tensor exactly.
-        transform: ``auto`` chooses for each tensor; ``none``, ``dct``, ``klt`` force it.
+        transform: ``auto`` chooses for each tensor; ``none``, ``dct``, ``klt``, ``elt`` force it.
         payload: ``range`` for the smallest file, ``fixed`` for coefficients of fixed length.
         side_bits: mantissa bits kept of 1-D tensors (biases, batch normalisation); their
             relative error is at most 2^-(side_bits + 1), but for subnormal numbers. None keeps
@@ -149,7 +150,7 @@ def parse_options(pattern: str, text: str) -> TensorOptions:
         except ValueError:
             raise EncodeError(
                 f"rule {pattern!r}: {item.strip()!r} is not lossless, "
-                "transform:auto|none|dct|klt, step:0.001..1000, bits:0.05..24 or side:0..52"
+                "transform:auto|none|dct|klt|elt, step:0.001..1000, bits:0.05..24 or side:0..52"
             ) from None
     return TensorOptions(**values)  # type: ignore[arg-type]
 

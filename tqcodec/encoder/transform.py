@@ -1,8 +1,10 @@
 """Transform: which basis on which axis of a tensor, and its integers.
 
 Notation of the paper (Young et al. 2021): theta are the weights, U the transform whose columns are
-analysis vectors; here all transforms are orthonormal, so synthesis rows are U^T. Data-free, the
-optimal one is the KLT of the weight second moment C_tt (algorithm of section III, C_gg = I).
+analysis vectors; synthesis rows are those of U^-1, U^T where it is orthonormal. Without data the
+optimal one is the KLT of the weight second moment C_tt, with a gradient second moment C_gg the ELT,
+which diagonalises both (section III). With error feedback the gradient side is gained without a
+basis, so that the KLT is as good in theory; `choose` takes what costs least.
 
 The step of the quantizer is `step` throughout, in units of the weights: bases are stored relative
 to it and their precision follows from it.
@@ -18,30 +20,50 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.encoder.metric import Metric
 from tqcodec.format.dct import dct
 from tqcodec.format.registry import MAX_DCT, Axis, BasisKind
 
 HIGH_RATE = 2 * math.pi * math.e  # ½ log2(2 pi e s²/d²): bits of a Gaussian of variance s², step d
 LARGEST_BASIS = 1024  # axis length up to which a KLT is tried
 WIDE_ENOUGH = 4  # times more weights a channel than channels, for a KLT of in or out
+ELT_REGULARISATION = 0.001  # of the norm of C_gg, as in the paper
 PRECISION_MARGIN = 0.5  # entries' step relative to the equal-slope one: errors of bases add up
 
 
 @dataclass(frozen=True, eq=False)
 class Transform:
-    """Orthonormal bases of the three axes.
+    """Bases of the three axes.
 
     Attributes:
         kinds: kind of basis of each axis.
         rows: float64 (channels, axis length) synthesis rows of unit norm, or None.
+        orthonormal: False where they are not orthogonal.
     """
 
     kinds: tuple[BasisKind, BasisKind, BasisKind]
     rows: tuple[NDArray[np.float64] | None, ...]
+    orthonormal: bool = True
 
     def analyse(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         """Coefficients (O', I', T') of weights (O, I, T)."""
-        return _analyse(weights, self.rows)
+        matrices = self.rows
+        if not self.orthonormal:
+            matrices = tuple(None if m is None else np.linalg.inv(m).T for m in matrices)
+        for axis in (Axis.TAPS, Axis.IN, Axis.OUT):
+            matrix = matrices[axis]
+            if matrix is not None:
+                weights = _apply(weights, matrix, axis)
+        return weights
+
+    def replaced(
+        self, axis: Axis, kind: BasisKind, rows: NDArray[np.float64] | None, orthonormal: bool
+    ) -> Transform:
+        """The transform with another basis on one axis."""
+        kinds, matrices = list(self.kinds), list(self.rows)
+        kinds[axis], matrices[axis] = kind, rows
+        both = self.orthonormal and orthonormal
+        return Transform((kinds[0], kinds[1], kinds[2]), tuple(matrices), both)
 
 
 IDENTITY = Transform((BasisKind.NONE,) * 3, (None, None, None))
@@ -57,16 +79,6 @@ def _apply(
     if axis == Axis.IN:
         return np.matmul(narrow, array)
     return (narrow @ array.reshape(len(array), -1)).reshape(-1, *array.shape[1:])
-
-
-def _analyse(
-    weights: NDArray[np.float32], matrices: Sequence[NDArray[np.float64] | None]
-) -> NDArray[np.float32]:
-    for axis in (Axis.TAPS, Axis.IN, Axis.OUT):
-        matrix = matrices[axis]
-        if matrix is not None:
-            weights = _apply(weights, matrix, axis)
-    return weights
 
 
 def second_moment(weights: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
@@ -90,6 +102,25 @@ def klt(moment: NDArray[np.float64]) -> NDArray[np.float64]:
     rows = vectors.T[::-1]
     largest = np.abs(rows).argmax(axis=1)
     return rows * np.sign(rows[np.arange(len(rows)), largest])[:, None]
+
+
+def elt(weights: NDArray[np.float64], gradients: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Synthesis rows of the ELT, of unit norm, by falling eigenvalue.
+
+    The columns of U with U^T C_tt U diagonal and U^T C_gg^-1 U = I (Young et al. 2021, section III)
+    are L V, where C_gg = L L^T and V are the eigenvectors of L^T C_tt L.
+
+    Args:
+        weights: second moment C_tt, (n, n).
+        gradients: second moment C_gg, (n, n).
+    """
+    n = len(gradients)
+    regular = gradients + ELT_REGULARISATION * np.linalg.norm(gradients) * np.eye(n)
+    lower = np.linalg.cholesky(regular)
+    rows = klt(lower.T @ weights @ lower) @ np.linalg.inv(lower)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    largest = np.abs(rows).argmax(axis=1)
+    return np.asarray(rows * np.sign(rows[np.arange(n), largest])[:, None])
 
 
 def rate(energies: NDArray[np.float64], count: int, step: float) -> float:
@@ -130,61 +161,104 @@ def basis_bits(energies: NDArray[np.float64], length: int, step: float) -> float
     return float(length * 0.5 * np.log2(1 + ratio).sum() + 16 * used.sum())
 
 
-def choose(
-    weights: NDArray[np.float32],
-    taps_shape: Sequence[int],
-    wish: str,
-    step: float,
-    effort: int,
-) -> Transform:
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What a transform is chosen for.
+
+    Attributes:
+        weights: float32 (O, I, T).
+        taps_shape: lengths of the taps' dimensions.
+        step: of the quantizer, in units of the weights or, with a metric, of the logits.
+        metric: what errors do, or None where all weights count alike.
+    """
+
+    weights: NDArray[np.float32]
+    taps_shape: Sequence[int]
+    step: float
+    metric: Metric | None = None
+
+    def energies(self, transform: Transform, axis: Axis) -> NDArray[np.float64]:
+        """Energies of the columns, or with Axis.OUT of the rows and columns turned round.
+
+        In units in which all coefficients have the same step: float64 (channels, taps).
+        """
+        coefficients = transform.analyse(self.weights)
+        if self.metric is not None:
+            diagonal, _ = self.metric.transformed(transform.rows).factor()
+            if self.metric.by_rows:
+                diagonal = np.exp(np.log(diagonal).mean(axis=0))
+            shape = coefficients.shape[1:]
+            flat = diagonal.ravel()[: math.prod(shape)].astype(np.float32)
+            coefficients = coefficients * flat.reshape(shape)
+        if axis == Axis.OUT:
+            coefficients = coefficients.transpose(1, 0, 2)
+        return column_energies(coefficients)
+
+    def count(self, axis: Axis) -> int:
+        """Coefficients of a column of `energies`."""
+        return self.weights.shape[1 if axis == Axis.OUT else 0]
+
+    def moments(self, axis: Axis) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """C_tt and C_gg of an axis; the latter None where it is not known."""
+        known = self.metric is not None and axis != Axis.OUT
+        gradients = self.metric.moment(axis) if known and self.metric is not None else None
+        return second_moment(self.weights, axis), gradients
+
+    def cost(self, transform: Transform, axis: Axis) -> float:
+        """Bits of the coefficients, and of the basis of one axis."""
+        energies = self.energies(transform, axis)
+        bits = rate(energies, self.count(axis), self.step)
+        if transform.kinds[axis] == BasisKind.EXPLICIT:
+            length = self.weights.shape[axis]
+            bits += basis_bits(energies.sum(axis=0 if axis == Axis.TAPS else 1), length, self.step)
+        return bits
+
+
+def choose(problem: Problem, wish: str, effort: int) -> Transform:
     """The transform of one tensor at a step, its bases counted in the cost.
 
     Args:
-        weights: float32 (O, I, T).
-        taps_shape: lengths of the taps' dimensions.
-        wish: ``auto``, ``none``, ``dct`` (taps) or ``klt`` (every axis longer than one that is
-            small enough).
-        step: of the quantizer.
+        problem: the weights, the step and the metric.
+        wish: ``auto``, ``none``, ``dct`` (taps), ``klt`` or ``elt`` (every axis longer than one
+            that is small enough). Without statistics C_gg = I and the ELT is the KLT.
         effort: 1 to 9; bases of the axes in and out are tried from 3.
     """
+    weights = problem.weights
     depthwise = weights.shape[1] == 1 and weights.shape[2] > 1
     # A depthwise kernel alone makes its output channel: what a basis zeroes there is lost whole.
     if wish == "none" or not weights.size or (wish == "auto" and depthwise):
         return IDENTITY
-    chosen = _choose_taps(weights, taps_shape, wish, step)
-    if wish == "dct" or (wish == "auto" and effort < 3):
-        return chosen
-    for axis in (Axis.IN, Axis.OUT):
+    forced = wish in ("klt", "elt")
+    chosen = IDENTITY
+    for axis in (Axis.TAPS, Axis.IN, Axis.OUT):
+        if axis != Axis.TAPS and (wish == "dct" or (wish == "auto" and effort < 3)):
+            break
         length = weights.shape[axis]
-        wide = weights.size // length >= WIDE_ENOUGH * length
-        if 1 < length <= LARGEST_BASIS and (wide or wish == "klt"):
-            chosen = _choose_axis(weights, chosen, axis, step, forced=wish == "klt")
+        wide = axis == Axis.TAPS or weights.size // length >= WIDE_ENOUGH * length
+        possible = problem.metric is None or problem.metric.can_have(axis)
+        if 1 < length <= LARGEST_BASIS and (wide or forced) and possible:
+            candidates = _candidates(problem, chosen, axis, wish)
+            if len(candidates) == 1:
+                chosen = candidates[0]
+            elif candidates:
+                chosen = min(candidates, key=lambda t, a=axis: problem.cost(t, a))  # type: ignore[misc]
     return chosen
 
 
-def _choose_taps(
-    weights: NDArray[np.float32], taps_shape: Sequence[int], wish: str, step: float
-) -> Transform:
-    rows, _, taps = weights.shape
-    if taps == 1:
-        return IDENTITY
-    best, best_cost = IDENTITY, math.inf
-    candidates: list[tuple[BasisKind, NDArray[np.float64] | None]] = []
-    if wish == "auto":
-        candidates.append((BasisKind.NONE, None))
-    if wish in ("auto", "dct") and max(taps_shape) <= MAX_DCT:
-        candidates.append((BasisKind.DCT, _unit_dct(tuple(taps_shape))))
-    if wish in ("auto", "klt"):
-        candidates.append((BasisKind.EXPLICIT, klt(second_moment(weights, Axis.TAPS))))
-    for kind, matrix in candidates:
-        energies = column_energies(_analyse(weights, (None, None, matrix)))
-        cost = rate(energies, rows, step)
-        if kind == BasisKind.EXPLICIT:
-            cost += basis_bits(energies.sum(axis=0), taps, step)
-        if cost < best_cost:
-            kinds = (BasisKind.NONE, BasisKind.NONE, kind)
-            best, best_cost = Transform(kinds, (None, None, matrix)), cost
-    return best
+def _candidates(problem: Problem, now: Transform, axis: Axis, wish: str) -> list[Transform]:
+    """Transforms to choose from, with each basis that an axis can have."""
+    found = [now] if wish == "auto" else []
+    if axis == Axis.TAPS and wish in ("auto", "dct") and max(problem.taps_shape) <= MAX_DCT:
+        unit = _unit_dct(tuple(problem.taps_shape))
+        found.append(now.replaced(axis, BasisKind.DCT, unit, True))
+    if wish == "dct":
+        return found
+    weights, gradients = problem.moments(axis)
+    if wish != "elt" or gradients is None:
+        found.append(now.replaced(axis, BasisKind.EXPLICIT, klt(weights), True))
+    if wish != "klt" and gradients is not None:
+        found.append(now.replaced(axis, BasisKind.EXPLICIT, elt(weights, gradients), False))
+    return found
 
 
 @cache
@@ -193,23 +267,3 @@ def _unit_dct(taps_shape: tuple[int, ...]) -> NDArray[np.float64]:
     for length in taps_shape:
         rows = np.kron(rows, dct(length)).astype(np.float64)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def _choose_axis(
-    weights: NDArray[np.float32], now: Transform, axis: Axis, step: float, forced: bool
-) -> Transform:
-    """Add a KLT on one axis if it pays for itself, or in any case if `forced`."""
-    matrix = klt(second_moment(weights, axis))
-    matrices = list(now.rows)
-    matrices[axis] = matrix
-    before, after = now.analyse(weights), _analyse(weights, matrices)
-    if axis == Axis.OUT:  # energies of rows: what an output basis makes unequal
-        before, after = (a.transpose(1, 0, 2) for a in (before, after))
-    length, count = weights.shape[axis], len(before)
-    energies = column_energies(after)
-    cost = rate(energies, count, step) + basis_bits(energies.sum(axis=1), length, step)
-    if not forced and cost >= rate(column_energies(before), count, step):
-        return now
-    kinds = list(now.kinds)
-    kinds[axis] = BasisKind.EXPLICIT
-    return Transform((kinds[0], kinds[1], kinds[2]), tuple(matrices))

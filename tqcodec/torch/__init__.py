@@ -2,6 +2,7 @@
 
     data = tqcodec.torch.encode(model, tqcodec.Settings(bits=3))
     model.load_state_dict(tqcodec.torch.decode(data))
+    print(tqcodec.torch.compare(model, tqcodec.torch.decode(data), batches))
 
 Tied, non-contiguous and parameter tensors on any device just work; inputs are never changed.
 Decoded tensors are on the CPU.
@@ -9,6 +10,7 @@ Decoded tensors are on the CPU.
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from types import TracebackType
@@ -18,15 +20,31 @@ import torch
 from numpy.typing import NDArray
 
 from tqcodec import api
+from tqcodec.atomic import replacing
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.format.container import Container
+from tqcodec.torch import search
 from tqcodec.torch.calibration import calibrate
 from tqcodec.torch.checkpoint import from_arrays, to_arrays, to_tensor
+from tqcodec.torch.evaluation import Comparison, Reference, compare
+from tqcodec.torch.search import Evaluate
 
 if TYPE_CHECKING:
     from tqcodec.encoder.settings import Settings
 
-__all__ = ["StateFile", "Statistics", "calibrate", "decode", "encode", "load", "open", "save"]
+__all__ = [
+    "Comparison",
+    "Reference",
+    "StateFile",
+    "Statistics",
+    "calibrate",
+    "compare",
+    "decode",
+    "encode",
+    "load",
+    "open",
+    "save",
+]
 
 Model = torch.nn.Module | Mapping[str, torch.Tensor]
 Path = str | PathLike[str]
@@ -38,14 +56,36 @@ def encode(
     settings: Settings | None = None,
     statistics: None = None,
     *,
+    target_drop: float | None = None,
+    evaluate: Evaluate | None = None,
     progress: Progress | None = None,
 ) -> bytes:
-    """A `.tqc` file for a module or a state dict; the rest as in `tqcodec.encode`.
+    """A `.tqc` file for a module or a state dict; what is not said here is as in `tqcodec.encode`.
+
+    With `target_drop` and `evaluate` the smallest file whose network is still good enough is sought
+    by measuring about 8 files, each at other bits per weight; the file returned is one of them. The
+    settings then hold no other target. Without labels, hold it against the original:
+
+        reference = Reference(model, batches)
+        encode(model, target_drop=1, evaluate=lambda m: reference.compare(m).agreement.value)
+
+    Args:
+        target_drop: the most that the number of `evaluate` may fall.
+        evaluate: called with the module, then with a copy of it that holds decoded weights; gives a
+            number, such as accuracy in per cent: higher is better.
 
     Raises:
-        EncodeError: tensors or settings that cannot be encoded as asked.
+        EncodeError: tensors or settings that cannot be encoded as asked; a drop beyond the bound
+            even at 8 bits per weight.
     """
-    return api.encode(_arrays(model), settings, statistics, progress=progress)
+    arrays = _arrays(model)
+
+    def encoded(settings: Settings | None) -> bytes:
+        return api.encode(arrays, settings, statistics, progress=progress)
+
+    if target_drop is None and evaluate is None:
+        return encoded(settings)
+    return search.smallest(model, encoded, settings, target_drop, evaluate, progress)
 
 
 def decode(
@@ -65,10 +105,21 @@ def save(
     settings: Settings | None = None,
     statistics: None = None,
     *,
+    target_drop: float | None = None,
+    evaluate: Evaluate | None = None,
     progress: Progress | None = None,
 ) -> None:
     """`encode` into a file, which appears whole or not at all."""
-    api.save(_arrays(model), path, settings, statistics, progress=progress)
+    data = encode(
+        model,
+        settings,
+        statistics,
+        target_drop=target_drop,
+        evaluate=evaluate,
+        progress=progress,
+    )
+    with replacing(pathlib.Path(path)) as temporary:
+        temporary.write_bytes(data)
 
 
 def load(

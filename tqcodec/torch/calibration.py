@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.errors import EncodeError
+from tqcodec.torch.batches import Outputs, arguments, batched, device_of, first_logits, inputs_of
 from tqcodec.torch.capture import Capture
 from tqcodec.torch.recorder import Recorder
 
 Progress = Callable[[str, int, int], None]  # (stage, done, of)
-Outputs = Callable[[Any], Tensor]
-
-BATCH = 32  # samples in a batch of a Dataset
 
 
 def calibrate(
@@ -73,18 +71,17 @@ def calibrate(
     """
     if probes < 1 or block < 1:
         raise EncodeError(f"probes={probes} and block={block} must be at least 1")
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     signs = torch.Generator().manual_seed(seed)
-    if isinstance(batches, Dataset):
-        batches = DataLoader(batches, batch_size=BATCH)
+    batches = batched(batches)
     total = len(batches) if isinstance(batches, Sized) else 0
     recorder, done = Recorder(model, block), 0
     with _unchanged(model, device, seed):
         for done, batch in enumerate(batches, start=1):
-            args, kwargs = _arguments(batch, device)
+            args, kwargs = arguments(inputs_of(batch), device)
             with Capture(recorder):
                 given = model(*args, **kwargs)
-            logits = _checked(outputs(given) if outputs else _logits(given), done)
+            logits = _checked(outputs(given) if outputs else first_logits(given), done)
             recorder.backward(logits, _signs(logits, probes, signs))
             if progress is not None:
                 progress("calibrate", done, max(done, total))
@@ -98,30 +95,6 @@ def _signs(logits: Tensor, probes: int, generator: torch.Generator) -> list[Tens
     shape = (len(logits), probes, *logits.shape[1:])
     bits = torch.randint(0, 2, shape, generator=generator, dtype=torch.int8)
     return list((2 * bits - 1).to(logits).unbind(1))
-
-
-def _arguments(batch: Any, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(batch, (tuple, list)) and batch:
-        batch = batch[0]
-    if isinstance(batch, Mapping):
-        return (), {name: _moved(value, device) for name, value in batch.items()}
-    if not isinstance(batch, Tensor):
-        raise EncodeError(f"a batch is a {type(batch).__name__}, not a tensor, tuple or mapping")
-    return (_moved(batch, device),), {}
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    return value.detach().to(device) if isinstance(value, Tensor) else value
-
-
-def _logits(given: Any) -> Any:
-    if isinstance(given, Tensor):
-        return given
-    if isinstance(getattr(given, "logits", None), Tensor):
-        return given.logits
-    values = given.values() if isinstance(given, Mapping) else given
-    values = values if isinstance(values, Iterable) else ()
-    return next((value for value in values if isinstance(value, Tensor)), given)
 
 
 def _checked(logits: Any, batch: int) -> Tensor:

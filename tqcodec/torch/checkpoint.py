@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tqcodec.errors import EncodeError
+from tqcodec.errors import EncodeError, EvaluationError
 
 Array = NDArray[Any]
 
@@ -71,6 +71,30 @@ def to_tensor(array: Array) -> torch.Tensor:
     dtype, integer = _BACK[array.dtype.name]
     bits = array.view(np.int16 if integer == torch.int16 else np.uint8)
     return torch.from_numpy(bits).view(dtype)
+
+
+def load_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Give a network the tensors of a state dict.
+
+    Raises:
+        EvaluationError: a state dict that does not fit; says which tensor.
+    """
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = _misfit(model.state_dict(), state) or str(error).partition("\n")[0]
+        raise EvaluationError(reason) from error
+
+
+def _misfit(wanted: Mapping[str, Any], state: Mapping[str, Any]) -> str | None:
+    """What is wrong with the first tensor that is missing, of another shape or too many."""
+    for name, tensor in wanted.items():
+        if name not in state:
+            return f"the network's tensor {name!r} is not among the decoded ones"
+        shapes = [tuple(getattr(one, "shape", ())) for one in (state[name], tensor)]
+        if shapes[0] != shapes[1]:
+            return f"decoded tensor {name!r} has shape {shapes[0]}, in the network {shapes[1]}"
+    return next((f"the network has no tensor {n!r}" for n in state if n not in wanted), None)
 
 
 def read(path: str | PathLike[str]) -> dict[str, Array]:

@@ -17,12 +17,14 @@ from typing import Any
 
 import torch
 
+from tqcodec.errors import EvaluationError
+from tqcodec.torch.batches import Outputs, arguments, device_of, first_logits
+from tqcodec.torch.checkpoint import load_state
 from tqcodec.torch.comparison import Comparison, Estimate, measure, summarize
 
 __all__ = ["Comparison", "Estimate", "Reference", "compare", "evaluate"]
 
 Batches = Iterable[tuple[Any, torch.Tensor | None]]
-Outputs = Callable[[Any], torch.Tensor]
 State = Mapping[str, torch.Tensor]
 Progress = Callable[[str, int, int], None]  # (stage, done, of)
 
@@ -43,8 +45,8 @@ class Reference:
         labels: of all images, or None.
 
     Raises:
-        ValueError: no images, batches that can be walked only once, labels on some images only,
-            or outputs that are no logits.
+        EvaluationError: no images, batches that can be walked only once, labels on some images
+            only, or outputs that are no logits.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class Reference:
         progress: Progress | None = None,
     ) -> None:
         if isinstance(batches, Iterator):
-            raise ValueError("evaluation: batches that can be walked only once; pass a list")
+            raise EvaluationError("evaluation: batches that can be walked only once; pass a list")
         self._batches = batches
         self._outputs = outputs
         self._copy = copy.deepcopy(model)
@@ -75,25 +77,26 @@ class Reference:
             progress: as above.
 
         Raises:
-            RuntimeError: a state dict that does not fit the model (torch's own error).
-            ValueError: other batches, or logits of another shape, than when the original ran.
+            EvaluationError: a state dict that does not fit the model; other batches, or logits of
+                another shape, than when the original ran.
         """
         if isinstance(decoded, torch.nn.Module):
             model = decoded
         else:
-            self._copy.load_state_dict(decoded)
+            load_state(self._copy, decoded)
             model = self._copy
         samples, done, total = [], 0, len(self.logits)
         with _evaluating(model):
             for logits, _ in _walk(model, self._batches, self._outputs, progress, total):
                 images = slice(done, done + len(logits))
                 if self.logits[images].shape != logits.shape:
-                    raise ValueError("evaluation: not the batches or the logits of the original")
+                    reason = "not the batches or the logits of the original"
+                    raise EvaluationError(f"evaluation: {reason}")
                 labels = None if self.labels is None else self.labels[images]
                 samples.append(measure(self.logits[images], logits, labels))
                 done += len(logits)
         if done != total:
-            raise ValueError(f"evaluation: {done} images, but {total} when the original ran")
+            raise EvaluationError(f"evaluation: {done} images, but {total} when the original ran")
         return summarize(samples)
 
 
@@ -115,12 +118,17 @@ def compare(
         progress: as in `Reference`, once for each of the two networks.
 
     Raises:
-        RuntimeError: a state dict that does not fit the original.
-        ValueError: as in `Reference`.
+        EvaluationError: a state dict that does not fit the original, said before anything is run;
+            the rest as in `Reference`.
     """
     kept = list(batches) if isinstance(batches, Iterator) else batches
+    if isinstance(decoded, torch.nn.Module):
+        model = decoded
+    else:
+        model = copy.deepcopy(original)
+        load_state(model, decoded)
     reference = Reference(original, kept, outputs=outputs, progress=progress)
-    return reference.compare(decoded, progress=progress)
+    return reference.compare(model, progress=progress)
 
 
 def evaluate(
@@ -148,15 +156,12 @@ def _walk(
     total: int | None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     """Logits and labels, batch for batch."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     done = 0
     for inputs, labels in batches:
         with torch.no_grad():
-            if isinstance(inputs, Mapping):
-                given = model(**{name: _moved(value, device) for name, value in inputs.items()})
-            else:
-                given = model(_moved(inputs, device))
-            logits = (outputs or _first_logits)(given)
+            args, kwargs = arguments(inputs, device)
+            logits = (outputs or first_logits)(model(*args, **kwargs))
         _check(logits)
         done += len(logits)
         yield logits.float().cpu(), labels
@@ -164,26 +169,12 @@ def _walk(
             progress("evaluate", done, done if total is None else max(done, total))
 
 
-def _moved(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, torch.Tensor) else value
-
-
-def _first_logits(given: Any) -> Any:
-    if isinstance(given, torch.Tensor):
-        return given
-    if isinstance(getattr(given, "logits", None), torch.Tensor):
-        return given.logits
-    values = given.values() if isinstance(given, Mapping) else given
-    values = values if isinstance(values, Iterable) else ()
-    return next((value for value in values if isinstance(value, torch.Tensor)), given)
-
-
 def _check(logits: Any) -> None:
     if not isinstance(logits, torch.Tensor):
-        raise ValueError(f"evaluation: a {type(logits).__name__}, not logits; name `outputs`")
+        raise EvaluationError(f"evaluation: a {type(logits).__name__}, not logits; name `outputs`")
     if logits.ndim != 2 or not logits.is_floating_point():
         kind = f"{logits.dtype} of shape {tuple(logits.shape)}"
-        raise ValueError(f"evaluation: {kind}, not logits (images, classes); name `outputs`")
+        raise EvaluationError(f"evaluation: {kind}, not logits (images, classes); name `outputs`")
 
 
 @contextmanager
@@ -213,7 +204,7 @@ def _size(batch: tuple[Any, Any]) -> int:
 
 def _all_logits(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     if not sum(map(len, parts)):
-        raise ValueError("evaluation: no images")
+        raise EvaluationError("evaluation: no images")
     return torch.cat(list(parts))
 
 
@@ -223,5 +214,6 @@ def _all_labels(parts: Sequence[torch.Tensor | None], images: int) -> torch.Tens
         return None
     labels = torch.cat(known).cpu()
     if labels.shape != (images,):
-        raise ValueError(f"evaluation: labels of shape {tuple(labels.shape)} for {images} images")
+        shape = tuple(labels.shape)
+        raise EvaluationError(f"evaluation: labels of shape {shape} for {images} images")
     return labels

@@ -1,17 +1,14 @@
-"""Networks and data that the command line names: user code by its path, arrays, photographs.
+"""Data that the command line names: arrays, photographs, what a function of the user returns.
 
 Needs Pillow for images.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import math
-import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from tqcodec.errors import EncodeError
+from tqcodec.torch import user_code
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
 INPUT_NAMES = ("images", "x")
@@ -74,21 +72,6 @@ class Data:
         return self.batches
 
 
-def load_model(spec: str, device: str = "cpu") -> nn.Module:
-    """The network that a function FILE.py:FUNCTION returns, on a device.
-
-    Raises:
-        EncodeError: no such file, function, network or device, or the function fails.
-    """
-    model = _call(spec)
-    if not isinstance(model, nn.Module):
-        raise EncodeError(f"{spec} returned a {type(model).__name__}, not an nn.Module")
-    try:
-        return model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise EncodeError(f"device {device!r}: {_line(error)}") from error
-
-
 def load_batches(spec: str, options: DataOptions) -> Data:
     """Batches (inputs, labels or None) of data that `spec` names.
 
@@ -122,7 +105,7 @@ def load_batches(spec: str, options: DataOptions) -> Data:
 
 
 def _from_function(spec: str, options: DataOptions) -> Data:
-    found = _call(spec)
+    found = user_code.call(spec)
     if not isinstance(found, Iterable):
         raise EncodeError(f"{spec} returned a {type(found).__name__}, not an iterable of batches")
 
@@ -130,7 +113,7 @@ def _from_function(spec: str, options: DataOptions) -> Data:
 
     def read() -> Iterator[Batch]:
         # What can be gone through only once is asked for anew.
-        again = _call(spec) if isinstance(found, Iterator) and not unread else found
+        again = user_code.call(spec) if isinstance(found, Iterator) and not unread else found
         unread.clear()
         left = options.images
         for batch in again:
@@ -246,40 +229,3 @@ def _check_channels(spec: str, channels: int, options: DataOptions) -> None:
 def _normalised(images: NDArray[Any], options: DataOptions) -> Tensor:
     mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (options.mean, options.std))
     return (torch.from_numpy(np.ascontiguousarray(images)).float() - mean) / std
-
-
-def _call(spec: str) -> Any:
-    """What a function FILE.py:FUNCTION returns; its folder can be imported from meanwhile."""
-    file, colon, function = spec.rpartition(":")
-    path = Path(file)
-    if not colon or path.suffix != ".py" or not function.isidentifier():
-        raise EncodeError(f"{spec}: not of the form FILE.py:FUNCTION")
-    path.stat()
-    with _importing_from(path.resolve().parent):
-        try:
-            about = importlib.util.spec_from_file_location(path.stem, path)
-            assert about is not None and about.loader is not None  # because of the suffix
-            module = importlib.util.module_from_spec(about)
-            about.loader.exec_module(module)
-        except Exception as error:
-            raise EncodeError(f"{file}: {_line(error)}") from error
-        if not callable(getattr(module, function, None)):
-            raise EncodeError(f"{file} has no function {function!r}")
-        try:
-            return getattr(module, function)()
-        except Exception as error:
-            raise EncodeError(f"{spec}: {_line(error)}") from error
-
-
-@contextmanager
-def _importing_from(folder: Path) -> Iterator[None]:
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        if str(folder) in sys.path:
-            sys.path.remove(str(folder))
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0]

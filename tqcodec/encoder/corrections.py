@@ -1,0 +1,78 @@
+"""Corrections: side tensors that make up for what quantization does to the mean of an output.
+
+With W^ decoded, g the gains of the rows, mu the mean input and d = (W - g W^) mu, W x is nearest to
+g W^ x + d. A bias takes up d. A batch normalisation behind the layer takes up both, its weight g
+and its running mean m, which becomes (m - d) / g: the bias correction of Young, *Foundations of LLM
+Compression* (arXiv 2409.02026), and the gain that mends shrinkage, at no cost in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqcodec.encoder.coding import Coded
+from tqcodec.encoder.plan import Item, Source, Treatment
+from tqcodec.encoder.settings import Settings
+from tqcodec.encoder.statistics import WeightStatistics
+from tqcodec.format.dtypes import round_to, to_float
+
+
+def adjustable(items: Sequence[Item], settings: Settings) -> set[str]:
+    """Names of the side tensors that may be changed: not what must be exact, nor what is tied."""
+    tied = {item.same_as for item in items}
+    return {
+        item.name
+        for item in items
+        if item.treatment in (Treatment.EXACT, Treatment.ROUNDED)
+        and not item.is_weight
+        and item.name not in tied
+        and not (settings.lossless or item.options.lossless)
+    }
+
+
+def corrected(
+    sources: Mapping[str, Source],
+    statistics: Mapping[str, WeightStatistics],
+    matrices: Mapping[str, Coded],
+    names: set[str],
+) -> dict[str, NDArray[np.unsignedinteger]]:
+    """Bit patterns of the side tensors that change.
+
+    Args:
+        sources: all tensors.
+        statistics: of the matrices.
+        matrices: what was coded.
+        names: of the side tensors that may be changed.
+    """
+    values: dict[str, NDArray[np.float64]] = {}
+
+    def value(name: str | None, rows: int) -> NDArray[np.float64] | None:
+        if name is None or name not in names or name not in sources:
+            return None
+        source = sources[name]
+        if not source.dtype.is_float or source.patterns.shape != (rows,):
+            return None
+        return values.setdefault(name, to_float(source.patterns, source.dtype).astype(np.float64))
+
+    for name, coded in matrices.items():
+        effect = coded.effect
+        if effect is None:
+            continue
+        one, rows = statistics[name], len(effect.gains)
+        shifted, scaled = value(one.shift, rows), value(one.gain, rows)
+        if shifted is None:
+            continue
+        if one.shift_sign < 0 and scaled is not None:
+            shifted -= effect.wanted - effect.gains * effect.found
+            shifted /= effect.gains
+            scaled *= effect.gains
+        else:
+            shifted += one.shift_sign * (effect.wanted - effect.found)
+    found = {}
+    for name, new in values.items():
+        dtype = sources[name].dtype
+        found[name] = round_to(np.clip(new, -dtype.largest, dtype.largest), dtype)
+    return found

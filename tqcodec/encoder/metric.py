@@ -1,0 +1,151 @@
+"""Metric: what an error of a weight does to the logits, by the statistics of its layer.
+
+With E = W - W^, one row for each output of the layer, the error of the logits is to second order
+
+    D = E |dy|^2 = SUM over rows o of  e_o A e_o^T,     A = mix C + (1 - mix) K
+
+    C = n C_gg of Young et al. 2021 (equation 5) over the columns, measured: E[dW^T dW] / rows
+    K = E[|g|^2] / rows * E[x x^T], its Kronecker approximation, positions taken as independent
+
+C knows what K does not, that errors of one image add up over its positions, but has only as many
+samples as there were probes: its share is probes / (probes + SHRINKAGE n).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqcodec.encoder.statistics import WeightStatistics
+from tqcodec.format.registry import Axis
+
+DAMPING = 0.02, 0.05  # of the mean diagonal, added to it; the second times n / probes, at most 1
+FLOOR = 1e-3  # of the mean of all blocks: for channels that the calibration data never woke
+SHRINKAGE = 3.0
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """The matrix A of a weight, in blocks as in `WeightStatistics`.
+
+    Attributes:
+        blocks: float64 (blocks, n, n), positive definite.
+        means: float64 (blocks, n), mean input of the columns.
+        taps: length of the axis taps; columns are (in, taps).
+        columns: number of columns.
+    """
+
+    blocks: Array
+    means: Array
+    taps: int
+    columns: int
+
+    @property
+    def by_rows(self) -> bool:
+        """True where each block has rows of its own and all columns."""
+        return self.blocks.shape[1] == self.columns
+
+    @property
+    def power(self) -> float:
+        """Squared error of the logits for a unit of squared error of the weights, on average."""
+        return float(np.einsum("bjj->", self.blocks)) / self.blocks[:, 0].size
+
+    def split(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        """From (rows, columns) to (blocks, rows of a block, n), padded with zeros."""
+        count, n = self.blocks.shape[:2]
+        if self.by_rows:
+            return array.reshape(count, -1, n)
+        padded = np.pad(array, ((0, 0), (0, count * n - array.shape[1])))
+        return padded.reshape(-1, count, n).swapaxes(0, 1)
+
+    def join(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Inverse of `split`."""
+        if self.by_rows:
+            return array.reshape(-1, self.columns)
+        return array.swapaxes(0, 1).reshape(array.shape[1], -1)[:, : self.columns]
+
+    def error(self, difference: NDArray[np.floating]) -> float:
+        """D of a difference (rows, columns)."""
+        return float(self.products(difference, difference).sum())
+
+    def products(self, first: NDArray[np.floating], second: NDArray[np.floating]) -> Array:
+        """Row by row, first A second^T: float64 (rows,)."""
+        left, right = self.split(first), self.split(second)
+        rows = np.einsum("brn,brn->br", left @ self.blocks, right)
+        found: Array = rows.ravel() if self.by_rows else rows.sum(axis=0)
+        return found
+
+    def mean_output(self, weights: NDArray[np.floating]) -> Array:
+        """Mean of the output of weights (rows, columns): float64 (rows,)."""
+        rows = np.einsum("brn,bn->br", self.split(weights), self.means)
+        found: Array = rows.ravel() if self.by_rows else rows.sum(axis=0)
+        return found
+
+    def can_have(self, axis: Axis) -> bool:
+        """True where the blocks allow a basis on an axis."""
+        n = self.blocks.shape[1]
+        return axis == Axis.OUT or self.by_rows or (axis == Axis.TAPS and n % self.taps == 0)
+
+    def moment(self, axis: Axis) -> Array:
+        """C_gg of the axis in or taps: the mean of A over all else, (length, length)."""
+        mean = self.blocks.mean(axis=0)
+        inner = len(mean) // self.taps
+        spread = mean.reshape(inner, self.taps, inner, self.taps)
+        if axis == Axis.IN:
+            return np.asarray(np.einsum("itjt->ij", spread) / self.taps)
+        return np.asarray(np.einsum("itiu->tu", spread) / inner)
+
+    def transformed(self, rows: Sequence[Array | None]) -> Metric:
+        """The metric of coefficients W', W = W' S, by synthesis rows S of the axes: S A S^T."""
+        if rows[Axis.IN] is None and rows[Axis.TAPS] is None:
+            return self
+        count, n = self.blocks.shape[:2]
+        inner = n // self.taps
+        spread = self.blocks.reshape(count, inner, self.taps, inner, self.taps)
+        taps, columns = self.taps, self.columns // self.taps
+        if (basis := rows[Axis.TAPS]) is not None:
+            spread = np.einsum("kt,bitju,lu->bikjl", basis, spread, basis, optimize=True)
+            taps = len(basis)
+        if (basis := rows[Axis.IN]) is not None:
+            spread = np.einsum("ki,bitju,lj->bktlu", basis, spread, basis, optimize=True)
+            inner = columns = len(basis)
+        blocks = spread.reshape(count, inner * taps, inner * taps)
+        means = np.zeros((count, inner * taps))
+        return Metric(np.ascontiguousarray(blocks), means, taps, columns * taps)
+
+    def factor(self) -> tuple[Array, Array]:
+        """Upper R with A = R R^T: its diagonal (blocks, n), and R with each column over it.
+
+        (E R)_j is what the errors up to column j make of it, so D = |E R|^2.
+        """
+        reverse = self.blocks[:, ::-1, ::-1]
+        upper = np.linalg.cholesky(reverse)[:, ::-1, ::-1]
+        diagonal = np.einsum("bjj->bj", upper)
+        return diagonal.copy(), upper / diagonal[:, None, :]
+
+
+def metric_of(statistics: WeightStatistics) -> Metric:
+    """The metric of a weight by the statistics of its layer."""
+    shape = statistics.shape
+    count, n = statistics.sums.shape
+    rows = shape[statistics.rows]
+    columns = int(np.prod(shape)) // max(1, rows)
+    height = rows // count if n == columns else rows
+    vectors, probes = max(1, statistics.vectors), max(1, statistics.probes)
+    inputs = statistics.inputs / vectors
+    outputs = np.einsum("bmm->bm", statistics.outputs).ravel()[:rows] / probes
+    power = outputs.reshape(-1, height).mean(axis=1)[:, None, None]
+    share = probes / (probes + SHRINKAGE * n)
+    blocks = share / (probes * height) * statistics.gradients + (1 - share) * power * inputs
+    diagonal = np.einsum("bjj->b", blocks) / n
+    damping = (DAMPING[0] + DAMPING[1] * min(1.0, n / probes)) * diagonal + FLOOR * diagonal.mean()
+    if not damping.all():  # the output does not depend on the weight at all
+        damping = np.where(damping > 0, damping, 1.0)
+    blocks = blocks + damping[:, None, None] * np.eye(n)
+    taps = int(np.prod(shape[2:]))
+    return Metric(blocks, statistics.sums / vectors, taps, columns)

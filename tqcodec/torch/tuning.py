@@ -1,0 +1,216 @@
+"""Tunes the vectors of a network (norms, biases) to weight matrices that were quantized."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import Dataset
+
+from tqcodec.errors import EncodeError
+from tqcodec.torch.batches import Outputs, arguments, batched, device_of, first_logits, inputs_of
+from tqcodec.torch.checkpoint import load_state
+
+Progress = Callable[[str, int, int], None]  # (stage, done, of)
+
+EPOCHS = 2
+RATE = 1e-3
+HELD_OUT = 8  # every one of so many batches is not trained on
+WARM_UP = 0.1  # part of all steps
+
+
+def tune(
+    model: nn.Module,
+    decoded: Mapping[str, Tensor],
+    batches: Iterable[Any] | Dataset[Any],
+    *,
+    epochs: int = EPOCHS,
+    rate: float = RATE,
+    outputs: Outputs | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Tensor]:
+    """New values for the 1-D parameters of a decoded network, near the original in its outputs.
+
+    They are trained without labels (Adam, warm-up and cosine) while everything else stays as it is
+    and batch normalisations use their running statistics. Loss, mean over samples: where outputs
+    are (samples, classes) the Kullback-Leibler divergence of the decoded network's softmax from the
+    original's in nats, else the squared error over the mean energy of the original's outputs. Every
+    eighth batch, the last if there are fewer, is only looked at: of the states before the first and
+    after each epoch the one with the smallest loss there is given, so that data from which nothing
+    is to be learned change nothing.
+
+    The model is not changed (two copies of it run), nor are torch's global random states.
+
+    Args:
+        model: the original, on any device.
+        decoded: its whole state dict with quantized weights.
+        batches: tensors, tuples of which the first is the input, or mappings of keyword arguments;
+            dimension 0 is the batch. Gone through once and kept in memory, so an iterator will do.
+            Samples should be in random order. A Dataset is read in batches of 32.
+        epochs: passes over the data; 0 changes nothing.
+        rate: largest step of a parameter.
+        outputs: from what the model gives to (samples, ...) outputs; by default the tensor itself,
+            its `logits`, or the first tensor of a tuple or mapping.
+        seed: of the order of batches.
+        progress: called with ("tune", batches trained on, of how many).
+
+    Returns:
+        By their names in the state dict the floating-point parameters of one dimension, with the
+        dtypes and devices of `decoded`.
+
+    Raises:
+        EncodeError: fewer than two batches, or outputs that are not finite numbers by sample.
+        EvaluationError: a state dict that does not fit the model.
+    """
+    if epochs < 0 or not 0 < rate < math.inf:
+        raise EncodeError(f"epochs={epochs} must be at least 0 and rate={rate} above it")
+    device = device_of(model)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
+        torch.manual_seed(seed)  # for networks and loaders that draw
+        inputs = [inputs_of(batch) for batch in batched(batches)]
+        if len(inputs) < 2:
+            raise EncodeError(f"tuning needs two batches, one is held out: there is {len(inputs)}")
+        network = copy.deepcopy(model).eval().requires_grad_(False)
+        load_state(network, decoded)
+        vectors = _vectors(network)
+        pupil = Pupil(network, copy.deepcopy(model).eval(), inputs, outputs)
+        _train(pupil, list(vectors.values()), epochs, rate, seed, progress)
+    return {name: vector.detach().to(decoded[name], copy=True) for name, vector in vectors.items()}
+
+
+def _vectors(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters that are tuned; one that has several names is there under each."""
+    return {
+        name: parameter.requires_grad_()
+        for name, parameter in network.named_parameters(remove_duplicate=False)
+        if parameter.ndim == 1 and parameter.is_floating_point()
+    }
+
+
+class Pupil:
+    """A network and what it should give.
+
+    Args:
+        network: in evaluation mode.
+        original: likewise; runs once over all inputs.
+        inputs: tensors or mappings, one for each batch.
+        outputs: as in `tune`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        original: nn.Module,
+        inputs: Sequence[Any],
+        outputs: Outputs | None,
+    ) -> None:
+        self._network = network
+        self._inputs = inputs
+        self._outputs = outputs or first_logits
+        self._device = device_of(network)
+        self._wanted = []
+        for i, _ in enumerate(inputs):
+            with torch.no_grad():
+                wanted = self._run(original, i)
+            self._wanted.append(_checked(wanted, i + 1).cpu())
+        energy = sum(float(wanted.double().square().sum()) for wanted in self._wanted)
+        self._energy = energy / sum(wanted.numel() for wanted in self._wanted) or 1.0
+
+    def loss(self, batch: int) -> Tensor:
+        """Mean over the samples of a batch."""
+        wanted = self._wanted[batch].to(self._device)
+        given = self._run(self._network, batch).to(wanted.dtype)
+        if wanted.ndim == 2 and wanted.shape[1] > 1:
+            logs = given.log_softmax(1), wanted.log_softmax(1)
+            return functional.kl_div(*logs, reduction="batchmean", log_target=True)
+        return functional.mse_loss(given, wanted) / self._energy
+
+    @torch.no_grad()
+    def mean_loss(self, batches: Iterable[int]) -> float:
+        """Mean over the samples of several batches."""
+        sizes = {batch: len(self._wanted[batch]) for batch in batches}
+        total = sum(float(self.loss(batch)) * size for batch, size in sizes.items())
+        return total / sum(sizes.values())
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def _run(self, network: nn.Module, batch: int) -> Any:
+        args, kwargs = arguments(self._inputs[batch], self._device)
+        return self._outputs(network(*args, **kwargs))
+
+
+def _checked(given: Any, batch: int) -> Tensor:
+    """Outputs in float32 at least."""
+    fault = ""
+    if not isinstance(given, Tensor):
+        fault = f"is a {type(given).__name__}, not a tensor: name one with `outputs`"
+    elif given.ndim == 0 or given.numel() == 0 or not given.is_floating_point():
+        fault = f"has shape {tuple(given.shape)} and type {given.dtype}, not numbers by sample"
+    elif not given.isfinite().all():
+        fault = "is not finite"
+    if fault:
+        raise EncodeError(f"the output of the network for batch {batch} {fault}")
+    return _precise(given)
+
+
+def _precise(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _train(
+    pupil: Pupil,
+    vectors: Sequence[Tensor],
+    epochs: int,
+    rate: float,
+    seed: int,
+    progress: Progress | None,
+) -> None:
+    """Leave the best state in the vectors."""
+    every = min(HELD_OUT, len(pupil))
+    held = range(every - 1, len(pupil), every)
+    trained = [batch for batch in range(len(pupil)) if batch not in held]
+    # Half-precision vectors could not take the small steps, so copies of them do.
+    values = [_precise(vector.detach()).clone() for vector in vectors]
+    if not values:
+        return
+    optimizer = torch.optim.Adam(values)
+    order = torch.Generator().manual_seed(seed)
+    done, steps = 0, epochs * len(trained)
+    best, state = pupil.mean_loss(held), copy.deepcopy(values)
+    for _ in range(epochs):
+        for i in torch.randperm(len(trained), generator=order).tolist():
+            optimizer.param_groups[0]["lr"] = rate * _schedule(done, steps)
+            loss = pupil.loss(trained[i])
+            # Parameters that no output depends on have no gradient, and perhaps none has.
+            if loss.requires_grad:
+                gradients = torch.autograd.grad(loss, vectors, allow_unused=True)
+                for value, gradient in zip(values, gradients, strict=True):
+                    value.grad = None if gradient is None else gradient.to(value.dtype)
+                optimizer.step()
+                _assign(vectors, values)
+            done += 1
+            if progress is not None:
+                progress("tune", done, steps)
+        loss_now = pupil.mean_loss(held)
+        if loss_now < best:
+            best, state = loss_now, copy.deepcopy(values)
+    _assign(vectors, state)
+
+
+def _schedule(done: int, steps: int) -> float:
+    """Part of the full rate: rises over the first steps, then falls like a cosine to nothing."""
+    return min(1.0, (done + 1) / (WARM_UP * steps)) * (1 + math.cos(math.pi * done / steps)) / 2
+
+
+def _assign(vectors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        for vector, value in zip(vectors, values, strict=True):
+            vector.copy_(value)
