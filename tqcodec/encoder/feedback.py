@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tqcodec.encoder.grid import Grid, grid_of
 from tqcodec.encoder.metric import Metric
-from tqcodec.encoder.rate_control import Method
+from tqcodec.encoder.quantizer import Method
 
 WIDTH = 64  # columns whose errors are fed to all later ones at once
 GAINS = 0.8, 1.25  # smallest and largest that is believed
@@ -63,7 +63,7 @@ def quantize_with_feedback(
     own = grid.columns.values[None, :] if columns is None else np.where(columns > 0, columns, 1.0)
     filters = filters * (own[:, :, None] / own[:, None, :])
     flat = coefficients.reshape(len(coefficients), -1).astype(np.float64)
-    steps = grid.rows.values[:, None] * grid.columns.values
+    steps = grid.steps
     q = _quantize(flat / (step * steps), metric, filters, classes, method, scaled)
     rebuilt = q * steps
     gain = gains_of(

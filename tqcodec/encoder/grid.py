@@ -49,11 +49,14 @@ class Grid:
         """The step where both integers are 1."""
         return self.rows.unit * self.columns.unit
 
+    @property
+    def steps(self) -> NDArray[np.float64]:
+        """Relative steps of all coefficients: float64 (rows, columns)."""
+        return self.rows.values[:, None] * self.columns.values
+
     def relative(self, coefficients: NDArray[np.float32]) -> NDArray[np.float32]:
         """Coefficients (O', I', T') over their relative steps."""
-        columns = self.columns.values.reshape(1, *coefficients.shape[1:])
-        steps = self.rows.values[:, None, None] * columns
-        return (coefficients / steps).astype(np.float32)
+        return (coefficients / self.steps.reshape(coefficients.shape)).astype(np.float32)
 
 
 def constant(length: int, value: float) -> Steps:
@@ -86,7 +89,7 @@ def grid_of(diagonal: NDArray[np.float64], metric: Metric, rows: int) -> Grid:
     if not metric.by_rows:
         wanted = wanted.reshape(1, -1)[:, : metric.columns]
     blocks = wanted.mean(axis=1)
-    column = (wanted - blocks[:, None]).mean(axis=0)
+    column = metric.share * (wanted - blocks[:, None]).mean(axis=0)
     row_steps = _steps(np.repeat(blocks, rows // len(blocks)), ROW_SCALE_MANTISSA, MOST_ROW)
     column_steps = _steps(column, MULTIPLIER_MANTISSA, MOST_COLUMN)
     return Grid(row_steps, column_steps)

@@ -38,12 +38,14 @@ class Metric:
         means: float64 (blocks, n), mean input of the columns.
         taps: length of the axis taps; columns are (in, taps).
         columns: number of columns.
+        share: how far the data is to be trusted, 0 to 1.
     """
 
     blocks: Array
     means: Array
     taps: int
     columns: int
+    share: float
 
     @property
     def by_rows(self) -> bool:
@@ -116,7 +118,7 @@ class Metric:
             inner = columns = len(basis)
         blocks = spread.reshape(count, inner * taps, inner * taps)
         means = np.zeros((count, inner * taps))
-        return Metric(np.ascontiguousarray(blocks), means, taps, columns * taps)
+        return Metric(np.ascontiguousarray(blocks), means, taps, columns * taps, self.share)
 
     def factor(self) -> tuple[Array, Array]:
         """Upper R with A = R R^T: its diagonal (blocks, n), and R with each column over it.
@@ -148,4 +150,4 @@ def metric_of(statistics: WeightStatistics) -> Metric:
         damping = np.where(damping > 0, damping, 1.0)
     blocks = blocks + damping[:, None, None] * np.eye(n)
     taps = int(np.prod(shape[2:]))
-    return Metric(blocks, statistics.sums / vectors, taps, columns)
+    return Metric(blocks, statistics.sums / vectors, taps, columns, share)

@@ -26,15 +26,16 @@ from tqcodec.encoder.analysis import (
 )
 from tqcodec.encoder.assembly import EXPONENT_CLUSTERS, assemble
 from tqcodec.encoder.coding import Coded, code
-from tqcodec.encoder.metric import metric_of
+from tqcodec.encoder.metric import Metric, metric_of
 from tqcodec.encoder.plan import Item, Source, Treatment, make_plan
 from tqcodec.encoder.quantizer import (
     TRELLIS_FEEDBACK_LAMBDA,
     TRELLIS_LAMBDA,
     UNIFORM_FEEDBACK_LAMBDA,
     UNIFORM_LAMBDA,
+    Method,
 )
-from tqcodec.encoder.rate_control import Estimate, Method
+from tqcodec.encoder.rate_control import Estimate
 from tqcodec.encoder.settings import TRELLIS_EFFORT, Progress, Settings
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.encoder.target import Correction, Target
@@ -44,9 +45,25 @@ from tqcodec.format.planes import Part
 SAMPLE = 200_000  # coefficients on which the step is sought
 TENSOR_SHARE = 1 / 8  # of the coefficients at most, while they are more than SAMPLE / 4
 PASSES = 8  # corrections of the step after whole encodings
+STEP_OFF = 0.3  # octaves by which the step of an analysis may be off; metrics are hard to guess by
 ENTRY_BYTES = 28  # of a directory entry, deflated, about
 
 Refine = Callable[[bytes], Mapping[str, NDArray[np.unsignedinteger]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """A weight matrix before its analysis.
+
+    Attributes:
+        item: its plan.
+        slope: weight of its squared error in the distortion, without a metric.
+        metric: what its errors do, or None.
+    """
+
+    item: Item
+    slope: float
+    metric: Metric | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +74,7 @@ class Job:
     items: Sequence[Item]
     settings: Settings
     parts: Mapping[str, Part]
+    matrices: Sequence[Matrix]
     analyses: Sequence[Analysis]
     method: Method
     step: float
@@ -118,21 +136,38 @@ def _prepare(
     slopes = [w if p is None else p for w, p in zip(weighed, powers, strict=True)]
     factors = [i.options.step / math.sqrt(s) for i, s in zip(matrices, slopes, strict=True)]
     step = first_step(energies, sizes, factors, settings)
-    method = _method(settings, bool(statistics))
-    total = max(1, sum(sizes))
+    weights = sum(sources[i.name].patterns.size for i in items if i.is_weight)
+    job = Job(
+        sources=sources,
+        items=items,
+        settings=settings,
+        parts=parts,
+        matrices=[Matrix(*m) for m in zip(matrices, weighed, metrics, strict=True)],
+        analyses=[],
+        method=_method(settings, bool(statistics)),
+        step=step,
+        weights=weights,
+        statistics=statistics,
+        refine=refine,
+        progress=progress,
+    )
+    return _analysed(job, step)
+
+
+def _analysed(job: Job, step: float) -> Job:
+    """The job with its matrices analysed for a step of about `step`."""
+    total = max(1, sum(job.sources[m.item.name].patterns.size for m in job.matrices))
     share = min(1.0, max(SAMPLE / 4, min(SAMPLE, TENSOR_SHARE * total)) / total)
+    steps = max(1, job.method.steps)
     calls = [
-        (sources[item.name], item, step, slope, settings, share, max(1, method.steps), metric)
-        for item, slope, metric in zip(matrices, weighed, metrics, strict=True)
+        (job.sources[m.item.name], m.item, step, m.slope, job.settings, share, steps, m.metric)
+        for m in job.matrices
     ]
     analyses = [
-        rate_control.with_own_step(analysis, method, step)
-        for analysis in _map(analyse, calls, settings.workers, "analyse", progress)
+        rate_control.with_own_step(analysis, job.method, step)
+        for analysis in _map(analyse, calls, job.settings.workers, "analyse", job.progress)
     ]
-    weights = sum(sources[i.name].patterns.size for i in items if i.is_weight)
-    return Job(
-        sources, items, settings, parts, analyses, method, step, weights, statistics, refine, progress
-    )
+    return replace(job, analyses=analyses, step=step)
 
 
 def _part(item: Item, source: Source, settings: Settings) -> Part:
@@ -179,15 +214,23 @@ def _search(job: Job) -> bytes:
         return _fitting(_write(job, coded), job.settings)
     hurried = job.settings.effort < TRELLIS_EFFORT
     target = Target(job.settings, job.weights, energy, hurried)
+    finer = rate_control.TRELLIS_STEP if job.method.steps else 1.0
+    step, found = _seek(job, target, job.step * finer)
+    if job.statistics and abs(math.log2(step / finer / job.step)) > STEP_OFF:
+        job = _analysed(job, step / finer)
+        step, found = _seek(job, target, step)
+    meet = _meet_snr if job.settings.target_snr is not None else _meet_size
+    return meet(job, target, step, found)
+
+
+def _seek(job: Job, target: Target, start: float) -> tuple[float, Estimate]:
+    """Step that meets the target on the samples."""
     overhead = _overhead_bits(job)
 
     def miss(found: Estimate) -> float:
         return target.octaves(found.distortion, found.bits + overhead)
 
-    start = job.step * (rate_control.TRELLIS_STEP if job.method.steps else 1.0)
-    step, found = rate_control.search(job.analyses, job.method, start, miss, target.tolerance)
-    meet = _meet_snr if job.settings.target_snr is not None else _meet_size
-    return meet(job, target, step, found)
+    return rate_control.search(job.analyses, job.method, start, miss, target.tolerance)
 
 
 def _meet_snr(job: Job, target: Target, step: float, found: Estimate) -> bytes:

@@ -20,7 +20,12 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.encoder.classes import class_of, fit_levels
+from tqcodec.encoder.feedback import quantize_with_feedback
+from tqcodec.encoder.grid import grid_of
 from tqcodec.encoder.metric import Metric
+from tqcodec.encoder.quantizer import Method
+from tqcodec.encoder.tables import code_lengths
 from tqcodec.format.dct import dct
 from tqcodec.format.registry import MAX_DCT, Axis, BasisKind
 
@@ -123,14 +128,16 @@ def elt(weights: NDArray[np.float64], gradients: NDArray[np.float64]) -> NDArray
     return np.asarray(rows * np.sign(rows[np.arange(n), largest])[:, None])
 
 
-def rate(energies: NDArray[np.float64], count: int, step: float) -> float:
+def cost(energies: NDArray[np.float64], count: int, step: float) -> float:
     """Bits that columns of `count` coefficients with these energies take, roughly.
 
-    Half the logarithm of one plus the ratio to the step: the high-rate formula at high rate, and
-    next to nothing for a column that the quantizer sets to zero.
+    Their error is counted as bits at the slope of the quantizer. A Gaussian of variance s^2 at the
+    error theta = step^2 / (2 pi e) takes R = 1/2 log2(1 + s^2 / theta) bits and leaves the error
+    D = s^2 theta / (s^2 + theta), at a slope of dD/dR = -2 ln 2 theta where the rate is high.
     """
-    variances = energies / max(1, count)
-    return float(count * 0.5 * np.log2(1 + HIGH_RATE * variances / step**2).sum())
+    ratios = HIGH_RATE * energies / max(1, count) / step**2
+    bits = 0.5 * np.log2(1 + ratios) + ratios / (1 + ratios) / (2 * math.log(2))
+    return float(count * bits.sum())
 
 
 def column_energies(coefficients: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -207,11 +214,29 @@ class Problem:
     def cost(self, transform: Transform, axis: Axis) -> float:
         """Bits of the coefficients, and of the basis of one axis."""
         energies = self.energies(transform, axis)
-        bits = rate(energies, self.count(axis), self.step)
+        bits = cost(energies, self.count(axis), self.step)
+        if self.metric is not None and axis == Axis.TAPS:
+            bits = self._trial(self.metric.transformed(transform.rows), transform)
         if transform.kinds[axis] == BasisKind.EXPLICIT:
             length = self.weights.shape[axis]
             bits += basis_bits(energies.sum(axis=0 if axis == Axis.TAPS else 1), length, self.step)
         return bits
+
+
+    def _trial(self, metric: Metric, transform: Transform) -> float:
+        """As `cost`, by quantizing: where feedback meets vanishing columns no formula holds."""
+        coefficients = transform.analyse(self.weights)
+        grid = grid_of(metric.factor()[0], metric, len(coefficients))
+        levels = fit_levels(grid.relative(coefficients))
+        classes = class_of(levels, np.arange(metric.columns))
+        number = int(classes.max()) + 1
+        method, free = Method(0, 0.0), np.zeros((number, 1, 1), np.float32)
+        fed = quantize_with_feedback(coefficients, metric, classes, method, self.step, free)
+        counts = method.count(fed.coefficients, classes, number).counts
+        bits = float((counts * code_lengths(counts.astype(np.float32))).sum())
+        rebuilt = fed.coefficients * fed.grid.steps * fed.step
+        error = metric.error(coefficients.reshape(rebuilt.shape) - rebuilt)
+        return bits + 6 / math.log(2) * error / self.step**2
 
 
 def choose(problem: Problem, wish: str, effort: int) -> Transform:

@@ -19,6 +19,7 @@ from tqcodec.torch.checkpoint import load_state
 Progress = Callable[[str, int, int], None]  # (stage, done, of)
 
 EPOCHS = 2
+# With 400 photographs 2e-3 overfits EfficientNet-Lite0; smaller rates give ResNet-32 away.
 RATE = 1e-3
 HELD_OUT = 8  # every one of so many batches is not trained on
 WARM_UP = 0.1  # part of all steps
@@ -41,7 +42,7 @@ def tune(
     and batch normalisations use their running statistics. Loss, mean over samples: where outputs
     are (samples, classes) the Kullback-Leibler divergence of the decoded network's softmax from the
     original's in nats, else the squared error over the mean energy of the original's outputs. Every
-    eighth batch, the last if there are fewer, is only looked at: of the states before the first and
+    eighth batch, one if there are fewer, is only looked at: of the states before the first and
     after each epoch the one with the smallest loss there is given, so that data from which nothing
     is to be learned change nothing.
 
@@ -175,7 +176,7 @@ def _train(
 ) -> None:
     """Leave the best state in the vectors."""
     every = min(HELD_OUT, len(pupil))
-    held = range(every - 1, len(pupil), every)
+    held = range((every - 1) // 2, len(pupil), every)
     trained = [batch for batch in range(len(pupil)) if batch not in held]
     # Half-precision vectors could not take the small steps, so copies of them do.
     values = [_precise(vector.detach()).clone() for vector in vectors]
