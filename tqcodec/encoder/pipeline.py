@@ -107,7 +107,7 @@ def encode(
     by_name = {s.name: s for s in sources}
     job = _prepare(by_name, items, settings, statistics, refine, progress)
     if not job.analyses:
-        return _fitting(_write(job, []), settings)
+        return _fitting(_write(job, [], {}), settings)
     return _search(job)
 
 
@@ -241,7 +241,7 @@ def _meet_snr(job: Job, target: Target, step: float, found: Estimate) -> bytes:
         errors = (c.error if job.settings.snr is not None else c.distortion for c in coded)
         octaves = target.octaves(sum(errors), 0.0)
         if abs(octaves) <= target.tolerance or attempt == PASSES:
-            return _refined(job, coded, _write(job, coded))
+            return _refined(job, coded, _write(job, coded, {}))
         del coded  # half a network: gone before the next one is made
         step = correction.next_step(step, octaves)
         found = rate_control.estimate(job.analyses, job.method, step)
@@ -254,7 +254,7 @@ def _meet_size(job: Job, target: Target, step: float, found: Estimate) -> bytes:
     correction = Correction()
     for _ in range(PASSES):
         coded = _code(job, step, found)
-        data = _write(job, coded)
+        data = _write(job, coded, {})
         octaves = target.octaves(0.0, 8.0 * len(data))
         rank = target.rank(octaves, len(data))
         if rank < best_rank:
@@ -294,14 +294,13 @@ def _code(job: Job, step: float, found: Estimate) -> list[Coded]:
 
 
 def _write(
-    job: Job, coded: Sequence[Coded], refined: Mapping[str, NDArray[np.unsignedinteger]] | None = None
+    job: Job, coded: Sequence[Coded], refined: Mapping[str, NDArray[np.unsignedinteger]]
 ) -> bytes:
-    """The file, with side tensors that make up for the coding, or those given."""
+    """The file, with side tensors that make up for the coding, and those given."""
     matrices = {a.item.name: one for a, one in zip(job.analyses, coded, strict=True)}
-    changed = refined
-    if changed is None:
-        names = corrections.adjustable(job.items, job.settings)
-        changed = corrections.corrected(job.sources, job.statistics, matrices, names)
+    names = corrections.adjustable(job.items, job.settings)
+    changed = corrections.corrected(job.sources, job.statistics, matrices, names)
+    changed |= {name: patterns for name, patterns in refined.items() if name in names}
     sources, parts = dict(job.sources), dict(job.parts)
     items = {item.name: item for item in job.items}
     for name, patterns in changed.items():
@@ -314,8 +313,6 @@ def _refined(job: Job, coded: Sequence[Coded], data: bytes) -> bytes:
     """The file with refined side tensors, unless it no longer fits."""
     if job.refine is None:
         return data
-    names = corrections.adjustable(job.items, job.settings)
-    wanted = {name: p for name, p in job.refine(data).items() if name in names}
-    better = _write(job, coded, wanted)
+    better = _write(job, coded, job.refine(data))
     limit = job.settings.max_size
     return data if limit is not None and len(better) > limit else better

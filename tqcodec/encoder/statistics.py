@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -162,7 +163,7 @@ class Statistics(Mapping[str, WeightStatistics]):
                     about["shape"] = tuple(about["shape"])
                     arrays = {key: file[f"{i}.{key}"] for key in ARRAYS}
                     weights[name] = WeightStatistics(**about, **arrays)
-        except (ValueError, KeyError, TypeError, EOFError) as error:
+        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             if isinstance(error, EncodeError):
                 raise
             raise EncodeError(f"{path}: not a file of statistics") from error

@@ -11,7 +11,7 @@ Decoded tensors are on the CPU.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from tqcodec import api
 from tqcodec.atomic import replacing
 from tqcodec.encoder.statistics import Statistics
+from tqcodec.errors import EncodeError
 from tqcodec.format.container import Container
-from tqcodec.torch import search
+from tqcodec.torch import search, tuning
 from tqcodec.torch.calibration import calibrate
 from tqcodec.torch.checkpoint import from_arrays, to_arrays, to_tensor
 from tqcodec.torch.evaluation import Comparison, Reference, compare
@@ -54,8 +55,9 @@ Progress = Callable[[str, int, int], None]  # (stage, done, of)
 def encode(
     model: Model,
     settings: Settings | None = None,
-    statistics: None = None,
+    statistics: Statistics | None = None,
     *,
+    tune: Iterable[Any] | None = None,
     target_drop: float | None = None,
     evaluate: Evaluate | None = None,
     progress: Progress | None = None,
@@ -70,6 +72,11 @@ def encode(
         encode(model, target_drop=1, evaluate=lambda m: reference.compare(m).agreement.value)
 
     Args:
+        statistics: of `calibrate`, on the same network.
+        tune: batches as for `calibrate`, best the same, in random order: biases and batch
+            normalisation are tuned on them to the decoded weights (`tqcodec.torch.tuning`). They
+            are in the file anyway, so this costs time only. Needs a module. They are gone through
+            once for each file that is made.
         target_drop: the most that the number of `evaluate` may fall.
         evaluate: called with the module, then with a copy of it that holds decoded weights; gives a
             number, such as accuracy in per cent: higher is better.
@@ -80,8 +87,21 @@ def encode(
     """
     arrays = _arrays(model)
 
+    if tune is not None and not isinstance(model, torch.nn.Module):
+        raise EncodeError("tune needs a network (nn.Module), not a state dict")
+
+    def refine(data: bytes) -> dict[str, NDArray[Any]]:
+        assert isinstance(model, torch.nn.Module) and tune is not None, "checked above"
+        return to_arrays(tuning.tune(model, decode(data), tune, progress=progress))
+
     def encoded(settings: Settings | None) -> bytes:
-        return api.encode(arrays, settings, statistics, progress=progress)
+        return api.encode(
+            arrays,
+            settings,
+            statistics,
+            refine=refine if tune is not None else None,
+            progress=progress,
+        )
 
     if target_drop is None and evaluate is None:
         return encoded(settings)
@@ -103,8 +123,9 @@ def save(
     model: Model,
     path: Path,
     settings: Settings | None = None,
-    statistics: None = None,
+    statistics: Statistics | None = None,
     *,
+    tune: Iterable[Any] | None = None,
     target_drop: float | None = None,
     evaluate: Evaluate | None = None,
     progress: Progress | None = None,
@@ -114,6 +135,7 @@ def save(
         model,
         settings,
         statistics,
+        tune=tune,
         target_drop=target_drop,
         evaluate=evaluate,
         progress=progress,
