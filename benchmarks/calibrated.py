@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from calibrated_targets import judge as judge_targets
-from encoders import CALIBRATED, DATA_FREE, FEEDBACK, calibrate, calibrated, data_free
+from encoders import CALIBRATED, DATA_FREE, FEEDBACK, RATES, calibrate, calibrated, data_free
 from encoders import error_feedback as feedback_points
 from peers import VARIANTS, sweep
 from points import FLOAT, Judge, Point, PointFile, read_points
@@ -69,14 +69,16 @@ def _measure(
     judge = Judge(name, subject)
     yield judge.float_point()
     if "data-free" in options.run:
-        yield from data_free(judge, subject, options.workers)
+        yield from data_free(judge, subject, options.workers, options.bits)
     if {"feedback", "calibrated"} & set(options.run):
         calibration = calibrate(subject)
         print(f"{name}: statistics in {calibration.seconds:.1f} s", file=sys.stderr, flush=True)
         if "calibrated" in options.run:
-            yield from calibrated(judge, subject, options.workers, calibration)
+            yield from calibrated(
+                judge, subject, options.workers, options.bits, calibration
+            )
         if "feedback" in options.run:
-            yield from feedback_points(judge, calibration)
+            yield from feedback_points(judge, calibration, options.bits)
     if "nncodec" in options.run:
         for variant in VARIANTS:
             yield from sweep(
@@ -127,6 +129,13 @@ def _options() -> argparse.Namespace:
         choices=list(CONTENDERS),
         default=list(CONTENDERS),
         help="contenders to measure, none for tables alone; the rest is taken from --reuse (all)",
+    )
+    parser.add_argument(
+        "--bits",
+        nargs="+",
+        type=float,
+        default=RATES,
+        help="bits per weight at which all but NNCodec are measured",
     )
     parser.add_argument(
         "--reuse",

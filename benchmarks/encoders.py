@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,8 @@ DATA_FREE = "tqcodec without data"
 CALIBRATED = "tqcodec calibrated"
 FEEDBACK = "error feedback, ideal entropy"
 
-RATES = (4.0, 3.5, 3.0, 2.5, 2.0, 1.75, 1.5, 1.25, 1.0)
-"""Bits per weight of the whole file."""
-FEEDBACK_RATES = (*RATES, 0.75, 0.6)
-"""Of the weights alone, and before the feedback, which makes the integers a little larger."""
+RATES = (4.0, 3.0, 2.5, 2.0, 1.75, 1.5, 1.25, 1.0)
+"""Bits per weight of the whole file; for error feedback of the weights, before the feedback."""
 
 
 @dataclass(frozen=True)
@@ -43,27 +41,40 @@ def calibrate(subject: Subject) -> Calibration:
     return Calibration(statistics, time.perf_counter() - start)
 
 
-def data_free(judge: Judge, subject: Subject, workers: int) -> Iterator[Point]:
+def data_free(
+    judge: Judge, subject: Subject, workers: int, rates: Sequence[float]
+) -> Iterator[Point]:
     """tqcodec as it is without images."""
-    return _tqcodec(judge, DATA_FREE, subject, None, workers)
+    return _tqcodec(judge, DATA_FREE, subject, None, workers, rates)
 
 
 def calibrated(
-    judge: Judge, subject: Subject, workers: int, calibration: Calibration
+    judge: Judge,
+    subject: Subject,
+    workers: int,
+    rates: Sequence[float],
+    calibration: Calibration,
 ) -> Iterator[Point]:
-    """tqcodec with statistics; its seconds are those of the statistics and of the encoder."""
-    return _tqcodec(judge, CALIBRATED, subject, calibration, workers)
+    """tqcodec with statistics and tuning; its seconds are those of statistics and encoder."""
+    return _tqcodec(judge, CALIBRATED, subject, calibration, workers, rates)
 
 
 def _tqcodec(
-    judge: Judge, name: str, subject: Subject, calibration: Calibration | None, workers: int
+    judge: Judge,
+    name: str,
+    subject: Subject,
+    calibration: Calibration | None,
+    workers: int,
+    rates: Sequence[float],
 ) -> Iterator[Point]:
-    arguments: tuple[Any, ...] = () if calibration is None else (calibration.statistics,)
+    arguments: dict[str, Any] = {}
+    if calibration is not None:
+        arguments = {"statistics": calibration.statistics, "tune": subject.tuning}
     before = 0.0 if calibration is None else calibration.seconds
-    for bits in RATES:
+    for bits in rates:
         settings = tqcodec.Settings(bits=bits, workers=workers)
         start = time.perf_counter()
-        data = tqcodec.torch.encode(subject.model, settings, *arguments)
+        data = tqcodec.torch.encode(subject.model, settings, **arguments)
         seconds = before + time.perf_counter() - start
         decoded = tqcodec.torch.decode(data)
         yield judge.point(
@@ -71,11 +82,13 @@ def _tqcodec(
         )
 
 
-def error_feedback(judge: Judge, calibration: Calibration) -> Iterator[Point]:
+def error_feedback(
+    judge: Judge, calibration: Calibration, rates: Sequence[float]
+) -> Iterator[Point]:
     """The ideal size of plain error feedback, and what it does to the network."""
     tensors = {name: tensor.numpy() for name, tensor in judge.state.items()}
     side_bytes, side = feedback.side_tensors(tensors)
-    for bits in FEEDBACK_RATES:
+    for bits in rates:
         start = time.perf_counter()
         step = feedback.step_with(tensors, bits)
         weight_bits, rounded = feedback.encode(tensors, calibration.statistics, step)

@@ -27,10 +27,17 @@ CALIBRATION_IMAGES = 2000
 
 @dataclass(frozen=True)
 class Subject:
-    """A float network in evaluation mode, images to calibrate with and others to test with."""
+    """A float network in evaluation mode, images to calibrate with and others to test with.
+
+    Attributes:
+        calibration: images and their mirror images, for the statistics.
+        tuning: the same images in random order.
+        test: other images.
+    """
 
     model: torch.nn.Module
     calibration: Batches
+    tuning: Batches
     test: Batches
 
 
@@ -53,13 +60,13 @@ def cifar10(code: str, depth: str, train: str, test: str) -> Subject:
     """
     module = _module(Path(code))
 
-    def batches(path: str, limit: int | None = None) -> Batches:
+    def read(path: str, limit: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         with np.load(path) as file:
             images, labels = file["images"][:limit], torch.from_numpy(file["labels"][:limit])
-        return _split(module.normalize(torch.from_numpy(images)), labels, 50)
+        return module.normalize(torch.from_numpy(images)), labels
 
     model = module.load_resnet(int(depth))
-    return Subject(model, batches(train, CALIBRATION_IMAGES), batches(test))
+    return _subject(model, read(train, CALIBRATION_IMAGES), read(test), 50)
 
 
 def efficientnet_lite0(photographs: str) -> Subject:
@@ -73,19 +80,33 @@ def efficientnet_lite0(photographs: str) -> Subject:
     from efficientnet_lite_pytorch import EfficientNet
     from PIL import Image
 
-    def batches(archive: zipfile.ZipFile, remainder: int) -> Batches:
+    def read(archive: zipfile.ZipFile, remainder: int) -> tuple[torch.Tensor, torch.Tensor]:
         stems = {int(Path(n).stem): n for n in archive.namelist() if Path(n).stem.isdigit()}
         chosen = sorted(number for number in stems if number % 2 == remainder)
         images = [Image.open(io.BytesIO(archive.read(stems[n]))).convert("RGB") for n in chosen]
         pixels = np.stack([np.asarray(image, np.float32) for image in images])
         inputs = torch.from_numpy((pixels - 127) / 128).permute(0, 3, 1, 2)
-        return _split(inputs, torch.tensor(chosen), 4)  # channels last in memory, which is faster
+        return inputs, torch.tensor(chosen)  # channels last in memory, which is faster
 
     model = EfficientNet.from_name("efficientnet-lite0").eval()
     path = EfficientnetLite0ModelFile.get_model_file_path()
     model.load_state_dict(torch.load(path, weights_only=True))
     with zipfile.ZipFile(photographs) as archive:
-        return Subject(model, batches(archive, 0), batches(archive, 1))
+        return _subject(model, read(archive, 0), read(archive, 1), 20)
+
+
+def _subject(
+    model: torch.nn.Module,
+    calibration: tuple[torch.Tensor, torch.Tensor],
+    test: tuple[torch.Tensor, torch.Tensor],
+    size: int,
+) -> Subject:
+    """Split images and labels into batches."""
+    images, labels = calibration
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    tuning = _split(images[order], labels[order], size)
+    mirrored = [(inputs.flip(3), known) for inputs, known in tuning if known is not None]
+    return Subject(model, [*tuning, *mirrored], tuning, _split(*test, size))
 
 
 def _split(inputs: torch.Tensor, labels: torch.Tensor, size: int) -> Batches:
