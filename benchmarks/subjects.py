@@ -59,14 +59,24 @@ def cifar10(code: str, depth: str, train: str, test: str) -> Subject:
         test: `.npz` file of the test images; `images` (N, 32, 32, 3) uint8 and `labels` (N,).
     """
     module = _module(Path(code))
-
-    def read(path: str, limit: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        with np.load(path) as file:
-            images, labels = file["images"][:limit], torch.from_numpy(file["labels"][:limit])
-        return module.normalize(torch.from_numpy(images)), labels
-
     model = module.load_resnet(int(depth))
-    return _subject(model, read(train, CALIBRATION_IMAGES), read(test), 50)
+    calibration = _cifar10(module, train, slice(CALIBRATION_IMAGES))
+    return _subject(model, calibration, _cifar10(module, test, slice(None)), 50)
+
+
+def cifar10_held_out(code: str, depth: str, train: str) -> Subject:
+    """As `cifar10`, but tested on the next 2,000 training images: for choices, not for results."""
+    module = _module(Path(code))
+    model = module.load_resnet(int(depth))
+    calibration = _cifar10(module, train, slice(CALIBRATION_IMAGES))
+    held_out = slice(CALIBRATION_IMAGES, 2 * CALIBRATION_IMAGES)
+    return _subject(model, calibration, _cifar10(module, train, held_out), 50)
+
+
+def _cifar10(module: ModuleType, path: str, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    with np.load(path) as file:
+        images, labels = file["images"][part], torch.from_numpy(file["labels"][part])
+    return module.normalize(torch.from_numpy(images)), labels
 
 
 def efficientnet_lite0(photographs: str) -> Subject:

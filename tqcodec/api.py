@@ -94,6 +94,7 @@ def encode(
         if not isinstance(name, str):
             raise EncodeError(f"tensor name {name!r} is not a string")
         sources.append(Source(name, *_patterns(name, array)))
+
     def refined(data: bytes) -> dict[str, NDArray[np.unsignedinteger]]:
         assert refine is not None, "wrapped only where there is one"
         return {name: _patterns(name, array)[1] for name, array in refine(data).items()}

@@ -9,19 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.encoder.choice import Problem, choose
 from tqcodec.encoder.classes import class_of, fit_levels
-from tqcodec.encoder.plan import Item, Source
-from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.grid import grid_of
 from tqcodec.encoder.metric import Metric
-from tqcodec.encoder.transform import (
-    HIGH_RATE,
-    Problem,
-    Transform,
-    axis_energies,
-    basis_bits,
-    choose,
-)
+from tqcodec.encoder.plan import Item, Source
+from tqcodec.encoder.settings import Settings
+from tqcodec.encoder.transform import HIGH_RATE, Transform, axis_energies, basis_bits
 from tqcodec.format.dtypes import DType, to_float
 from tqcodec.format.records import axis_lengths, axis_order, taps_lengths
 from tqcodec.format.registry import Axis, BasisKind
@@ -107,9 +101,7 @@ def sensitivities(energies: Sequence[float], settings: Settings) -> list[float]:
     return [1.0 / norm for norm in norms]
 
 
-def in_scale(
-    guesses: Sequence[float], powers: Sequence[float | None]
-) -> list[float]:
+def in_scale(guesses: Sequence[float], powers: Sequence[float | None]) -> list[float]:
     """Sensitivities of matrices without statistics on the scale of those with.
 
     Args:

@@ -16,8 +16,9 @@ from tqcodec.encoder.classes import class_of
 from tqcodec.encoder.feedback import gains_of, quantize_with_feedback
 from tqcodec.encoder.grid import Grid
 from tqcodec.encoder.histograms import Histograms, count
+from tqcodec.encoder.method import Method
 from tqcodec.encoder.plan import Source
-from tqcodec.encoder.quantizer import Method, Rates
+from tqcodec.encoder.quantizer import Rates
 from tqcodec.encoder.rate_control import nearest_seen
 from tqcodec.encoder.transform import IDENTITY
 from tqcodec.format.dtypes import to_float

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.encoder.grid import Grid, grid_of
+from tqcodec.encoder.method import Method
 from tqcodec.encoder.metric import Metric
-from tqcodec.encoder.quantizer import Method
 
 WIDTH = 64  # columns whose errors are fed to all later ones at once
 GAINS = 0.8, 1.25  # smallest and largest that is believed

@@ -74,7 +74,7 @@ def _steps(octaves: NDArray[np.float64], mantissa: int, most: int) -> Steps:
     integers = np.where(k % 2, 3, 2) << (k // 2)
     codes = np.searchsorted(expand(np.arange(256, dtype=np.uint8), mantissa), integers)
     unit = float(2 ** np.mean(octaves - np.log2(integers)))
-    return Steps(codes.astype(np.uint8), integers * unit, unit)
+    return Steps(codes.astype(np.uint8), integers.astype(np.float64) * unit, unit)
 
 
 def grid_of(diagonal: NDArray[np.float64], metric: Metric, rows: int) -> Grid:

@@ -15,11 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.encoder.plan import roles_of
 from tqcodec.encoder.statistics import WeightStatistics
+from tqcodec.format.records import axis_lengths
 from tqcodec.format.registry import Axis
 
 DAMPING = 0.02, 0.05  # of the mean diagonal, added to it; the second times n / probes, at most 1
@@ -27,6 +30,7 @@ FLOOR = 1e-3  # of the mean of all blocks: for channels that the calibration dat
 SHRINKAGE = 3.0
 
 Array = NDArray[np.float64]
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +61,7 @@ class Metric:
         """Squared error of the logits for a unit of squared error of the weights, on average."""
         return float(np.einsum("bjj->", self.blocks)) / self.blocks[:, 0].size
 
-    def split(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+    def split(self, array: NDArray[Number]) -> NDArray[Number]:
         """From (rows, columns) to (blocks, rows of a block, n), padded with zeros."""
         count, n = self.blocks.shape[:2]
         if self.by_rows:
@@ -65,7 +69,7 @@ class Metric:
         padded = np.pad(array, ((0, 0), (0, count * n - array.shape[1])))
         return padded.reshape(-1, count, n).swapaxes(0, 1)
 
-    def join(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+    def join(self, array: NDArray[Number]) -> NDArray[Number]:
         """Inverse of `split`."""
         if self.by_rows:
             return array.reshape(-1, self.columns)
@@ -77,21 +81,23 @@ class Metric:
 
     def products(self, first: NDArray[np.floating], second: NDArray[np.floating]) -> Array:
         """Row by row, first A second^T: float64 (rows,)."""
-        left, right = self.split(first), self.split(second)
+        left, right = (self.split(np.asarray(a, np.float64)) for a in (first, second))
         rows = np.einsum("brn,brn->br", left @ self.blocks, right)
         found: Array = rows.ravel() if self.by_rows else rows.sum(axis=0)
         return found
 
     def mean_output(self, weights: NDArray[np.floating]) -> Array:
         """Mean of the output of weights (rows, columns): float64 (rows,)."""
-        rows = np.einsum("brn,bn->br", self.split(weights), self.means)
+        rows = np.einsum("brn,bn->br", self.split(np.asarray(weights, np.float64)), self.means)
         found: Array = rows.ravel() if self.by_rows else rows.sum(axis=0)
         return found
 
     def can_have(self, axis: Axis) -> bool:
         """True where the blocks allow a basis on an axis."""
-        n = self.blocks.shape[1]
-        return axis == Axis.OUT or self.by_rows or (axis == Axis.TAPS and n % self.taps == 0)
+        count, n = self.blocks.shape[:2]
+        if axis == Axis.OUT:  # rows of one metric only
+            return count == 1 or not self.by_rows
+        return self.by_rows or (axis == Axis.TAPS and n % self.taps == 0)
 
     def moment(self, axis: Axis) -> Array:
         """C_gg of the axis in or taps: the mean of A over all else, (length, length)."""
@@ -149,5 +155,5 @@ def metric_of(statistics: WeightStatistics) -> Metric:
     if not damping.all():  # the output does not depend on the weight at all
         damping = np.where(damping > 0, damping, 1.0)
     blocks = blocks + damping[:, None, None] * np.eye(n)
-    taps = int(np.prod(shape[2:]))
+    taps = axis_lengths(shape, roles_of(shape, statistics.rows))[Axis.TAPS]
     return Metric(blocks, statistics.sums / vectors, taps, columns, share)

@@ -8,80 +8,26 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.encoder import corrections, rate_control, side, tables
-from tqcodec.encoder.analysis import (
-    Analysis,
-    analyse,
-    energy_of,
-    first_step,
-    in_scale,
-    sensitivities,
-)
 from tqcodec.encoder.assembly import EXPONENT_CLUSTERS, assemble
 from tqcodec.encoder.coding import Coded, code
-from tqcodec.encoder.metric import Metric, metric_of
-from tqcodec.encoder.plan import Item, Source, Treatment, make_plan
-from tqcodec.encoder.quantizer import (
-    TRELLIS_FEEDBACK_LAMBDA,
-    TRELLIS_LAMBDA,
-    UNIFORM_FEEDBACK_LAMBDA,
-    UNIFORM_LAMBDA,
-    Method,
-)
+from tqcodec.encoder.job import Job, Refine, analysed, map_calls, part_of, prepare
+from tqcodec.encoder.plan import Source, make_plan
 from tqcodec.encoder.rate_control import Estimate
 from tqcodec.encoder.settings import TRELLIS_EFFORT, Progress, Settings
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.encoder.target import Correction, Target
 from tqcodec.errors import EncodeError
-from tqcodec.format.planes import Part
 
-SAMPLE = 200_000  # coefficients on which the step is sought
-TENSOR_SHARE = 1 / 8  # of the coefficients at most, while they are more than SAMPLE / 4
 PASSES = 8  # corrections of the step after whole encodings
 STEP_OFF = 0.3  # octaves by which the step of an analysis may be off; metrics are hard to guess by
 ENTRY_BYTES = 28  # of a directory entry, deflated, about
-
-Refine = Callable[[bytes], Mapping[str, NDArray[np.unsignedinteger]]]
-
-
-@dataclass(frozen=True, eq=False)
-class Matrix:
-    """A weight matrix before its analysis.
-
-    Attributes:
-        item: its plan.
-        slope: weight of its squared error in the distortion, without a metric.
-        metric: what its errors do, or None.
-    """
-
-    item: Item
-    slope: float
-    metric: Metric | None
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """What stays the same while the step is sought."""
-
-    sources: Mapping[str, Source]
-    items: Sequence[Item]
-    settings: Settings
-    parts: Mapping[str, Part]
-    matrices: Sequence[Matrix]
-    analyses: Sequence[Analysis]
-    method: Method
-    step: float
-    weights: int
-    statistics: Mapping[str, WeightStatistics]
-    refine: Refine | None
-    progress: Progress | None
 
 
 def encode(
@@ -105,119 +51,26 @@ def encode(
     """
     items = make_plan(sources, settings, statistics)
     by_name = {s.name: s for s in sources}
-    job = _prepare(by_name, items, settings, statistics, refine, progress)
+    job = prepare(by_name, items, settings, statistics, refine, progress)
     if not job.analyses:
         return _fitting(_write(job, [], {}), settings)
     return _search(job)
 
 
-def _prepare(
-    sources: Mapping[str, Source],
-    items: Sequence[Item],
-    settings: Settings,
-    statistics: Mapping[str, WeightStatistics],
-    refine: Refine | None,
-    progress: Progress | None,
-) -> Job:
-    parts = {}
-    for done, item in enumerate(items, 1):
-        if progress is not None:
-            progress("prepare", done, len(items))
-        if item.treatment in (Treatment.EXACT, Treatment.ROUNDED):
-            parts[item.name] = _part(item, sources[item.name], settings)
-    matrices = [i for i in items if i.treatment == Treatment.TRANSFORM]
-    sizes = [sources[i.name].patterns.size for i in matrices]
-    energies = [energy_of(sources[i.name]) for i in matrices]
-    metrics = [metric_of(statistics[i.name]) if i.name in statistics else None for i in matrices]
-    powers = [m.power if m is not None else None for m in metrics]
-    weighed = sensitivities(energies, settings)
-    if settings.snr is None:
-        weighed = in_scale(weighed, powers)
-    slopes = [w if p is None else p for w, p in zip(weighed, powers, strict=True)]
-    factors = [i.options.step / math.sqrt(s) for i, s in zip(matrices, slopes, strict=True)]
-    step = first_step(energies, sizes, factors, settings)
-    weights = sum(sources[i.name].patterns.size for i in items if i.is_weight)
-    job = Job(
-        sources=sources,
-        items=items,
-        settings=settings,
-        parts=parts,
-        matrices=[Matrix(*m) for m in zip(matrices, weighed, metrics, strict=True)],
-        analyses=[],
-        method=_method(settings, bool(statistics)),
-        step=step,
-        weights=weights,
-        statistics=statistics,
-        refine=refine,
-        progress=progress,
-    )
-    return _analysed(job, step)
-
-
-def _analysed(job: Job, step: float) -> Job:
-    """The job with its matrices analysed for a step of about `step`."""
-    total = max(1, sum(job.sources[m.item.name].patterns.size for m in job.matrices))
-    share = min(1.0, max(SAMPLE / 4, min(SAMPLE, TENSOR_SHARE * total)) / total)
-    steps = max(1, job.method.steps)
-    calls = [
-        (job.sources[m.item.name], m.item, step, m.slope, job.settings, share, steps, m.metric)
-        for m in job.matrices
-    ]
-    analyses = [
-        rate_control.with_own_step(analysis, job.method, step)
-        for analysis in _map(analyse, calls, job.settings.workers, "analyse", job.progress)
-    ]
-    return replace(job, analyses=analyses, step=step)
-
-
-def _part(item: Item, source: Source, settings: Settings) -> Part:
-    kept = None
-    if item.treatment == Treatment.ROUNDED:
-        own = item.options.side_bits
-        kept = own if own is not None else settings.side_bits
-    return side.make_part(source.patterns, source.dtype, kept)
-
-
-def _method(settings: Settings, feedback: bool) -> Method:
-    if settings.effort < TRELLIS_EFFORT:
-        return Method(0, UNIFORM_FEEDBACK_LAMBDA if feedback else UNIFORM_LAMBDA)
-    steps = 32 if settings.effort < 7 else 64 if settings.effort < 9 else 128
-    return Method(steps, TRELLIS_FEEDBACK_LAMBDA if feedback else TRELLIS_LAMBDA)
-
-
-def _map(
-    function: Callable[..., Any],
-    calls: Sequence[tuple[Any, ...]],
-    workers: int,
-    stage: str,
-    progress: Progress | None,
-) -> Iterator[Any]:
-    """Results of the calls in their order, from processes where more than one is wanted."""
-    if workers == 1:
-        results: Iterable[Any] = (function(*call) for call in calls)
-    else:
-        from joblib import Parallel, delayed
-
-        pool = Parallel(n_jobs=workers, return_as="generator")
-        results = pool(delayed(function)(*call) for call in calls)
-    for done, result in enumerate(results, 1):
-        if progress is not None:
-            progress(stage, done, len(calls))
-        yield result
-
-
 def _search(job: Job) -> bytes:
     """Seek the step on samples, encode, and correct the step by what came out."""
-    energy = sum(a.sensitivity * a.energy for a in job.analyses)
+    # For a signal-to-noise ratio the sensitivity is that of the sample, in other units.
+    plain = job.settings.snr is not None
+    energy = sum((1.0 if plain else a.sensitivity) * a.energy for a in job.analyses)
     if energy <= 0:
         coded = _code(job, 1.0, rate_control.estimate(job.analyses, job.method, 1.0))
-        return _fitting(_write(job, coded), job.settings)
+        return _fitting(_write(job, coded, {}), job.settings)
     hurried = job.settings.effort < TRELLIS_EFFORT
     target = Target(job.settings, job.weights, energy, hurried)
     finer = rate_control.TRELLIS_STEP if job.method.steps else 1.0
     step, found = _seek(job, target, job.step * finer)
     if job.statistics and abs(math.log2(step / finer / job.step)) > STEP_OFF:
-        job = _analysed(job, step / finer)
+        job = analysed(job, step / finer)
         step, found = _seek(job, target, step)
     meet = _meet_snr if job.settings.target_snr is not None else _meet_size
     return meet(job, target, step, found)
@@ -290,7 +143,7 @@ def _code(job: Job, step: float, found: Estimate) -> list[Coded]:
         (job.sources[a.item.name], a, job.method, step, rates, payload)
         for a, rates in zip(job.analyses, found.rates, strict=True)
     ]
-    return list(_map(code, calls, job.settings.workers, "encode", job.progress))
+    return list(map_calls(code, calls, job.settings.workers, "encode", job.progress))
 
 
 def _write(
@@ -305,7 +158,7 @@ def _write(
     items = {item.name: item for item in job.items}
     for name, patterns in changed.items():
         sources[name] = replace(sources[name], patterns=patterns)
-        parts[name] = _part(items[name], sources[name], job.settings)
+        parts[name] = part_of(items[name], sources[name], job.settings)
     return assemble(sources, job.items, matrices, parts, job.settings)
 
 

@@ -99,14 +99,15 @@ def make_plan(
     """
     shapes = {s.name: s.patterns.shape for s in sources}
     for name, one in statistics.items():
-        if shapes.get(name) != one.shape:
-            found = f"the tensor's is {shapes[name]}" if name in shapes else "there is no such tensor"
-            raise EncodeError(f"statistics: {name!r} has shape {one.shape}, {found}")
+        if name not in shapes:
+            raise EncodeError(f"statistics: there is no tensor {name!r}")
+        if shapes[name] != one.shape:
+            raise EncodeError(
+                f"statistics: {name!r} has shape {one.shape}, the tensor's is {shapes[name]}"
+            )
     options = options_for(settings.rules, list(shapes))
     seen: dict[bytes, str] = {}
-    return [
-        _plan_one(s, settings, options[s.name], seen, statistics.get(s.name)) for s in sources
-    ]
+    return [_plan_one(s, settings, options[s.name], seen, statistics.get(s.name)) for s in sources]
 
 
 def _plan_one(

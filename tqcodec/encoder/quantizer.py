@@ -6,18 +6,14 @@ bit. Rates come from a `Rates` table of the real tables' code lengths.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.encoder import histograms
-from tqcodec.encoder.blocks import row_blocks
-from tqcodec.encoder.histograms import Histograms
 from tqcodec.format import native
-from tqcodec.format.trellis import STATES, TRANSITIONS, indices_of
+from tqcodec.format.trellis import STATES, TRANSITIONS
 
 Number = TypeVar("Number", np.float32, np.uint8)
 
@@ -54,60 +50,6 @@ class Rates:
     def scaled(self, lam: float) -> NDArray[np.float32]:
         """Bits times lambda: float32 (classes, quantizers, magnitudes)."""
         return self.lengths[self.cluster] * np.float32(lam)
-
-
-@dataclass(frozen=True)
-class Method:
-    """How coefficients are quantized.
-
-    Attributes:
-        steps: rows of a trellis segment; 0 for the uniform quantizer.
-        lam: lambda in squared steps a bit.
-    """
-
-    steps: int
-    lam: float
-
-    @property
-    def contexts(self) -> int:
-        """Tables of each class."""
-        return 2 if self.steps else 1
-
-    def quantize(
-        self, x: NDArray[np.float32], classes: NDArray[np.uint8], scaled: NDArray[np.float32]
-    ) -> NDArray[np.int32]:
-        """Integers for coefficients over steps, both (rows, columns).
-
-        Args:
-            x: coefficients over steps.
-            classes: of each.
-            scaled: ``rates.scaled(lam)``.
-        """
-        if self.steps:
-            return trellis(x, classes, scaled, self.steps)
-        return uniform(x, classes, scaled)
-
-    def indices(
-        self, q: NDArray[np.signedinteger]
-    ) -> Iterator[tuple[slice, NDArray[np.int32], NDArray[np.uint8] | None]]:
-        """Rows of coefficients, their indices and quantizers, block by block."""
-        for rows in row_blocks(q.shape[0], q.shape[1], max(1, self.steps)):
-            if self.steps:
-                yield rows, *indices_of(q[rows], self.steps)
-            else:
-                yield rows, q[rows].astype(np.int32), None
-
-    def count(
-        self, q: NDArray[np.signedinteger], classes: NDArray[np.uint8], number: int
-    ) -> Histograms:
-        """Histograms of the indices by class, one group for each of `number` classes."""
-
-        def blocks() -> Iterator[histograms.Counted]:
-            for rows, indices, quantizers in self.indices(q):
-                contexts = None if quantizers is None else quantizers.ravel()
-                yield indices.ravel(), classes[rows].ravel(), contexts
-
-        return histograms.count_blocks(blocks, number, self.steps > 0)
 
 
 def uniform(

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from tqcodec.encoder import tables
 from tqcodec.encoder.analysis import Analysis
 from tqcodec.encoder.histograms import Histograms
-from tqcodec.encoder.quantizer import Method, Rates
+from tqcodec.encoder.method import Method
+from tqcodec.encoder.quantizer import Rates
 from tqcodec.encoder.tables import TableSet
 from tqcodec.encoder.target import Correction
 

@@ -75,17 +75,24 @@ class WeightStatistics:
     gain: str | None = None
 
     def __post_init__(self) -> None:
+        if not self._fits():
+            raise EncodeError(f"statistics: sums do not fit a weight of shape {self.shape}")
+        if not all(np.isfinite(getattr(self, name)).all() for name in ARRAYS):
+            raise EncodeError(f"statistics: sums of a weight of shape {self.shape} are not finite")
+
+    def _fits(self) -> bool:
+        if self.rows not in (0, 1) or len(self.shape) <= self.rows or self.sums.ndim != 2:
+            return False
         blocks, n = self.sums.shape
         rows = self.shape[self.rows]
         columns = math.prod(self.shape) // max(1, rows)
-        fits = self.inputs.shape == self.gradients.shape == (blocks, n, n)
         if n == columns:
-            fits = fits and rows % blocks == 0
+            fits = blocks > 0 and rows % blocks == 0
         else:
-            fits = fits and n < columns and (blocks - 1) * n < columns <= blocks * n
+            fits = n < columns and (blocks - 1) * n < columns <= blocks * n
+        fits = fits and self.inputs.shape == self.gradients.shape == (blocks, n, n)
         fits = fits and self.outputs.ndim == 3 and self.outputs.shape[1] == self.outputs.shape[2]
-        if not fits:
-            raise EncodeError(f"statistics: sums do not fit a weight of shape {self.shape}")
+        return fits and self.outputs.shape[0] * self.outputs.shape[1] >= rows
 
     def __add__(self, other: WeightStatistics) -> WeightStatistics:
         """Sums over both; `EncodeError` where they are of different layers."""

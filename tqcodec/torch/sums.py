@@ -42,8 +42,10 @@ class Sums:
         if layer.groups > 1 and layer.width > block:
             raise UnfitError(f"groups of {layer.width} columns, more than block={block}")
         if layer.width > block:
-            groups = math.ceil(layer.width / block)
-            n = math.ceil(layer.width / groups)
+            taps = math.prod(layer.shape[2:])  # of one input channel stay together, for a basis
+            channels = math.ceil(layer.width / taps / math.ceil(layer.width / block))
+            n = channels * taps
+            groups = math.ceil(layer.width / n)
         rows = layer.height if layer.rows else layer.height * layer.groups
         if layer.embedding:
             strips, m = rows, 1

@@ -132,7 +132,7 @@ class Pupil:
         wanted = self._wanted[batch].to(self._device)
         given = self._run(self._network, batch).to(wanted.dtype)
         if wanted.ndim == 2 and wanted.shape[1] > 1:
-            return sum((_divergence(given / t, wanted / t) for t in TEMPERATURES), given.new_zeros(()))
+            return torch.stack([_divergence(given / t, wanted / t) for t in TEMPERATURES]).sum()
         return functional.mse_loss(given, wanted) / self._energy
 
     @torch.no_grad()

@@ -1,0 +1,168 @@
+"""Job: what stays the same while the step of the network is sought."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqcodec.encoder import rate_control, side
+from tqcodec.encoder.analysis import (
+    Analysis,
+    analyse,
+    energy_of,
+    first_step,
+    in_scale,
+    sensitivities,
+)
+from tqcodec.encoder.method import Method
+from tqcodec.encoder.metric import Metric, metric_of
+from tqcodec.encoder.plan import Item, Source, Treatment
+from tqcodec.encoder.quantizer import (
+    TRELLIS_FEEDBACK_LAMBDA,
+    TRELLIS_LAMBDA,
+    UNIFORM_FEEDBACK_LAMBDA,
+    UNIFORM_LAMBDA,
+)
+from tqcodec.encoder.settings import TRELLIS_EFFORT, Progress, Settings
+from tqcodec.encoder.statistics import WeightStatistics
+from tqcodec.format.planes import Part
+
+SAMPLE = 200_000  # coefficients on which the step is sought
+TENSOR_SHARE = 1 / 8  # of the coefficients at most, while they are more than SAMPLE / 4
+
+Refine = Callable[[bytes], Mapping[str, NDArray[np.unsignedinteger]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """A weight matrix before its analysis.
+
+    Attributes:
+        item: its plan.
+        slope: weight of its squared error in the distortion, without a metric.
+        metric: what its errors do, or None.
+    """
+
+    item: Item
+    slope: float
+    metric: Metric | None
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What stays the same while the step is sought."""
+
+    sources: Mapping[str, Source]
+    items: Sequence[Item]
+    settings: Settings
+    parts: Mapping[str, Part]
+    matrices: Sequence[Matrix]
+    analyses: Sequence[Analysis]
+    method: Method
+    step: float
+    weights: int
+    statistics: Mapping[str, WeightStatistics]
+    refine: Refine | None
+    progress: Progress | None
+
+
+def prepare(
+    sources: Mapping[str, Source],
+    items: Sequence[Item],
+    settings: Settings,
+    statistics: Mapping[str, WeightStatistics],
+    refine: Refine | None,
+    progress: Progress | None,
+) -> Job:
+    """Everything that is known before the step; arguments as of `pipeline.encode`."""
+    parts = {}
+    for done, item in enumerate(items, 1):
+        if progress is not None:
+            progress("prepare", done, len(items))
+        if item.treatment in (Treatment.EXACT, Treatment.ROUNDED):
+            parts[item.name] = part_of(item, sources[item.name], settings)
+    matrices = [i for i in items if i.treatment == Treatment.TRANSFORM]
+    sizes = [sources[i.name].patterns.size for i in matrices]
+    energies = [energy_of(sources[i.name]) for i in matrices]
+    metrics = [metric_of(statistics[i.name]) if i.name in statistics else None for i in matrices]
+    powers = [m.power if m is not None else None for m in metrics]
+    weighed = sensitivities(energies, settings)
+    if settings.snr is None:
+        weighed = in_scale(weighed, powers)
+    slopes = [w if p is None else p for w, p in zip(weighed, powers, strict=True)]
+    factors = [i.options.step / math.sqrt(s) for i, s in zip(matrices, slopes, strict=True)]
+    step = first_step(energies, sizes, factors, settings)
+    weights = sum(sources[i.name].patterns.size for i in items if i.is_weight)
+    job = Job(
+        sources=sources,
+        items=items,
+        settings=settings,
+        parts=parts,
+        matrices=[Matrix(*m) for m in zip(matrices, weighed, metrics, strict=True)],
+        analyses=[],
+        method=_method(settings, bool(statistics)),
+        step=step,
+        weights=weights,
+        statistics=statistics,
+        refine=refine,
+        progress=progress,
+    )
+    return analysed(job, step)
+
+
+def analysed(job: Job, step: float) -> Job:
+    """The job with its matrices analysed for a step of about `step`."""
+    total = max(1, sum(job.sources[m.item.name].patterns.size for m in job.matrices))
+    share = min(1.0, max(SAMPLE / 4, min(SAMPLE, TENSOR_SHARE * total)) / total)
+    steps = max(1, job.method.steps)
+    calls = [
+        (job.sources[m.item.name], m.item, step, m.slope, job.settings, share, steps, m.metric)
+        for m in job.matrices
+    ]
+    analyses = [
+        rate_control.with_own_step(analysis, job.method, step)
+        for analysis in map_calls(analyse, calls, job.settings.workers, "analyse", job.progress)
+    ]
+    return replace(job, analyses=analyses, step=step)
+
+
+def part_of(item: Item, source: Source, settings: Settings) -> Part:
+    """The numbers of a side tensor."""
+    kept = None
+    if item.treatment == Treatment.ROUNDED:
+        own = item.options.side_bits
+        kept = own if own is not None else settings.side_bits
+    return side.make_part(source.patterns, source.dtype, kept)
+
+
+def _method(settings: Settings, feedback: bool) -> Method:
+    if settings.effort < TRELLIS_EFFORT:
+        return Method(0, UNIFORM_FEEDBACK_LAMBDA if feedback else UNIFORM_LAMBDA)
+    steps = 32 if settings.effort < 7 else 64 if settings.effort < 9 else 128
+    return Method(steps, TRELLIS_FEEDBACK_LAMBDA if feedback else TRELLIS_LAMBDA)
+
+
+def map_calls(
+    function: Callable[..., Any],
+    calls: Sequence[tuple[Any, ...]],
+    workers: int,
+    stage: str,
+    progress: Progress | None,
+) -> Iterator[Any]:
+    """Results of the calls in their order, from processes where more than one is wanted."""
+    if workers == 1:
+        results: Iterable[Any] = (function(*call) for call in calls)
+    else:
+        from joblib import Parallel, delayed
+
+        pool = Parallel(n_jobs=workers, return_as="generator")
+        results = pool(delayed(function)(*call) for call in calls)
+    for done, result in enumerate(results, 1):
+        if progress is not None:
+            progress(stage, done, len(calls))
+        yield result
