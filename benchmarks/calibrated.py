@@ -74,9 +74,7 @@ def _measure(
         calibration = calibrate(subject)
         print(f"{name}: statistics in {calibration.seconds:.1f} s", file=sys.stderr, flush=True)
         if "calibrated" in options.run:
-            yield from calibrated(
-                judge, subject, options.workers, options.bits, calibration
-            )
+            yield from calibrated(judge, subject, options.workers, options.bits, calibration)
         if "feedback" in options.run:
             yield from feedback_points(judge, calibration, options.bits)
     if "nncodec" in options.run:

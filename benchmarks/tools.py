@@ -22,7 +22,7 @@ from subjects import Subject, build
 
 import tqcodec
 import tqcodec.torch
-from tqcodec.encoder import corrections, feedback, grid, metric, pipeline, transform
+from tqcodec.encoder import choice, coding, corrections, feedback, grid, job, metric
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.format.registry import Axis
 
@@ -42,7 +42,7 @@ def _no_filters(self: metric.Metric) -> tuple[Any, Any]:
 
 
 FACTOR = metric.Metric.factor
-CANDIDATES = transform._candidates
+CANDIDATES = choice._candidates
 STEPS = grid._steps
 
 
@@ -56,7 +56,7 @@ def _only(names: Sequence[str]) -> Switch:
         order = ("none", "dct", "klt", "elt")
         return [t for name, t in zip(order, found, strict=True) if name in names]
 
-    return lambda: mock.patch.object(transform, "_candidates", candidates)
+    return lambda: mock.patch.object(choice, "_candidates", candidates)
 
 
 def _no_column_steps() -> Any:
@@ -73,17 +73,16 @@ def _plain_corrected(sources: Any, statistics: Any, matrices: Any, names: Any) -
 
 @contextmanager
 def _no_gains() -> Iterator[None]:
-    from tqcodec.encoder import coding
-
-    with mock.patch.object(coding, "gains_of", _ones), mock.patch.object(
-        feedback, "gains_of", _ones
+    with (
+        mock.patch.object(coding, "gains_of", _ones),
+        mock.patch.object(feedback, "gains_of", _ones),
     ):
         yield
 
 
 @contextmanager
 def _no_rate_term() -> Iterator[None]:
-    with mock.patch.object(pipeline, "TRELLIS_FEEDBACK_LAMBDA", 1e-6):
+    with mock.patch.object(job, "TRELLIS_FEEDBACK_LAMBDA", 1e-6):
         yield
 
 

@@ -93,8 +93,8 @@ sys.stdout.write("done")
 
 def test_public_names() -> None:
     errors = ["DecodeError", "EncodeError", "EvaluationError", "LimitError", "MalformedError"]
-    classes = ["Settings", "TQCError", "TensorFile", "UnsupportedError"]
-    verbs = ["decode", "encode", "load", "open", "save", "verify"]
+    classes = ["Settings", "Statistics", "TQCError", "TensorFile", "UnsupportedError"]
+    verbs = ["coding_gain", "decode", "encode", "load", "open", "save", "verify"]
     names = ["FORMAT_VERSION", *errors, *classes, *verbs]
     assert tqcodec.__all__ == names
     assert all(getattr(tqcodec, name) is not None for name in names)

@@ -18,6 +18,7 @@ from torch import nn
 import tqcodec.torch
 from tqcodec import EncodeError, EvaluationError, Settings, cli, curve
 from tqcodec.torch import Comparison, Reference, Statistics, compare
+from tqcodec.torch import inputs as inputs_module
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -263,6 +264,145 @@ def test_sweep_without_matplotlib(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setitem(sys.modules, module, None)
     code, _, err = run(f"{SWEEP} --bits 4")
     assert (code, err) == (2, "tqcodec: sweep needs matplotlib: pip install 'tqcodec[plot]'\n")
+
+
+# Encoding.
+
+CALIBRATE = "calibrate --model net.py:network --data data.npz -o stats.npz"
+ENCODE = "encode --model net.py:network --data data.npz --batch 10 --bits 4 -e 1 -o new.tqc"
+FOUR = Settings(bits=4, effort=1)
+
+
+def samples(images: int = IMAGES, batch: int = 10) -> list[torch.Tensor]:
+    """The batches that are calibrated with."""
+    order = np.random.default_rng(0).permutation(IMAGES)[:images]
+    return list(inputs()[torch.from_numpy(order)].split(batch))  # type: ignore[no-untyped-call]
+
+
+def test_encode_a_file_with_statistics(run: Run, folder: Path) -> None:
+    assert run(CALIBRATE)[0] == 0
+    statistics = Statistics.load("stats.npz")
+    torch.save(network().state_dict(), "net.pth")
+    command = "encode net.pth --bits 4 -e 1 -o new.tqc"
+    code, out, err = run(f"{command} --statistics stats.npz")
+    assert (code, err) == (0, "")
+    assert out.startswith("new.tqc: 4 tensors")
+    wanted = tqcodec.torch.encode(network(), FOUR, statistics)
+    assert Path("new.tqc").read_bytes() == wanted != tqcodec.torch.encode(network(), FOUR)
+    code, out, _ = run(f"{command} --statistics stats.npz --dry-run --json")
+    document = json.loads(out)
+    assert (code, document["calibrated"], document["without"]) == (0, 2, {})
+    assert json.loads(run(f"{command} --dry-run --json")[1])["calibrated"] == 0
+
+
+@pytest.mark.parametrize("change", ["", " --no-tune", " --statistics stats.npz", " --images 30"])
+def test_encode_a_network(run: Run, folder: Path, change: str) -> None:
+    used = samples(30) if "images" in change else samples()
+    statistics = tqcodec.torch.calibrate(network(), used)
+    if "statistics" in change:
+        statistics = tqcodec.torch.calibrate(network(), used, probes=3)
+        statistics.save("stats.npz")
+    tune = None if "no-tune" in change else used
+    wanted = tqcodec.torch.encode(network(), FOUR, statistics, tune=tune)
+    code, out, err = run(ENCODE + change)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"new.tqc: 4 tensors (2 planes, 2 transform), {len(wanted)} of ")
+    assert Path("new.tqc").read_bytes() == wanted
+    before = Path("new.tqc").stat()
+    code, out, _ = run(f"{ENCODE} {change} -f --dry-run --json --metadata a=b")
+    document = json.loads(out)
+    assert (code, document["dry_run"], document["output"]) == (0, True, "new.tqc")
+    assert (document["metadata"], document["calibrated"]) == ({"a": "b"}, 2)
+    assert Path("new.tqc").stat() == before
+
+
+def test_encode_a_network_without_data(run: Run, folder: Path) -> None:
+    statistics = tqcodec.torch.calibrate(network(), samples())
+    statistics.save("stats.npz")
+    assert run(ENCODE.replace("--data data.npz", "--statistics stats.npz"))[0] == 0
+    assert Path("new.tqc").read_bytes() == tqcodec.torch.encode(network(), FOUR, statistics)
+
+
+def test_tuned_vectors_are_in_the_file(run: Run, folder: Path) -> None:
+    assert run(ENCODE)[0] == run(f"{ENCODE} --no-tune".replace("new", "plain"))[0] == 0
+    tuned, plain = tqcodec.load("new.tqc"), tqcodec.load("plain.tqc")
+    for name in tuned:
+        assert (tuned[name] == plain[name]).all() == name.endswith("weight")
+
+
+def test_weights_without_statistics_are_named(run: Run, folder: Path) -> None:
+    with Path("net.py").open("a") as file:
+        file.write(UNUSED)
+    code, out, _ = run(ENCODE.replace(":network", ":unused"))
+    assert code == 0
+    line, last = out.splitlines()
+    assert line.startswith("unused.weight: without statistics: ")
+    assert last.startswith("new.tqc: 6 tensors")
+    document = json.loads(run(ENCODE.replace(":network", ":unused") + " -f --json")[1])
+    assert (document["calibrated"], list(document["without"])) == (2, ["unused.weight"])
+
+
+UNUSED = """
+class Unused(nn.Sequential):
+    def __init__(self):
+        super().__init__(*network())
+        self.unused = nn.Linear(32, 7)
+
+    def forward(self, x):
+        return self[2](self[1](self[0](x)))
+
+def unused():
+    return Unused().eval()
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (f"{ENCODE} --batch 80", "data.npz: one batch, tuning needs two: --batch or --no-tune"),
+        (ENCODE.replace("data.npz", "net.py:batches"), "tuning needs two batches"),
+        (ENCODE.replace(":network", ":broken"), "net.py:broken: RuntimeError: two"),
+        (ENCODE.replace(":network", ":broken") + " --statistics empty.npz", "RuntimeError: two"),
+        (ENCODE.replace(":network", ":nothing"), "no function 'nothing'"),
+        (ENCODE.replace("data.npz", "nothing.npz"), "nothing.npz: No such file"),
+        (f"{ENCODE} --statistics stats.npz", "tensor '0.weight'"),
+        (f"{ENCODE} --statistics data.npz", "data.npz: not a file of statistics"),
+        ("encode net.pth --statistics stats.npz -f", "tensor '2.weight'"),
+        ("encode net.pth --statistics data.npz -f", "data.npz: not a file of statistics"),
+        ("encode net.pth --statistics nothing.npz -f", "nothing.npz: No such file"),
+        ("encode nothing.pth --statistics data.npz", "data.npz: not a file of statistics"),
+        (f"{ENCODE} --statistics nothing.npz --data none.npz", "nothing.npz: No such file"),
+        (ENCODE.replace("new.tqc", "net.tqc"), "net.tqc exists; -f overwrites it"),
+        (ENCODE.replace("new.tqc", "no/new.tqc"), "no such folder"),
+        (f"{ENCODE} --images 0", "at least 1"),
+        (f"{ENCODE} net.pth", "either IN or --model"),
+    ],
+)
+def test_errors_of_encoding(run: Run, folder: Path, command: str, message: str) -> None:
+    tqcodec.torch.calibrate(network(), samples()).save("stats.npz")
+    Statistics({}).save("empty.npz")
+    state = network().state_dict()
+    torch.save({name: state[name] for name in ("0.weight", "0.bias")}, "net.pth")
+    if "--statistics stats.npz" in command:
+        command = command.replace(":network", ":smaller")
+    before = sorted(folder.iterdir())
+    code, out, err = run(command)
+    assert (code, out) == (2, "")
+    assert err.startswith("tqcodec: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert sorted(p for p in folder.iterdir() if p.name != "__pycache__") == before
+
+
+def test_shuffled_data(folder: Path) -> None:
+    options = inputs_module.DataOptions(batch=32, shuffled=True, images=50)
+    for _ in range(2):
+        batches = list(inputs_module.load_batches("data.npz", options))
+        assert [len(x) for x, _ in batches] == [32, 18]
+        assert torch.equal(torch.cat([x for x, _ in batches]), torch.cat(samples(50)))
+        found = torch.cat([y for _, y in batches if y is not None])
+        order = np.random.default_rng(0).permutation(IMAGES)[:50]
+        assert torch.equal(found, labels()[torch.from_numpy(order)])
 
 
 # Files as small as a bound allows.

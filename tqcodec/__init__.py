@@ -8,6 +8,7 @@ Names are imported when they are first used, so that the command line starts at 
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tqcodec.errors import (
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
         save,
         verify,
     )
+    from tqcodec.encoder.gain import coding_gain
     from tqcodec.encoder.settings import Settings
+    from tqcodec.encoder.statistics import Statistics
 
 __version__ = VERSION
 __all__ = [
@@ -43,9 +46,11 @@ __all__ = [
     "LimitError",
     "MalformedError",
     "Settings",
+    "Statistics",
     "TQCError",
     "TensorFile",
     "UnsupportedError",
+    "coding_gain",
     "decode",
     "encode",
     "load",
@@ -53,15 +58,14 @@ __all__ = [
     "save",
     "verify",
 ]
+_PLACES = {
+    "Settings": "tqcodec.encoder.settings",
+    "Statistics": "tqcodec.encoder.statistics",
+    "coding_gain": "tqcodec.encoder.gain",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Settings":
-        from tqcodec.encoder.settings import Settings
-
-        return Settings
     if name in __all__:
-        from tqcodec import api
-
-        return getattr(api, name)
+        return getattr(import_module(_PLACES.get(name, "tqcodec.api")), name)
     raise AttributeError(f"module 'tqcodec' has no attribute {name!r}")

@@ -94,10 +94,20 @@ def encode(
         if not isinstance(name, str):
             raise EncodeError(f"tensor name {name!r} is not a string")
         sources.append(Source(name, *_patterns(name, array)))
+    by_name = {source.name: source for source in sources}
 
     def refined(data: bytes) -> dict[str, NDArray[np.unsignedinteger]]:
         assert refine is not None, "wrapped only where there is one"
-        return {name: _patterns(name, array)[1] for name, array in refine(data).items()}
+        found = {}
+        for name, array in refine(data).items():
+            dtype, patterns = _patterns(name, array)
+            old = by_name.get(name)
+            if old is None or not old.dtype.is_float:
+                continue
+            if dtype != old.dtype or patterns.shape != old.patterns.shape:
+                raise EncodeError(f"refine: {name!r} has another type or shape than the tensor")
+            found[name] = patterns
+        return found
 
     return run(
         sources,

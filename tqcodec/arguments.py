@@ -51,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     sweep = commands.add_parser("sweep", help="draw what a network loses at a set of rates")
 
     tensors = ".safetensors, its .index.json, .npz, .pt, .pth, .bin, or - for standard input"
-    encode.add_argument("input", metavar="IN", help=tensors)
+    encode.add_argument("input", metavar="IN", nargs="?", help=f"{tensors}; or see --model")
     verify.add_argument("inputs", metavar="FILE", nargs="+", help="a .tqc file, or -")
     for command in (decode, info, dump, report, evaluate):
         command.add_argument("input", metavar="IN", help="a .tqc file, or - for standard input")
@@ -67,6 +67,11 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("-o", "--output", metavar="OUT", help=output, required=needed)
         command.add_argument("-f", "--force", action="store_true", help="overwrite OUT")
     _add_encode_options(encode)
+    _add_network_options(encode, required=False)
+    text = "leave biases and batch normalisation of --model as they are"
+    encode.add_argument("--no-tune", dest="tune", action="store_false", help=text)
+    for command, text in ((encode, "of calibrate"), (info, "to show coding gains by them")):
+        command.add_argument("--statistics", metavar="STATS.npz", help=text)
     for command in (calibrate, evaluate, sweep):
         _add_network_options(command)
     calibrate.add_argument("--probes", type=int, default=1, metavar="N", help="signs an image")
@@ -74,6 +79,19 @@ def make_parser() -> argparse.ArgumentParser:
     for command in (encode, decode, info, verify, dump, calibrate, evaluate, sweep):
         command.add_argument("--json", action="store_true", help="print one JSON document")
     return parser
+
+
+def check_encode(arguments: argparse.Namespace) -> None:
+    """Raise UsageError where options of `encode` do not go together."""
+    of_network, data = arguments.model is not None, arguments.data is not None
+    if of_network == (arguments.input is not None):
+        raise UsageError("encode takes either IN or --model (see tqcodec encode --help)")
+    if not of_network and (data or not arguments.tune):
+        raise UsageError(f"{'--data' if data else '--no-tune'} needs --model in place of IN")
+    if of_network and arguments.output is None:
+        raise UsageError("--model needs -o")
+    if of_network and not data and arguments.statistics is None:
+        raise UsageError("--model needs --data, or --statistics")
 
 
 def _add_encode_options(encode: argparse.ArgumentParser) -> None:
@@ -98,12 +116,12 @@ def _add_encode_options(encode: argparse.ArgumentParser) -> None:
     add("--metadata", type=_metadata, action="append", default=[], metavar="K=V", help=text)
 
 
-def _add_network_options(command: argparse.ArgumentParser) -> None:
+def _add_network_options(command: argparse.ArgumentParser, required: bool = True) -> None:
     add = command.add_argument
     model = "a function that returns a PyTorch network with its weights"
     data = ".npz of arrays, a folder or .zip of images, or a function that returns batches"
-    add("--model", required=True, metavar="FILE.py:FUNCTION", help=model)
-    add("--data", required=True, metavar="DATA", help=data)
+    add("--model", required=required, metavar="FILE.py:FUNCTION", help=model)
+    add("--data", required=required, metavar="DATA", help=data)
     add("--images", type=int, metavar="N", help="most images; default all")
     add("--batch", type=int, default=32, metavar="N", help="images at a time; default %(default)s")
     add("--size", type=int, default=224, metavar="N", help="side of image files; default 224")

@@ -14,11 +14,11 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from tqcodec.arguments import UsageError, make_parser
+from tqcodec.arguments import UsageError, check_encode, make_parser
 from tqcodec.encoder.settings import Settings
 from tqcodec.errors import DecodeError, LimitError, TQCError, UnsupportedError
 from tqcodec.progress import terminal_progress
@@ -104,24 +104,24 @@ def _output(arguments: Namespace, suffix: str) -> str:
 
 
 def _encode(arguments: Namespace) -> int:
+    check_encode(arguments)
     settings = Settings(**{f.name: getattr(arguments, f.name) for f in fields(Settings)})
-    from tqcodec import api, describe, files, text
+    from tqcodec import api, describe, encoding, files, text
 
     output = _output(arguments, ".tqc")
-    checkpoint = files.read(arguments.input)
-    metadata = {**checkpoint.metadata, **dict(settings.metadata)}
-    settings = replace(settings, metadata=tuple(metadata.items()))
     with terminal_progress() as progress:
-        data = api.encode(checkpoint.tensors, settings, progress=progress)
+        data, statistics = encoding.encode(arguments, settings, progress)
     if not arguments.dry_run:
         files.write_bytes(output, data)
     with api.open(data) as file:
         result = describe.summary(file.container)
     if arguments.json:
-        _print_json({"output": output, "dry_run": arguments.dry_run, **result})
+        calibrated = {"calibrated": len(statistics), "without": dict(statistics.without)}
+        _print_json({"output": output, "dry_run": arguments.dry_run, **result, **calibrated})
     else:
         would = "would be " if arguments.dry_run else ""
-        _print([f"{text.printable(output)}: {would}{text.summary_line(result)}"], output)
+        line = f"{text.printable(output)}: {would}{text.summary_line(result)}"
+        _print([*text.lines_without(statistics.without), line], output)
     return 0
 
 
@@ -150,9 +150,16 @@ def _decode(arguments: Namespace) -> int:
 def _info(arguments: Namespace) -> int:
     from tqcodec import api, describe, text
 
+    given = None
+    if arguments.statistics is not None:
+        from tqcodec import Statistics, gains
+
+        given = Statistics.load(arguments.statistics)
     source = _source(arguments.input)
     with terminal_progress() as progress, api.open(source, limit=arguments.limit) as file:
         data = describe.info(file.container, progress)
+        if given is not None:
+            gains.add_gains(data, file, given, progress)
     if arguments.json:
         _print_json(data)
     else:

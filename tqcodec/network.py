@@ -19,18 +19,22 @@ from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.errors import EncodeError, TQCError
 from tqcodec.progress import Progress
-from tqcodec.text import printable
+from tqcodec.text import lines_without, printable
 
 Result = tuple[dict[str, Any], Iterable[str]]
 
 CALIBRATED, DATA_FREE = "calibrated", "data-free"
 
 
-def load(arguments: Namespace) -> tuple[Any, Any]:
+def load(arguments: Namespace, shuffled: bool = False) -> tuple[Any, Any]:
     """The network and the data of ``--model`` and ``--data``.
 
+    Args:
+        arguments: of the command line.
+        shuffled: samples come in random order, always the same.
+
     Returns:
-        an nn.Module, and a `tqcodec.torch.inputs.Data`.
+        an nn.Module, and a `tqcodec.torch.inputs.Data`, or None without ``--data``.
 
     Raises:
         EncodeError: either cannot be had.
@@ -47,13 +51,14 @@ def load(arguments: Namespace) -> tuple[Any, Any]:
         size=arguments.size,
         mean=arguments.mean,
         std=arguments.std,
+        shuffled=shuffled,
     )
-    data = inputs.load_batches(arguments.data, options)
+    data = inputs.load_batches(arguments.data, options) if arguments.data is not None else None
     return user_code.load_model(arguments.model, arguments.device), data
 
 
 @contextmanager
-def _running(model: str) -> Iterator[None]:
+def running(model: str) -> Iterator[None]:
     """Errors of the user's network become errors of one line."""
     try:
         yield
@@ -73,10 +78,10 @@ def calibrate(arguments: Namespace, progress: Progress | None) -> Result:
     if arguments.output == files.STANDARD:
         raise EncodeError("statistics are written to a file: name one with -o")
     files.check_output(arguments.output, arguments.force)
-    model, data = load(arguments)
+    model, data = load(arguments, shuffled=True)
     from tqcodec.torch import calibrate
 
-    with _running(arguments.model):
+    with running(arguments.model):
         found = calibrate(model, data, probes=arguments.probes, progress=progress)
     found.save(arguments.output)
     document = {
@@ -86,7 +91,7 @@ def calibrate(arguments: Namespace, progress: Progress | None) -> Result:
         "images": max((one.images for one in found.values()), default=0),
         "bytes": Path(arguments.output).stat().st_size,
     }
-    lines = [f"{printable(n)}: without statistics: {why}" for n, why in found.without.items()]
+    lines = list(lines_without(found.without))
     counts = f"{document['weights']} weights, {document['images']} images"
     lines.append(f"{printable(arguments.output)}: {counts}, {document['bytes']} bytes")
     return document, lines
@@ -111,7 +116,7 @@ def evaluate(arguments: Namespace, progress: Progress | None) -> Result:
         state = codec.decode(source, limit=arguments.limit, progress=progress)
     else:
         state = codec.load(source, limit=arguments.limit, progress=progress)
-    with _running(arguments.model):
+    with running(arguments.model):
         found = codec.compare(model, state, data, progress=progress)
     document = {"file": arguments.input, **size, **measures.document(found)}
     return document, measures.lines(arguments.input, size, found)
@@ -143,7 +148,7 @@ def sweep(arguments: Namespace, progress: Progress | None) -> Result:
     model, data = load(arguments)
     from tqcodec import torch as codec
 
-    with _running(arguments.model):
+    with running(arguments.model):
         reference = codec.Reference(model, data, progress=progress)
     rows = []
     for settings in points:
@@ -152,7 +157,7 @@ def sweep(arguments: Namespace, progress: Progress | None) -> Result:
             encoded = codec.encode(model, settings, statistics, progress=progress)
             seconds = time.perf_counter() - start
             state = codec.decode(encoded, progress=progress)
-            with _running(arguments.model):
+            with running(arguments.model):
                 found = reference.compare(state, progress=progress)
             with api.open(encoded) as file:
                 size = _size(file)

@@ -5,7 +5,7 @@ Names from a file are shown without their control characters. Imports `describe`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tqcodec.describe import Data
@@ -43,6 +43,7 @@ COLUMNS: dict[str, Callable[[Data], str]] = {
     "snr dB": lambda t: _optional(t["snr"], "{:.2f}".format),
     "bytes": lambda t: _optional(t["bytes"], str),
 }
+AXES = ("out", "in", "taps")
 LEFT = 5  # columns of text; the others hold numbers and are aligned to the right
 
 
@@ -56,6 +57,30 @@ def info_lines(data: Data) -> Iterator[str]:
     rows.append(_shared("[header and directory]", data["directory_bytes"]))
     yield from aligned([list(COLUMNS), *rows])
     yield summary_line(data)
+    yield from _gain_lines(data["tensors"])
+
+
+def lines_without(reasons: Mapping[str, str]) -> Iterator[str]:
+    """Why weights have no statistics, a line for each."""
+    for name, why in reasons.items():
+        yield f"{printable(name)}: without statistics: {why}"
+
+
+def _gain_lines(tensors: Sequence[Data]) -> Iterator[str]:
+    """A table of `gains.add_gains`, a line for each matrix that has any."""
+    found = [tensor for tensor in tensors if tensor.get("gains")]
+    rows = [[printable(t["name"]), *[_gain(t["gains"].get(a)) for a in AXES]] for t in found]
+    if rows:
+        yield "transform coding gains in dB: by weights + by gradients = total"
+        yield from aligned([["name", *AXES], *rows], left=1)
+
+
+def _gain(gain: Data | None) -> str:
+    if gain is None:
+        return "-"
+    names = ("weight", "gradient", "total")
+    weight, gradient, total = (_optional(gain[n], "{:.2f}".format, "inf") for n in names)
+    return f"{weight} + {gradient} = {total}"
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = LEFT) -> Iterator[str]:
@@ -94,8 +119,8 @@ def _depths(tensor: Data) -> str:
     return f"{there[0]}..{there[-1]}" if there else "-"
 
 
-def _optional(value: Any, show: Callable[[Any], str]) -> str:
-    return "-" if value is None else show(value)
+def _optional(value: Any, show: Callable[[Any], str], otherwise: str = "-") -> str:
+    return otherwise if value is None else show(value)
 
 
 def dump_lines(data: Any, indent: str = "") -> Iterator[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.encoder import side, tables
-from tqcodec.encoder.coding import Coded, with_tables
+from tqcodec.encoder.coded import Coded, with_tables
 from tqcodec.encoder.histograms import Histograms
 from tqcodec.encoder.plan import SMALL, Item, Source
 from tqcodec.encoder.settings import TRELLIS_EFFORT, Settings
@@ -21,7 +21,7 @@ from tqcodec.format.registry import MAX_SYMBOLS
 from tqcodec.format.tables import Table, Tables
 from tqcodec.format.writer import Bundled, Raw, Record, Tied
 
-INDEX_CLUSTERS, VECTOR_CLUSTERS, ENTRY_CLUSTERS, EXPONENT_CLUSTERS = 48, 6, 8, 12
+INDEX_CLUSTERS, VECTOR_CLUSTERS, ENTRY_CLUSTERS, EXPONENT_CLUSTERS = 48, 16, 8, 12
 FAST_SIZES = (8, 24)  # numbers of clusters tried at the efforts without trellis
 
 

@@ -34,6 +34,7 @@ from tqcodec.format.registry import MAX_DCT, Axis, BasisKind
 
 LARGEST_BASIS = 1024  # axis length up to which a basis is tried
 WIDE_ENOUGH = 4  # times more weights a channel than channels, for a basis of in or out
+LARGEST_HEAD = 1 << 16  # entries of a basis that any record may hold; with more weights, as many
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +128,9 @@ def choose(problem: Problem, wish: str, effort: int) -> Transform:
             break
         length = weights.shape[axis]
         wide = axis == Axis.TAPS or weights.size // length >= WIDE_ENOUGH * length
-        possible = problem.metric is None or problem.metric.can_have(axis)
+        possible = problem.metric is None or (
+            problem.metric.can_have(axis) and length**2 <= max(LARGEST_HEAD, weights.size)
+        )
         if 1 < length <= LARGEST_BASIS and (wide or forced) and possible:
             candidates = _candidates(problem, chosen, axis, wish)
             if len(candidates) == 1:

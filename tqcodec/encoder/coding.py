@@ -1,10 +1,10 @@
-"""Coding: the record of one weight matrix at a settled step, and its tables."""
+"""Coding: the record of one weight matrix at a settled step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,13 @@ from tqcodec.encoder.analysis import Analysis, weights_of
 from tqcodec.encoder.bases import AxisBasis, integer_bases, project
 from tqcodec.encoder.blocks import row_blocks
 from tqcodec.encoder.classes import class_of
+from tqcodec.encoder.coded import Coded, Effect
 from tqcodec.encoder.feedback import gains_of, quantize_with_feedback
 from tqcodec.encoder.grid import Grid
 from tqcodec.encoder.histograms import Histograms, count
 from tqcodec.encoder.method import Method
 from tqcodec.encoder.plan import Source
 from tqcodec.encoder.quantizer import Rates
-from tqcodec.encoder.rate_control import nearest_seen
 from tqcodec.encoder.transform import IDENTITY
 from tqcodec.format.dtypes import to_float
 from tqcodec.format.entries import crc
@@ -32,48 +32,6 @@ from tqcodec.format.vectors import Vector
 TILE = 1 << 18  # coefficients of a payload
 TILE_COLUMNS = 1 << 12
 SCALE_BITS = 24
-
-
-@dataclass(frozen=True, eq=False)
-class Effect:
-    """What quantization did to the output of a layer, float64 (rows,) each.
-
-    Attributes:
-        gains: what the rows should be multiplied by to make up for rounding towards zero.
-        wanted: mean of the output before.
-        found: mean of the output after.
-    """
-
-    gains: NDArray[np.float64]
-    wanted: NDArray[np.float64]
-    found: NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Coded:
-    """One weight matrix, coded but for the tables.
-
-    Attributes:
-        record: its record; table indices are 0.
-        check: CRC-32 of the decoded bytes.
-        error: squared error of the decoded weights.
-        energy: of the weights.
-        distortion: what the error does, as the rate control counts it.
-        effect: on the output, None without statistics.
-        indices: histograms of the indices by class.
-        vectors: histograms of depths, levels, row scales and multipliers, six groups.
-        entries: histograms of the rows of all explicit bases, in the order of the axes.
-    """
-
-    record: CodedTensor
-    check: int
-    error: float
-    energy: float
-    distortion: float
-    effect: Effect | None
-    indices: Histograms
-    vectors: Histograms
-    entries: Histograms
 
 
 def code(
@@ -173,7 +131,11 @@ def _record(
     row_scales = Vector.constant(1, len(analysis.levels[Axis.OUT]))
     multipliers = Vector.constant(1, len(depths))
     if grid is not None:
-        row_scales, multipliers = (Vector(s.codes, table) for s in (grid.rows, grid.columns))
+        # Columns without a coefficient have no use for their steps: the commonest costs least.
+        present, columns = depths > 0, grid.columns.codes
+        common = np.bincount(columns[present], minlength=1).argmax() if present.any() else 1
+        columns = np.where(present, columns, np.uint8(common))
+        row_scales, multipliers = Vector(grid.rows.codes, table), Vector(columns, table)
         step *= grid.unit
     kept = np.flatnonzero(depths)
     if len(kept) < q.shape[1]:
@@ -272,46 +234,3 @@ def _entry_histograms(bases: Sequence[Basis]) -> Histograms:
             groups = np.repeat(np.arange(rows), length)
             parts.append(count(basis.entries.ravel(), groups, rows))
     return Histograms.join(parts)
-
-
-def with_tables(
-    coded: Coded,
-    classes: NDArray[np.int64],
-    vectors: NDArray[np.int64],
-    entries: NDArray[np.int64],
-) -> CodedTensor:
-    """The record with the tables that were fitted.
-
-    Args:
-        coded: the tensor.
-        classes: first table of each of its classes.
-        vectors: tables of depths, the three levels, row scales and multipliers.
-        entries: table of each basis row.
-    """
-    record = coded.record
-    seen = coded.indices.seen
-    table_map: tuple[int, ...] = (0,)
-    if seen.any() and record.payload_kind == PayloadKind.RANGE:
-        length = int(np.flatnonzero(seen)[-1]) + 1
-        table_map = tuple(classes[nearest_seen(seen)[:length]].tolist())
-    bases, start = [], 0
-    for basis in record.bases:
-        if basis.entries is not None:
-            ids = entries[start : start + len(basis.entries)].astype(np.uint8)
-            basis = replace(basis, tables=Vector(ids))
-            start += len(ids)
-        bases.append(basis)
-
-    def tabled(vector: Vector, table: int) -> Vector:
-        return vector if vector.table is None else Vector(vector.values, int(table))
-
-    levels = [tabled(v, t) for v, t in zip(record.levels, vectors[1:4], strict=True)]
-    return replace(
-        record,
-        depths=tabled(record.depths, vectors[0]),
-        row_scales=tabled(record.row_scales, vectors[4]),
-        multipliers=tabled(record.multipliers, vectors[5]),
-        levels=(levels[0], levels[1], levels[2]),
-        table_map=table_map,
-        bases=(bases[0], bases[1], bases[2]),
-    )

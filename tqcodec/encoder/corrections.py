@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.encoder.coding import Coded
+from tqcodec.encoder.coded import Coded
 from tqcodec.encoder.plan import Item, Source, Treatment
 from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.statistics import WeightStatistics

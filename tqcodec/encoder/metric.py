@@ -28,6 +28,7 @@ from tqcodec.format.registry import Axis
 DAMPING = 0.02, 0.05  # of the mean diagonal, added to it; the second times n / probes, at most 1
 FLOOR = 1e-3  # of the mean of all blocks: for channels that the calibration data never woke
 SHRINKAGE = 3.0
+JITTER = 1e-6  # of the mean diagonal, added where it is singular all the same
 
 Array = NDArray[np.float64]
 Number = TypeVar("Number", bound=np.generic)
@@ -132,7 +133,14 @@ class Metric:
         (E R)_j is what the errors up to column j make of it, so D = |E R|^2.
         """
         reverse = self.blocks[:, ::-1, ::-1]
-        upper = np.linalg.cholesky(reverse)[:, ::-1, ::-1]
+        try:
+            lower = np.linalg.cholesky(reverse)
+        except np.linalg.LinAlgError:  # rows of a coarse basis may depend on others or vanish
+            n = reverse.shape[1]
+            mean = np.einsum("bjj->b", reverse) / n
+            mean[mean <= 0] = 1.0
+            lower = np.linalg.cholesky(reverse + JITTER * mean[:, None, None] * np.eye(n))
+        upper = lower[:, ::-1, ::-1]
         diagonal = np.einsum("bjj->bj", upper)
         return diagonal.copy(), upper / diagonal[:, None, :]
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from tqcodec.encoder import corrections, rate_control, side, tables
 from tqcodec.encoder.assembly import EXPONENT_CLUSTERS, assemble
-from tqcodec.encoder.coding import Coded, code
+from tqcodec.encoder.coded import Coded
+from tqcodec.encoder.coding import code
 from tqcodec.encoder.job import Job, Refine, analysed, map_calls, part_of, prepare
 from tqcodec.encoder.plan import Source, make_plan
 from tqcodec.encoder.rate_control import Estimate

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -31,6 +33,21 @@ from tqcodec.errors import EncodeError
 
 FORMAT = "tqcodec statistics 1"
 ARRAYS = ("inputs", "sums", "outputs", "gradients")
+# What numpy and zipfile raise where a file is not what it should be.
+FAULTS = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    RuntimeError,
+    OSError,  # of the seeks of a damaged file
+    EOFError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,18 +177,19 @@ class Statistics(Mapping[str, WeightStatistics]):
             EncodeError: the file is no such file.
             OSError: it cannot be read.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                document = json.loads(str(file["about"]))
-                if document["format"] != FORMAT:
-                    raise EncodeError(f"{path}: {document['format']!r} is not {FORMAT!r}")
-                weights = {}
-                for i, (name, about) in enumerate(document["weights"].items()):
-                    about["shape"] = tuple(about["shape"])
-                    arrays = {key: file[f"{i}.{key}"] for key in ARRAYS}
-                    weights[name] = WeightStatistics(**about, **arrays)
-        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            if isinstance(error, EncodeError):
-                raise
-            raise EncodeError(f"{path}: not a file of statistics") from error
-        return cls(weights, document["without"])
+        with Path(path).open("rb") as raw:
+            try:
+                with np.load(raw, allow_pickle=False) as file:
+                    document = json.loads(str(file["about"]))
+                    if document["format"] != FORMAT:
+                        raise EncodeError(f"{path}: {document['format']!r} is not {FORMAT!r}")
+                    weights, without = {}, dict(document["without"])
+                    for i, (name, about) in enumerate(document["weights"].items()):
+                        about["shape"] = tuple(about["shape"])
+                        arrays = {key: file[f"{i}.{key}"] for key in ARRAYS}
+                        weights[name] = WeightStatistics(**about, **arrays)
+            except FAULTS as error:
+                if isinstance(error, EncodeError):
+                    raise
+                raise EncodeError(f"{path}: not a file of statistics") from error
+        return cls(weights, without)

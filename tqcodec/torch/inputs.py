@@ -38,6 +38,7 @@ class DataOptions:
         size: side in pixels that image files are scaled and cropped to.
         mean: of the channels, taken off; one for each channel, or one for all.
         std: of the channels, divided by.
+        shuffled: samples of arrays and files are drawn at random, always in the same way.
     """
 
     images: int | None = None
@@ -45,6 +46,7 @@ class DataOptions:
     size: int = 224
     mean: Sequence[float] = (0.0,)
     std: Sequence[float] = (1.0,)
+    shuffled: bool = False
 
     def __post_init__(self) -> None:
         if min(self.batch, self.size, 1 if self.images is None else self.images) < 1:
@@ -79,8 +81,8 @@ def load_batches(spec: str, options: DataOptions) -> Data:
     (N, height, width, 3) or (N, channels, height, width) are normalised to float32 (N, channels,
     ...), (x - mean) / std; other arrays are taken as they are. Image files of a folder or .zip, in
     the order of their names: scaled so that the short side is `size`, cropped in the middle,
-    normalised. FILE.py:FUNCTION: an iterable of batches; `batch`, `size`, `mean`, `std` are its own
-    affair.
+    normalised. FILE.py:FUNCTION: an iterable of batches; `batch`, `size`, `mean`, `std`, `shuffled`
+    are its own affair.
 
     Raises:
         EncodeError: nothing of these, or nothing in it.
@@ -147,9 +149,9 @@ def _from_arrays(path: Path, options: DataOptions) -> Data:
             name = next((n for n in INPUT_NAMES if n in file.files), next(iter(file.files), None))
             if name is None:
                 raise EncodeError(f"{path}: no array")
-            images = file[name][: options.images]
+            images = file[name]
             named = next((n for n in LABEL_NAMES if n in file.files and n != name), None)
-            labels = None if named is None else file[named][: options.images]
+            labels = None if named is None else file[named]
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, EncodeError):
             raise
@@ -160,15 +162,22 @@ def _from_arrays(path: Path, options: DataOptions) -> Data:
         raise EncodeError(f"{path}: {len(images)} samples, but labels of shape {labels.shape}")
     if _is_image(images):
         _check_channels(str(path), _channels_first(images[:1]).shape[1], options)
+    order = _order(len(images), options)
 
     def read() -> Iterator[Batch]:
-        for start in range(0, len(images), options.batch):
-            chosen = slice(start, start + options.batch)
+        for start in range(0, len(order), options.batch):
+            chosen = order[start : start + options.batch]
             x = images[chosen]
             part = _normalised(_channels_first(x), options) if _is_image(x) else torch.tensor(x)
             yield part, None if labels is None else torch.tensor(labels[chosen])
 
-    return Data(read, math.ceil(len(images) / options.batch))
+    return Data(read, math.ceil(len(order) / options.batch))
+
+
+def _order(count: int, options: DataOptions) -> NDArray[np.intp]:
+    """Indices of the samples that are read, in the order in which they are."""
+    shuffled = np.random.default_rng(0).permutation(count)
+    return (shuffled if options.shuffled else np.arange(count))[: options.images]
 
 
 def _is_image(array: NDArray[Any]) -> bool:
@@ -181,7 +190,8 @@ def _channels_first(images: NDArray[Any]) -> NDArray[Any]:
 
 
 def _from_images(spec: str, files: dict[str, Callable[[], bytes]], options: DataOptions) -> Data:
-    names = sorted(n for n in files if n.lower().endswith(IMAGE_SUFFIXES))[: options.images]
+    found = sorted(n for n in files if n.lower().endswith(IMAGE_SUFFIXES))
+    names = [found[i] for i in _order(len(found), options)]
     if not names:
         raise EncodeError(f"{spec}: no image files ({' '.join(IMAGE_SUFFIXES)})")
     try:

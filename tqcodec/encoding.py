@@ -1,0 +1,53 @@
+"""``tqcodec encode``: a `.tqc` file of a file of tensors, or of a network that is run."""
+
+from __future__ import annotations
+
+import itertools
+from argparse import Namespace
+from dataclasses import replace
+
+from tqcodec import api, files
+from tqcodec.encoder.settings import Settings
+from tqcodec.encoder.statistics import Statistics
+from tqcodec.errors import EncodeError
+from tqcodec.progress import Progress
+
+
+def encode(
+    arguments: Namespace, settings: Settings, progress: Progress | None
+) -> tuple[bytes, Statistics]:
+    """The file, and the statistics that it was made with, empty if without any.
+
+    Raises:
+        EncodeError: arguments, tensors, network or data that do not work.
+        OSError: a file cannot be read.
+    """
+    given = None if arguments.statistics is None else Statistics.load(arguments.statistics)
+    if arguments.model is not None:
+        return _of_network(arguments, settings, given, progress)
+    checkpoint = files.read(arguments.input)
+    metadata = {**checkpoint.metadata, **dict(settings.metadata)}
+    settings = replace(settings, metadata=tuple(metadata.items()))
+    data = api.encode(checkpoint.tensors, settings, statistics=given, progress=progress)
+    return data, given if given is not None else Statistics({})
+
+
+def _of_network(
+    arguments: Namespace, settings: Settings, given: Statistics | None, progress: Progress | None
+) -> tuple[bytes, Statistics]:
+    """Calibrate unless that has been done, encode, tune if there is data."""
+    from tqcodec import network
+
+    model, batches = network.load(arguments, shuffled=True)
+    from tqcodec import torch as codec
+
+    tuned = batches is not None and arguments.tune
+    if tuned and len(batches) == 1:
+        raise EncodeError(f"{arguments.data}: one batch, tuning needs two: --batch or --no-tune")
+    with network.running(arguments.model):
+        if given is None:
+            given = codec.calibrate(model, batches, progress=progress)
+        elif tuned:  # see that it runs before the encoder does
+            codec.calibrate(model, itertools.islice(batches, 1))
+    tune = batches if tuned else None
+    return codec.encode(model, settings, given, tune=tune, progress=progress), given
