@@ -179,10 +179,11 @@ def analyse(
     transform = choose(problem, wish, settings.effort)
     coefficients = transform.analyse(weights)
     energy = float(np.einsum("oit,oit->", weights, weights, dtype=np.float64))
-    norm, power, grid_bits = math.sqrt(energy), 1.0, 0.0
+    norm, grid_bits = math.sqrt(energy), 0.0
+    plain = problem.step if metric is None else problem.step / math.sqrt(metric.power)
+    bases_bits = _bases_bits(transform, coefficients, plain)
     if metric is not None:
         flat = weights.reshape(len(weights), -1)
-        power = metric.power
         inner = metric.transformed(transform.rows)
         grid = grid_of(inner.factor()[0], inner, len(coefficients))
         if settings.snr is not None:
@@ -196,7 +197,6 @@ def analyse(
     flat = coefficients.reshape(len(coefficients), math.prod(coefficients.shape[1:]))
     rows, columns = _sampled(flat.shape, share, steps)
     level_bits = sum(_entropy(level) for level in levels)
-    bases_bits = _bases_bits(transform, weights, problem.step / math.sqrt(power))
     return Analysis(
         item=item,
         size=weights.size,
@@ -233,9 +233,8 @@ def _entropy(vector: NDArray[np.uint8]) -> float:
     return -float((counts * np.log2(counts / max(1, len(vector)))).sum())
 
 
-def _bases_bits(transform: Transform, weights: NDArray[np.float32], step: float) -> float:
+def _bases_bits(transform: Transform, coefficients: NDArray[np.float32], step: float) -> float:
     total = 0.0
-    coefficients = transform.analyse(weights) if BasisKind.EXPLICIT in transform.kinds else weights
     for axis, rows in enumerate(transform.rows):
         if transform.kinds[axis] == BasisKind.EXPLICIT and rows is not None:
             energies = axis_energies(coefficients, axis)

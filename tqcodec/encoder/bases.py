@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.encoder.transform import Transform, axis_energies, row_steps
-from tqcodec.format.dct import dct
+from tqcodec.format.dct import dct_rows
 from tqcodec.format.records import Basis
 from tqcodec.format.registry import MAX_BASIS_SHIFT, Axis, BasisKind
 from tqcodec.format.vectors import Vector
@@ -66,9 +66,7 @@ def integer_bases(
 
 
 def _dct(taps_shape: Sequence[int]) -> AxisBasis:
-    integers: NDArray[np.float64] = np.ones((1, 1))
-    for length in taps_shape:
-        integers = np.kron(integers, dct(length)).astype(np.float64)
+    integers = dct_rows(taps_shape).astype(np.float64)
     norm = float(np.linalg.norm(integers[0]))
     rows = integers / norm
     return AxisBasis(Basis(BasisKind.DCT), analysis_of(rows), rows, None, norm)

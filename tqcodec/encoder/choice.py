@@ -53,48 +53,37 @@ class Problem:
     step: float
     metric: Metric | None = None
 
-    def energies(self, transform: Transform, axis: Axis) -> NDArray[np.float64]:
-        """Energies of the columns, or with Axis.OUT of the rows and columns turned round.
-
-        In units in which all coefficients have the same step: float64 (channels, taps).
-        """
-        coefficients = transform.analyse(self.weights)
-        if self.metric is not None:
-            diagonal, _ = self.metric.transformed(transform.rows).factor()
-            if self.metric.by_rows:
-                diagonal = np.exp(np.log(diagonal).mean(axis=0))
-            shape = coefficients.shape[1:]
-            flat = diagonal.ravel()[: math.prod(shape)].astype(np.float32)
-            coefficients = coefficients * flat.reshape(shape)
-        if axis == Axis.OUT:
-            coefficients = coefficients.transpose(1, 0, 2)
-        return column_energies(coefficients)
-
-    def count(self, axis: Axis) -> int:
-        """Coefficients of a column of `energies`."""
-        return self.weights.shape[1 if axis == Axis.OUT else 0]
-
     def moments(self, axis: Axis) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
         """C_tt and C_gg of an axis; the latter None where it is not known."""
         known = self.metric is not None and axis != Axis.OUT
-        gradients = self.metric.moment(axis) if known and self.metric is not None else None
+        gradients = self.metric.moment(axis) if self.metric is not None and known else None
         return second_moment(self.weights, axis), gradients
 
     def cost(self, transform: Transform, axis: Axis) -> float:
         """Bits of the coefficients, and of the basis of one axis."""
-        energies = self.energies(transform, axis)
-        bits = cost(energies, self.count(axis), self.step)
-        if self.metric is not None and axis == Axis.TAPS:
-            bits = self._trial(self.metric.transformed(transform.rows), transform)
+        coefficients = transform.analyse(self.weights)
+        even, bits = coefficients, None
+        if self.metric is not None:
+            metric = self.metric.transformed(transform.rows)
+            diagonal, _ = metric.factor()
+            even = _in_steps(coefficients, metric, diagonal)
+            if axis == Axis.TAPS:
+                bits = self._trial(coefficients, metric, diagonal)
+        if axis == Axis.OUT:  # its basis makes rows unequal, not columns
+            even = even.transpose(1, 0, 2)
+        energies = column_energies(even)
+        if bits is None:
+            bits = cost(energies, len(even), self.step)
         if transform.kinds[axis] == BasisKind.EXPLICIT:
             length = self.weights.shape[axis]
             bits += basis_bits(energies.sum(axis=0 if axis == Axis.TAPS else 1), length, self.step)
         return bits
 
-    def _trial(self, metric: Metric, transform: Transform) -> float:
+    def _trial(
+        self, coefficients: NDArray[np.float32], metric: Metric, diagonal: NDArray[np.float64]
+    ) -> float:
         """As `cost`, by quantizing: where feedback meets vanishing columns no formula holds."""
-        coefficients = transform.analyse(self.weights)
-        grid = grid_of(metric.factor()[0], metric, len(coefficients))
+        grid = grid_of(diagonal, metric, len(coefficients))
         levels = fit_levels(grid.relative(coefficients))
         classes = class_of(levels, np.arange(metric.columns))
         number = int(classes.max()) + 1
@@ -105,6 +94,17 @@ class Problem:
         rebuilt = fed.coefficients * fed.grid.steps * fed.step
         error = metric.error(coefficients.reshape(rebuilt.shape) - rebuilt)
         return bits + 6 / math.log(2) * error / self.step**2
+
+
+def _in_steps(
+    coefficients: NDArray[np.float32], metric: Metric, diagonal: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Coefficients (O', I', T') in units in which all have the same step."""
+    if metric.by_rows:
+        diagonal = np.exp(np.log(diagonal).mean(axis=0))
+    shape = coefficients.shape[1:]
+    flat = diagonal.ravel()[: math.prod(shape)].astype(np.float32)
+    return coefficients * flat.reshape(shape)
 
 
 def choose(problem: Problem, wish: str, effort: int) -> Transform:

@@ -112,7 +112,8 @@ def _meet_size(job: Job, target: Target, step: float, found: Estimate) -> bytes:
         octaves = target.octaves(0.0, 8.0 * len(data))
         rank = target.rank(octaves, len(data))
         if rank < best_rank:
-            best, best_coded, best_rank = data, coded, rank
+            best, best_rank = data, rank
+            best_coded = coded if job.refine is not None else []
         del coded  # half a network: gone before the next one is made
         if rank <= target.tolerance:
             break

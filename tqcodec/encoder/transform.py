@@ -18,7 +18,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.format.dct import dct
+from tqcodec.format.dct import dct_rows
 from tqcodec.format.registry import Axis, BasisKind
 
 HIGH_RATE = 2 * math.pi * math.e  # ½ log2(2 pi e s²/d²): bits of a Gaussian of variance s², step d
@@ -166,7 +166,5 @@ def basis_bits(energies: NDArray[np.float64], length: int, step: float) -> float
 @cache
 def unit_dct(taps_shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Rows of the format's DCT, of unit norm."""
-    rows: NDArray[np.float64] = np.ones((1, 1))
-    for length in taps_shape:
-        rows = np.kron(rows, dct(length)).astype(np.float64)
+    rows = dct_rows(taps_shape).astype(np.float64)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)

@@ -5,6 +5,7 @@ Imports numpy only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Final
 
@@ -47,4 +48,12 @@ def dct(length: int) -> NDArray[np.int64]:
             angle = min(angle, 4 * length - angle)
             mirrored = 2 * length - angle
             rows[k, n] = quarter[angle] if angle <= length else -quarter[mirrored]
+    return rows
+
+
+def dct_rows(lengths: Sequence[int]) -> NDArray[np.int64]:
+    """Synthesis rows of the DCT over several dimensions: products of those of each."""
+    rows = np.ones((1, 1), np.int64)
+    for length in lengths:
+        rows = np.kron(rows, dct(length))
     return rows

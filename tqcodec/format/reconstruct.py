@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.format.dct import dct
+from tqcodec.format.dct import dct_rows
 from tqcodec.format.dtypes import DType, round_to
 from tqcodec.format.reader import Reader
 from tqcodec.format.records import Basis, CodedTensor, axis_lengths, axis_order, taps_lengths
@@ -36,10 +36,7 @@ def expand(codes: NDArray[np.uint8], mantissa: int) -> NDArray[np.int64]:
 def basis_rows(basis: Basis, axis_shape: Sequence[int]) -> NDArray[np.int64] | None:
     """Synthesis rows of a basis: int64 (channels, axis length), or None without a basis."""
     if basis.kind == BasisKind.DCT:
-        rows = np.ones((1, 1), np.int64)
-        for length in axis_shape:
-            rows = np.kron(rows, dct(length))
-        return rows
+        return dct_rows(axis_shape)
     if basis.entries is None or basis.shifts is None:
         return None
     return basis.entries.astype(np.int64) << basis.shifts.values.astype(np.int64)[:, None]

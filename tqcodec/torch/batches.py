@@ -60,3 +60,28 @@ def first_logits(given: Any) -> Any:
     values = given.values() if isinstance(given, Mapping) else given
     values = values if isinstance(values, Iterable) else ()
     return next((value for value in values if isinstance(value, Tensor)), given)
+
+
+def check_output(given: Any, batch: int, what: str, needs_gradient: bool = False) -> None:
+    """Check that what a network gives are finite numbers by sample.
+
+    Args:
+        given: the output.
+        batch: number of the batch, for the message.
+        what: name of the numbers, for the message.
+        needs_gradient: True where a weight must have made them.
+
+    Raises:
+        EncodeError: they are not.
+    """
+    fault = ""
+    if not isinstance(given, Tensor):
+        fault = f"is a {type(given).__name__}, not a tensor: name one with `outputs`"
+    elif given.ndim == 0 or given.numel() == 0 or not given.is_floating_point():
+        fault = f"has shape {tuple(given.shape)} and type {given.dtype}, not {what} by sample"
+    elif needs_gradient and not given.requires_grad:
+        fault = "has no gradient by any weight matrix"
+    elif not given.isfinite().all():
+        fault = "is not finite"
+    if fault:
+        raise EncodeError(f"the output of the network for batch {batch} {fault}")

@@ -12,7 +12,15 @@ from torch.utils.data import Dataset
 
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.errors import EncodeError
-from tqcodec.torch.batches import Outputs, arguments, batched, device_of, first_logits, inputs_of
+from tqcodec.torch.batches import (
+    Outputs,
+    arguments,
+    batched,
+    check_output,
+    device_of,
+    first_logits,
+    inputs_of,
+)
 from tqcodec.torch.capture import Capture
 from tqcodec.torch.recorder import Recorder
 
@@ -81,7 +89,8 @@ def calibrate(
             args, kwargs = arguments(inputs_of(batch), device)
             with Capture(recorder):
                 given = model(*args, **kwargs)
-            logits = _checked(outputs(given) if outputs else first_logits(given), done)
+            logits = outputs(given) if outputs else first_logits(given)
+            check_output(logits, done, "logits", needs_gradient=True)
             recorder.backward(logits, _signs(logits, probes, signs))
             if progress is not None:
                 progress("calibrate", done, max(done, total))
@@ -95,21 +104,6 @@ def _signs(logits: Tensor, probes: int, generator: torch.Generator) -> list[Tens
     shape = (len(logits), probes, *logits.shape[1:])
     bits = torch.randint(0, 2, shape, generator=generator, dtype=torch.int8)
     return list((2 * bits - 1).to(logits).unbind(1))
-
-
-def _checked(logits: Any, batch: int) -> Tensor:
-    fault = ""
-    if not isinstance(logits, Tensor):
-        fault = f"is a {type(logits).__name__}, not a tensor: name one with `outputs`"
-    elif logits.ndim == 0 or logits.numel() == 0 or not logits.is_floating_point():
-        fault = f"has shape {tuple(logits.shape)} and type {logits.dtype}, not logits by sample"
-    elif not logits.requires_grad:
-        fault = "has no gradient by any weight matrix"
-    elif not logits.isfinite().all():
-        fault = "is not finite"
-    if fault:
-        raise EncodeError(f"the output of the network for batch {batch} {fault}")
-    return logits
 
 
 @contextmanager

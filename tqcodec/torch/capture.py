@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from tqcodec.torch import recurrent
-from tqcodec.torch.layers import Layer, conv_columns, transposed_columns
+from tqcodec.torch.layers import Columns, Layer, conv_columns, transposed_columns
 from tqcodec.torch.recorder import Recorder
 
 
@@ -63,8 +63,7 @@ class Capture(TorchFunctionMode):
         out = func(input, weight, bias, stride, padding, dilation, groups)
         columns = conv_columns(weight.shape[2:], stride, padding, dilation, groups)
         layer = Layer(tuple(weight.shape), groups=groups)
-        axis = 0 if input.ndim == weight.ndim else None
-        return self._recorder.record(weight, layer, input, out, columns, axis=axis, bias=bias)
+        return self._convolved(weight, layer, input, out, columns, bias)
 
     def _conv_transposed(
         self,
@@ -82,7 +81,18 @@ class Capture(TorchFunctionMode):
         kernel = weight.shape[2:]
         columns = transposed_columns(kernel, stride, padding, output_padding, dilation, groups)
         layer = Layer(tuple(weight.shape), rows=1, groups=groups)
-        axis = 0 if input.ndim == weight.ndim else None
+        return self._convolved(weight, layer, input, out, columns, bias)
+
+    def _convolved(
+        self,
+        weight: Tensor,
+        layer: Layer,
+        input: Tensor,
+        out: Tensor,
+        columns: Columns,
+        bias: Tensor | None,
+    ) -> Tensor:
+        axis = 0 if input.ndim == weight.ndim else None  # else there is no batch
         return self._recorder.record(weight, layer, input, out, columns, axis=axis, bias=bias)
 
     def _embedding(

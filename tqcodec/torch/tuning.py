@@ -13,7 +13,15 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from tqcodec.errors import EncodeError
-from tqcodec.torch.batches import Outputs, arguments, batched, device_of, first_logits, inputs_of
+from tqcodec.torch.batches import (
+    Outputs,
+    arguments,
+    batched,
+    check_output,
+    device_of,
+    first_logits,
+    inputs_of,
+)
 from tqcodec.torch.checkpoint import load_state
 
 Progress = Callable[[str, int, int], None]  # (stage, done, of)
@@ -123,7 +131,8 @@ class Pupil:
         for i, _ in enumerate(inputs):
             with torch.no_grad():
                 wanted = self._run(original, i)
-            self._wanted.append(_checked(wanted, i + 1).cpu())
+            check_output(wanted, i + 1, "numbers")
+            self._wanted.append(_precise(wanted).cpu())
         energy = sum(float(wanted.double().square().sum()) for wanted in self._wanted)
         self._energy = energy / sum(wanted.numel() for wanted in self._wanted) or 1.0
 
@@ -148,20 +157,6 @@ class Pupil:
     def _run(self, network: nn.Module, batch: int) -> Any:
         args, kwargs = arguments(self._inputs[batch], self._device)
         return self._outputs(network(*args, **kwargs))
-
-
-def _checked(given: Any, batch: int) -> Tensor:
-    """Outputs in float32 at least."""
-    fault = ""
-    if not isinstance(given, Tensor):
-        fault = f"is a {type(given).__name__}, not a tensor: name one with `outputs`"
-    elif given.ndim == 0 or given.numel() == 0 or not given.is_floating_point():
-        fault = f"has shape {tuple(given.shape)} and type {given.dtype}, not numbers by sample"
-    elif not given.isfinite().all():
-        fault = "is not finite"
-    if fault:
-        raise EncodeError(f"the output of the network for batch {batch} {fault}")
-    return _precise(given)
 
 
 def _divergence(given: Tensor, wanted: Tensor) -> Tensor:
