@@ -368,6 +368,18 @@ def test_exit_codes(run: Run, folder: Path, broken: Path, tmp_path: Path) -> Non
         assert err.count("\n") == 1
 
 
+def test_a_fault_of_the_program_does_not_look_like_a_malformed_file(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(tqcodec.format.container.Container, "decode", fail)
+    code, _, err = run("verify", folder / "model.tqc")
+    assert code == 70
+    assert "RuntimeError: a fault" in err
+
+
 def test_dump(run: Run, folder: Path) -> None:
     code, out, _ = run("dump", folder / "model.tqc", "--json")
     assert code == 0

@@ -153,12 +153,17 @@ def tree(data: bytes = GOLDEN["raw"]) -> dict[str, object]:
     return Parsed(data).tree
 
 
-def raw_file(**changes: object) -> bytes:
+RIGHT = [[1, zlib.crc32(b"\0")]]
+
+
+def raw_file(bundles: object = None, **changes: object) -> bytes:
     """A file of one byte, its entry changed."""
     entry: dict[str, object] = {"name": "a", "dtype": "U8", "shape": [1], "coding": 0}
     entry |= {"check": 0, "segments": [[1, 0]]} | changes
     entry = {k: v for k, v in sorted(entry.items()) if v is not None}
-    return assemble(msgpack.packb({"tensors": [entry]}), [b"\0"])
+    if bundles is None:
+        return assemble(msgpack.packb({"tensors": [entry]}), [b"\0"])
+    return assemble(msgpack.packb({"bundles": bundles, "tensors": [entry]}), [b"\0", b"\0"])
 
 
 def directory_file(plain: bytes) -> bytes:
@@ -222,9 +227,9 @@ def test_broken_rules_are_named(rule: str, data: bytes) -> None:
 @pytest.mark.parametrize(
     ("rule", "data"),
     [
-        ("directory.dtype", raw_file(dtype="F4")),
-        ("directory.coding", raw_file(coding=3)),
-        ("directory.coding", raw_file(coding=9)),
+        ("directory.dtype", raw_file(dtype="F4", segments=RIGHT)),
+        ("directory.coding", raw_file(coding=3, segments=RIGHT)),
+        ("directory.coding", raw_file(coding=9, bundle=0, segments=RIGHT, bundles=RIGHT)),
         ("directory.features", directory_file(msgpack.packb({"features": ["dither"]}))),
     ],
 )
@@ -232,6 +237,32 @@ def test_what_a_newer_decoder_may_know_is_unsupported(rule: str, data: bytes) ->
     with pytest.raises(UnsupportedError) as caught:
         tqcodec.decode(data)
     assert caught.value.rule == rule
+
+
+def test_what_is_unsupported_stops_its_own_tensor_only() -> None:
+    parsed = Parsed(write_pair())
+    parsed.tree["tensors"][0]["coding"] = 3
+    data = parsed.file()
+    with tqcodec.open(data) as file:
+        assert file["b"].tolist() == [2]
+        with pytest.raises(UnsupportedError, match=r"directory\.coding.*'a'"):
+            file["a"]
+    for take in (tqcodec.decode, tqcodec.verify):
+        with pytest.raises(UnsupportedError, match=r"directory\.coding"):
+            take(data)
+    parsed.tree["tensors"][1]["check"] ^= 1
+    for take in (tqcodec.decode, tqcodec.verify):  # malformed wins, whatever comes first
+        with pytest.raises(MalformedError, match=r"tensor\.check"):
+            take(parsed.file())
+
+
+def write_pair() -> bytes:
+    patterns = [np.array([value], np.uint8) for value in (1, 2)]
+    items = [
+        Record(name, DTYPES["U8"], (1,), crc(p), Raw(p.tobytes()))
+        for name, p in zip("ab", patterns, strict=True)
+    ]
+    return write(items, Tables(()), {})
 
 
 def test_unknown_ancillary_entries_are_skipped() -> None:

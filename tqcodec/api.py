@@ -167,20 +167,15 @@ def verify(
         DecodeError: at the first fault.
     """
     with open(source, limit=limit) as file:
-        file.container.check_limit(file.container.directory.entries)
-        _ = file.container.tables  # checked even where no tensor uses them
-        for done, entry in enumerate(file.container.by_bundle(), 1):
-            file.container.decode(entry)
+        for done, _ in enumerate(file.container.decode_all(), 1):
             if progress is not None:
                 progress("verify", done, len(file))
 
 
 def _decode_all(file: TensorFile, progress: Progress | None) -> dict[str, Array]:
-    file.container.check_limit(file.container.directory.entries)
-    _ = file.container.tables  # checked even where no tensor uses them
     out: dict[str, Array] = {}
-    for done, entry in enumerate(file.container.by_bundle(), 1):
-        out[entry.name] = file[entry.name]
+    for done, (entry, patterns) in enumerate(file.container.decode_all(), 1):
+        out[entry.name] = patterns.view(numpy_dtype(entry.dtype))
         if progress is not None:
             progress("decode", done, len(file))
     return {name: out[name] for name in file}

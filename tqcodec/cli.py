@@ -1,7 +1,8 @@
 """The command line: ``tqcodec COMMAND``.
 
 Results go to standard output, messages and progress to standard error, never in colour. Exit codes:
-0 done, 1 malformed or a check failed, 2 usage, 3 unsupported, 4 limit, 130 interrupted, 141 nobody
+0 done, 1 malformed or a check failed, 2 usage, 3 unsupported, 4 limit, 70 a fault of the program, 130
+interrupted, 141 nobody
 reads. Each command imports what it needs, so that ``--help`` answers at once. Those that run a
 network are in `network`.
 """
@@ -12,6 +13,7 @@ import io
 import json
 import os
 import sys
+import traceback
 from argparse import Namespace
 from collections.abc import Callable, Iterable
 from dataclasses import fields
@@ -25,6 +27,7 @@ from tqcodec.progress import terminal_progress
 
 STANDARD = "-"
 INTERRUPTED, BROKEN_PIPE = 130, 141  # what a shell reports for the signals
+INTERNAL = 70  # EX_SOFTWARE of sysexits.h
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,6 +54,10 @@ def main(argv: list[str] | None = None) -> int:
     except (TQCError, UsageError, OSError) as error:
         _complain(_message(error))
         return _exit_code(error)
+    except Exception:
+        # Python's own exit code, 1, would say that the input is malformed.
+        traceback.print_exc()
+        return INTERNAL
     return code
 
 

@@ -100,7 +100,7 @@ def _tensor(container: Container, entry: Entry) -> Data:
         "channels": None,
         "depths": None,
     }
-    if entry.coding == Coding.TRANSFORM and not tied:
+    if entry.coding == Coding.TRANSFORM and not tied and entry.needs is None:
         out |= _channels(container.record(entry), entry)
     return out
 
@@ -110,7 +110,11 @@ def _is_weight(entry: Entry) -> bool:
 
 
 def _coding(entry: Entry) -> str:
-    return "tied" if entry.same_as is not None else entry.coding.name.lower()
+    return "tied" if entry.same_as is not None else _name(entry.coding)
+
+
+def _name(coding: Coding | int) -> str:
+    return coding.name.lower() if isinstance(coding, Coding) else f"coding {coding}"
 
 
 def _twin(container: Container, entry: Entry) -> str | None:
@@ -175,7 +179,7 @@ def dump(container: Container) -> Data:
         "heads": [
             {"name": entry.name, **_head(container, entry)}
             for entry in directory.entries
-            if entry.segments and entry.coding != Coding.RAW
+            if entry.segments and entry.coding != Coding.RAW and entry.needs is None
         ],
     }
 
@@ -187,7 +191,7 @@ def _entry(container: Container, entry: Entry) -> Data:
         "name": entry.name,
         "dtype": entry.dtype.name,
         "shape": list(entry.shape),
-        "coding": entry.coding.name.lower(),
+        "coding": _name(entry.coding),
         "check": entry.check,
     }
     if entry.bundle is not None:

@@ -23,10 +23,9 @@ from tqcodec.encoder.quantizer import Rates
 from tqcodec.encoder.transform import IDENTITY
 from tqcodec.format.dtypes import to_float
 from tqcodec.format.entries import crc
-from tqcodec.format.reader import Reader
-from tqcodec.format.reconstruct import reconstruct, sums_are_exact
+from tqcodec.format.reconstruct import reconstruct, sum_bound
 from tqcodec.format.records import Basis, CodedTensor, taps_lengths
-from tqcodec.format.registry import Axis, PayloadKind, Quantizer
+from tqcodec.format.registry import SUM_BITS, Axis, PayloadKind, Quantizer
 from tqcodec.format.vectors import Vector
 
 TILE = 1 << 18  # coefficients of a payload
@@ -49,7 +48,7 @@ def code(
     """
     step = analysis.step(step)
     coded = _code(source, analysis, method, step, rates, payload)
-    if not sums_are_exact(coded.record, source.patterns.shape):
+    if sum_bound(coded.record, source.patterns.shape) >> SUM_BITS:
         # So fine a step leaves no room for a basis.
         analysis = replace(analysis, transform=IDENTITY)
         coded = _code(source, analysis, method, step, rates, payload)
@@ -197,7 +196,7 @@ def _scale(value: float) -> tuple[int, int]:
 def _measured(source: Source, analysis: Analysis, coded: Coded) -> Coded:
     """Decode the record as a decoder will, for the check and the error."""
     shape, dtype = source.patterns.shape, source.dtype
-    decoded = reconstruct(coded.record, shape, dtype, Reader(b"", 0, source.name))
+    decoded = reconstruct(coded.record, shape, dtype)
     error = energy = 0.0
     old, new = source.patterns.reshape(-1), decoded.reshape(-1)
     for i in range(0, len(old), TILE):

@@ -6,20 +6,20 @@ Imports the layers below and the standard library only.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.errors import DecodeError, LimitError, MalformedError
+from tqcodec.errors import DecodeError, LimitError, MalformedError, UnsupportedError
 from tqcodec.format import payload, planes, records
 from tqcodec.format import reader as io
 from tqcodec.format.directory import read_directory
 from tqcodec.format.entries import Entry, Segment, crc
 from tqcodec.format.header import read_header
 from tqcodec.format.reader import Reader
-from tqcodec.format.reconstruct import reconstruct
-from tqcodec.format.registry import HEADER_SIZE, MAX_SYMBOLS, Coding
+from tqcodec.format.reconstruct import reconstruct, sum_bound
+from tqcodec.format.registry import HEADER_SIZE, MAX_SYMBOLS, SUM_BITS, Coding
 from tqcodec.format.tables import Tables, read_tables
 
 Fetch = Callable[[int, int], bytes]  # (offset, length) -> that many bytes, or fewer at the end
@@ -114,6 +114,25 @@ class Container:
 
         return sorted(self.directory.entries, key=bundle)
 
+    def decode_all(self) -> Iterator[tuple[Entry, NDArray[np.unsignedinteger]]]:
+        """All tensors, in the order of `by_bundle`; every segment is checked.
+
+        What is unsupported stops nothing but its own tensor: the error comes at the end, unless
+        another part of the file is malformed (12.1).
+        """
+        self.check_limit(self.directory.entries)
+        _ = self.tables  # checked even where no tensor uses them
+        pending: UnsupportedError | None = None
+        for entry in self.by_bundle():
+            try:
+                patterns = self.decode(entry)
+            except UnsupportedError as error:
+                pending = pending or error
+            else:
+                yield entry, patterns
+        if pending is not None:
+            raise pending
+
     def decode(self, entry: Entry) -> NDArray[np.unsignedinteger]:
         """Bit patterns of one tensor, of its shape, little-endian; its check is verified."""
         if entry.same_as is not None:
@@ -121,6 +140,10 @@ class Container:
         self.check_limit([entry])
         try:
             patterns = self._decode(entry)
+        except UnsupportedError as error:
+            for segment in entry.segments:
+                self.segment(segment, entry.name)
+            raise _named(error, entry.name) from None
         except DecodeError as error:
             raise _named(error, entry.name) from None
         if entry.dtype.name == "BOOL" and patterns.size and patterns.max() > 1:
@@ -129,12 +152,21 @@ class Container:
             raise MalformedError("tensor.check", "decoded bytes differ", None, entry.name)
         return patterns
 
+    def _check_supported(self, entry: Entry) -> None:
+        """Raise UnsupportedError if the tensor, or one of its bundle, needs a newer decoder."""
+        for other in [entry] if entry.bundle is None else self.members[entry.bundle]:
+            if other.needs is None:
+                continue
+            if entry.bundle is not None:
+                self.segment(self.directory.bundles[entry.bundle])
+            raise UnsupportedError(other.needs.rule, other.needs.message, None, other.name)
+
     def _decode(self, entry: Entry) -> NDArray[np.unsignedinteger]:
+        if entry.coding == Coding.TRANSFORM:
+            return reconstruct(self.record(entry), entry.shape, entry.dtype)
+        self._check_supported(entry)
         if entry.coding == Coding.RAW:
             return self._decode_raw(entry)
-        if entry.coding == Coding.TRANSFORM:
-            reader = Reader(b"", entry.segments[0].offset if entry.segments else 0, entry.name)
-            return reconstruct(self.record(entry), entry.shape, entry.dtype, reader)
         if entry.bundle is not None:
             # A copy: what the caller does to one tensor must not reach the others.
             return self._bundled(entry.bundle)[entry.name].reshape(entry.shape).copy()
@@ -182,12 +214,16 @@ class Container:
 
     def record(self, entry: Entry) -> records.CodedTensor:
         """The record of a transform-coded tensor: its transform domain, nothing reconstructed."""
+        self._check_supported(entry)
         self.check_limit([entry])
         Reader(b"", 0, entry.name).check(
             len(entry.segments) > 0, "tensor.segments", "no segment for the head"
         )
         reader = self.segment(entry.segments[0], entry.name)
         coded = records.read_head(reader, entry.shape, self.tables)
+        bound = sum_bound(coded, entry.shape)
+        message = f"sums may reach 2 ** {bound.bit_length() - 1}"
+        reader.check(bound < 1 << SUM_BITS, "reconstruct.bound", message)
         height, width = coded.coefficients.shape
         count = records.tile_count(height, width, coded.tile)
         self._check_count(entry, max(1, count))

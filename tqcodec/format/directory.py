@@ -16,8 +16,8 @@ import msgpack
 
 from tqcodec.errors import UnsupportedError
 from tqcodec.format.canonical import read_canonical
-from tqcodec.format.dtypes import DTYPES
-from tqcodec.format.entries import Directory, Entry, Segment
+from tqcodec.format.dtypes import DTYPES, DType
+from tqcodec.format.entries import Directory, Entry, Need, Segment
 from tqcodec.format.reader import Reader
 from tqcodec.format.registry import (
     MAX_DIMENSIONS,
@@ -161,30 +161,33 @@ def _read_entry(item: Any, earlier: Sequence[Entry], bundles: int, reader: Reade
         index = fields.integer("same_as", len(earlier) - 1)
         twin = earlier[index]
         reader.check(twin.same_as is None, "directory.same_as", f"{name!r} ties to a tied tensor")
-        return Entry(str(name), twin.dtype, twin.shape, twin.coding, twin.check, same_as=index)
+        return replace(twin, name=str(name), same_as=index, segments=(), bundle=None, snr=None)
     dtype = fields.map.get("dtype")
-    if isinstance(dtype, str) and dtype not in DTYPES:
-        raise UnsupportedError("directory.dtype", f"needs dtype {dtype!r}", None, str(name))
     fields.fail_unless(isinstance(dtype, str), "dtype")
     shape = fields.integers("shape", fields.map.get("shape"), None, MAX_ELEMENTS)
     # Dimensions of 0 count as 1: arrays of such a shape must be possible too.
     legal = len(shape) <= MAX_DIMENSIONS and math.prod(max(n, 1) for n in shape) <= MAX_ELEMENTS
     reader.check(legal, "directory.shape", f"tensor {name!r} has a shape beyond the limits")
     code = fields.integer("coding", 255)
-    if code not in list(Coding):
+    needs = None
+    if dtype not in DTYPES:
+        needs = Need("directory.dtype", f"needs dtype {dtype!r}")
+    elif code not in list(Coding):
         feature = RESERVED_CODINGS.get(code, f"coding {code}")
-        raise UnsupportedError("directory.coding", f"needs {feature}", None, str(name))
+        needs = Need("directory.coding", f"needs {feature}")
     entry = Entry(
         name=str(name),
-        dtype=DTYPES[str(dtype)],
+        dtype=DTYPES.get(str(dtype), DType(str(dtype), 0)),
         shape=tuple(shape),
-        coding=Coding(code),
+        coding=Coding(code) if code in list(Coding) else code,
         check=fields.integer("check", (1 << 32) - 1),
         segments=fields.segments("segments"),
         bundle=fields.integer("bundle", bundles - 1) if "bundle" in fields.map else None,
         snr=fields.integer("snr", 1 << 20, -(1 << 20)) if "snr" in fields.map else None,
+        needs=needs,
     )
-    _check_coding(entry, reader)
+    if needs is None:
+        _check_coding(entry, reader)
     return entry
 
 

@@ -40,6 +40,19 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Need:
+    """What a decoder of another version has to know.
+
+    Attributes:
+        rule: tag of the rule that says so.
+        message: what it is.
+    """
+
+    rule: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Entry:
     """One tensor.
 
@@ -53,17 +66,19 @@ class Entry:
         bundle: index of the bundle that holds it, or None.
         same_as: index of the earlier tensor whose bytes it shares, or None.
         snr: signal-to-noise ratio in hundredths of a decibel as the encoder saw it (ancillary).
+        needs: why this decoder cannot decode the tensor, or None. An unknown type has size 0.
     """
 
     name: str
     dtype: DType
     shape: tuple[int, ...]
-    coding: Coding
+    coding: Coding | int
     check: int
     segments: tuple[Segment, ...] = ()
     bundle: int | None = None
     same_as: int | None = None
     snr: int | None = None
+    needs: Need | None = None
 
     @property
     def elements(self) -> int:

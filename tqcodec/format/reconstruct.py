@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from tqcodec.format.dct import dct_rows
 from tqcodec.format.dtypes import DType, round_to
-from tqcodec.format.reader import Reader
 from tqcodec.format.records import Basis, CodedTensor, axis_lengths, axis_order, taps_lengths
-from tqcodec.format.registry import SUM_BITS, Axis, BasisKind
+from tqcodec.format.registry import Axis, BasisKind, Quantizer
 from tqcodec.format.vectors import Vector
 
 ROW_SCALE_MANTISSA: Final = 5  # bits
@@ -51,25 +50,21 @@ def all_rows(coded: CodedTensor, shape: Sequence[int]) -> list[NDArray[np.int64]
     ]
 
 
-def sums_are_exact(coded: CodedTensor, shape: Sequence[int]) -> bool:
-    """True where no sum of the reconstruction can reach 2^53."""
-    return _sum_bound(coded, all_rows(coded, shape)) < 1 << SUM_BITS
-
-
-def _sum_bound(coded: CodedTensor, bases: Sequence[NDArray[np.int64] | None]) -> int:
-    bound = 1
-    if coded.coefficients.size:
-        bound = max(int(coded.coefficients.max()), -int(coded.coefficients.min()))
-    bound = max(1, bound) * max(1, int(expand(_extreme(coded.multipliers), MULTIPLIER_MANTISSA)[0]))
-    for rows in bases:
+def sum_bound(coded: CodedTensor, shape: Sequence[int]) -> int:
+    """What no sum of the reconstruction exceeds; it follows from the head alone (10.1)."""
+    depth = _largest(coded.depths)
+    bound = max(1, 1 << depth >> (coded.quantizer == Quantizer.UNIFORM))
+    multiplier = np.array([_largest(coded.multipliers)], np.uint8)
+    bound *= max(1, int(expand(multiplier, MULTIPLIER_MANTISSA)[0]))
+    for rows in all_rows(coded, shape):
         if rows is not None and rows.size:
             # Sums of doubles cannot wrap, and are exact below 2^53.
             bound *= max(1, int(np.abs(rows).sum(axis=0, dtype=np.float64).max()))
     return bound
 
 
-def _extreme(vector: Vector) -> NDArray[np.uint8]:
-    return np.array([vector.values.max() if len(vector.values) else 0], np.uint8)
+def _largest(vector: Vector) -> int:
+    return int(vector.values.max()) if len(vector.values) else 0
 
 
 def transform_domain(coded: CodedTensor, rows: slice) -> NDArray[np.float64]:
@@ -87,21 +82,17 @@ def transform_domain(coded: CodedTensor, rows: slice) -> NDArray[np.float64]:
 
 
 def reconstruct(
-    coded: CodedTensor, shape: tuple[int, ...], dtype: DType, reader: Reader
+    coded: CodedTensor, shape: tuple[int, ...], dtype: DType
 ) -> NDArray[np.unsignedinteger]:
     """Bit patterns of the weights, of the tensor's shape.
 
     Args:
-        coded: the record, coefficients filled.
+        coded: the record, coefficients filled; its `sum_bound` is below 2^53.
         shape: dimensions of the tensor.
         dtype: element type, floating point.
-        reader: for messages.
     """
     lengths = axis_lengths(shape, coded.roles)
     bases = all_rows(coded, shape)
-    bound = _sum_bound(coded, bases)
-    exact = bound < 1 << SUM_BITS
-    reader.check(exact, "reconstruct.bound", f"sums may reach 2 ** {bound.bit_length() - 1}")
     scale = math.ldexp(coded.scale[0], coded.scale[1])
     weights = np.empty(lengths, dtype.pattern)
     out_basis = bases[Axis.OUT]

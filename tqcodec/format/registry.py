@@ -10,7 +10,7 @@ from typing import Final
 
 SIGNATURE: Final = b"\x89TQC\r\n\x1a\n"
 MAJOR: Final = 0
-MINOR: Final = 1
+MINOR: Final = 9
 HEADER_SIZE: Final = 28
 FLAG_DEFLATED: Final = 1
 
