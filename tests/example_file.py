@@ -86,7 +86,7 @@ def build() -> bytes:
         Entry("t", f32, (5, 1, 2, 2), Coding.TRANSFORM, 0, same_as=0),
         Entry("e", DTYPES["I64"], (0, 2), Coding.RAW, 0),
     )
-    plain = write_directory(Directory(entries, (segment(bundle),), segment(tables)))
+    plain, _ = write_directory(Directory(entries, (segment(bundle),), segment(tables)))
     header = Header(deflated=False, stored=len(plain), size=len(plain), crc=zlib.crc32(plain))
     return write_header(header) + plain + tables + bundle + weight
 

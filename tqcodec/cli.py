@@ -1,10 +1,9 @@
 """The command line: ``tqcodec COMMAND``.
 
 Results go to standard output, messages and progress to standard error, never in colour. Exit codes:
-0 done, 1 malformed or a check failed, 2 usage, 3 unsupported, 4 limit, 70 a fault of the program, 130
-interrupted, 141 nobody
-reads. Each command imports what it needs, so that ``--help`` answers at once. Those that run a
-network are in `network`.
+0 done, 1 malformed or a check failed, 2 usage, 3 unsupported, 4 limit, 70 a fault of the program,
+130 interrupted, 141 nobody reads. Each command imports what it needs, so that ``--help`` answers at
+once. Those that run a network are in `network`.
 """
 
 from __future__ import annotations

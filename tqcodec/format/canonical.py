@@ -42,13 +42,21 @@ class _Source:
         )
 
     def value(self, depth: int) -> Any:
-        self.reader.check(depth <= MAX_NESTING, "directory.nesting", "values nested too deep")
+        # No calls where nothing is wrong: a directory may hold hundreds of thousands of values.
+        if depth > MAX_NESTING:
+            self.reader.fail("directory.nesting", "values nested too deep")
         self.left -= 1
-        self.reader.check(self.left >= 0, "directory.values", "more values than bytes pay for")
-        code = self.take(1)[0]
+        if self.left < 0:
+            self.reader.fail("directory.values", "more values than bytes pay for")
+        if self.position >= len(self.data):
+            self.reader.fail("directory.msgpack", "cut off")
+        code = self.data[self.position]
+        self.position += 1
         if code < 0x80 or code >= 0xE0:
             return code - 256 if code >= 0xE0 else code
         if code < 0xC0:
+            if code == 0x90:
+                return []
             count = code & (0x1F if code >= 0xA0 else 0x0F)
             kind = "string" if code >= 0xA0 else "array" if code >= 0x90 else "map"
         elif code in _LENGTHS:

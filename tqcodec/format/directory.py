@@ -50,8 +50,20 @@ def _entry_map(entry: Entry) -> dict[str, Any]:
     return out
 
 
-def write_directory(directory: Directory) -> bytes:
-    """The element `directory`, not deflated."""
+def values_allowed(stored: int) -> int:
+    """Largest number of values in a directory that takes so many bytes in the file."""
+    return (1 << 16) + VALUES_PER_BYTE * stored
+
+
+def count_values(value: Any) -> int:
+    """Values of a directory, keys and the directory itself included."""
+    if isinstance(value, dict):
+        return 1 + len(value) + sum(map(count_values, value.values()))
+    return 1 + sum(map(count_values, value)) if isinstance(value, list) else 1
+
+
+def write_directory(directory: Directory) -> tuple[bytes, int]:
+    """The element `directory`, not deflated, and the number of its values."""
     out: dict[str, Any] = {"tensors": [_entry_map(entry) for entry in directory.entries]}
     if directory.bundles:
         out["bundles"] = _pairs(directory.bundles)
@@ -59,12 +71,7 @@ def write_directory(directory: Directory) -> bytes:
         out["tables"] = [directory.tables.length, directory.tables.crc, directory.tables_size]
     if directory.metadata:
         out["metadata"] = dict(directory.metadata)
-    return _canonical(out)
-
-
-def _canonical(value: Any) -> bytes:
-    packed: bytes = msgpack.packb(_sorted(value), use_bin_type=True)
-    return packed
+    return msgpack.packb(_sorted(out)), count_values(out)
 
 
 def _sorted(value: Any) -> Any:
@@ -120,7 +127,7 @@ def read_directory(data: bytes, stored: int, start: int, reader: Reader) -> Dire
         start: offset in the file at which the segments begin.
         reader: for messages.
     """
-    value = read_canonical(data, (1 << 16) + VALUES_PER_BYTE * stored, reader)
+    value = read_canonical(data, values_allowed(stored), reader)
     fields = _Fields(value, reader, "directory")
     features = fields.items("features")
     if features:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tqcodec.format import payload, records
 from tqcodec.format import reader as io
 from tqcodec.format.container import block_lengths
-from tqcodec.format.directory import write_directory
+from tqcodec.format.directory import values_allowed, write_directory
 from tqcodec.format.dtypes import DType
 from tqcodec.format.entries import Directory, Entry, Segment
 from tqcodec.format.header import Header, inflatable, write_header
@@ -143,9 +143,11 @@ def _segments(content: CodedTensor | Part | Bundled | Raw | Tied, tables: Tables
 
 
 def _file(directory: Directory, segments: Sequence[bytes]) -> bytes:
-    plain = write_directory(directory)
+    plain, values = write_directory(directory)
     deflated = io.deflate(plain)
+    # Where a directory deflates so well that a decoder would refuse it, it is stored as it is.
     smaller = len(deflated) < len(plain) <= inflatable(len(deflated))
+    smaller = smaller and values <= values_allowed(len(deflated))
     stored = deflated if smaller else plain
     header = Header(smaller, len(stored), len(plain), zlib.crc32(stored))
     return b"".join([write_header(header), stored, *segments])
