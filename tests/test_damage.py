@@ -183,7 +183,7 @@ def directory_file(plain: bytes) -> bytes:
         ("directory.canonical", directory_file(b"\xc1")),
         ("directory.msgpack", directory_file(b"\x81")),
         ("directory.msgpack", directory_file(b"\x81\xa1\xff\x00")),
-        ("directory.msgpack", directory_file(b"\xdd\xff\xff\xff\xff")),
+        ("directory.values", directory_file(b"\xdd\xff\xff\xff\xff")),
         ("directory.type", directory_file(b"\x90")),
         ("directory.canonical", directory_file(b"\x81\xa1a\xcc\x01")),
         ("directory.canonical", directory_file(b"\x82\xa1b\x01\xa1a\x01")),
@@ -383,6 +383,7 @@ def padding(count: int) -> bytes:
 
 
 LISTS = MAX_DIRECTORY - 64
+EMPTY_LISTS = 120_000  # about as many as 2^17 bytes of padding pay for
 BOMBS: dict[str, Callable[[], bytes]] = {
     "raw-shape": lambda: shape_only(1 << 48),
     "planes-shape": lambda: shape_only(1 << 48, coding=1),
@@ -406,8 +407,8 @@ BOMBS: dict[str, Callable[[], bytes]] = {
         + (1 << 17).to_bytes(4, "big")
         + padding(1 << 17)
         + b"\xa7tensors\xdd"
-        + (1 << 22).to_bytes(4, "big")
-        + b"\x90" * (1 << 22)
+        + EMPTY_LISTS.to_bytes(4, "big")
+        + b"\x90" * EMPTY_LISTS
     ),
     "directory-nested": lambda: directory_file(b"\x91" * LISTS),
     "directory-string": lambda: directory_file(

@@ -29,7 +29,7 @@ def read_canonical(data: bytes, most: int, reader: Reader) -> Any:
 class _Source:
     def __init__(self, data: bytes, most: int, reader: Reader) -> None:
         self.data, self.reader = data, reader
-        self.position, self.left = 0, most
+        self.position, self.left = 0, most - 1  # the value itself is one
 
     def take(self, count: int) -> bytes:
         start, self.position = self.position, self.position + count
@@ -43,20 +43,14 @@ class _Source:
 
     def value(self, depth: int) -> Any:
         # No calls where nothing is wrong: a directory may hold hundreds of thousands of values.
-        if depth > MAX_NESTING:
-            self.reader.fail("directory.nesting", "values nested too deep")
-        self.left -= 1
-        if self.left < 0:
-            self.reader.fail("directory.values", "more values than bytes pay for")
-        if self.position >= len(self.data):
+        try:
+            code = self.data[self.position]
+        except IndexError:
             self.reader.fail("directory.msgpack", "cut off")
-        code = self.data[self.position]
         self.position += 1
         if code < 0x80 or code >= 0xE0:
             return code - 256 if code >= 0xE0 else code
         if code < 0xC0:
-            if code == 0x90:
-                return []
             count = code & (0x1F if code >= 0xA0 else 0x0F)
             kind = "string" if code >= 0xA0 else "array" if code >= 0x90 else "map"
         elif code in _LENGTHS:
@@ -68,6 +62,14 @@ class _Source:
             return self.scalar(code)
         if kind == "string":
             return self.text(count)
+        if depth > MAX_NESTING:
+            self.reader.fail("directory.nesting", "values nested too deep")
+        if not count:
+            return [] if kind == "array" else {}
+        # Paid for before they are read, so that no claim is believed for long.
+        self.left -= count if kind == "array" else 2 * count
+        if self.left < 0:
+            self.reader.fail("directory.values", "more values than bytes pay for")
         if kind == "array":
             return [self.value(depth + 1) for _ in range(count)]
         return self.map(count, depth)

@@ -20,12 +20,12 @@ from tqcodec.format.dtypes import DTYPES, DType
 from tqcodec.format.entries import Directory, Entry, Need, Segment
 from tqcodec.format.reader import Reader
 from tqcodec.format.registry import (
+    FREE_VALUES,
     MAX_DIMENSIONS,
     MAX_ELEMENTS,
     MAX_NAME,
     MAX_TABLES_SIZE,
     RESERVED_CODINGS,
-    VALUES_PER_BYTE,
     Coding,
 )
 
@@ -52,7 +52,7 @@ def _entry_map(entry: Entry) -> dict[str, Any]:
 
 def values_allowed(stored: int) -> int:
     """Largest number of values in a directory that takes so many bytes in the file."""
-    return (1 << 16) + VALUES_PER_BYTE * stored
+    return FREE_VALUES + stored
 
 
 def count_values(value: Any) -> int:

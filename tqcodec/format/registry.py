@@ -17,7 +17,7 @@ FLAG_DEFLATED: Final = 1
 # Limits of the format: a file that exceeds one is malformed.
 MAX_DIRECTORY: Final = 1 << 26  # bytes, inflated
 MAX_INFLATION: Final = 64  # bytes of the directory for one deflated byte, beyond the first 2^16
-VALUES_PER_BYTE: Final = 4  # values of the directory for one stored byte, beyond the first 2^16
+FREE_VALUES: Final = 1 << 14  # values of the directory beyond one for each stored byte
 MAX_TABLES_SIZE: Final = 1 << 20  # bytes, inflated
 MAX_NAME: Final = 4096  # bytes of UTF-8
 MAX_NESTING: Final = 8  # arrays and maps of the directory inside each other
