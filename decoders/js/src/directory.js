@@ -9,6 +9,7 @@ import { Reader } from "./reader.js";
 import {
   Coding,
   FLAG_DEFLATED,
+  FREE_VALUES,
   HEADER_SIZE,
   MAJOR,
   MAX_DIMENSIONS,
@@ -18,7 +19,6 @@ import {
   MAX_NAME,
   MAX_TABLES_SIZE,
   MINOR,
-  VALUES_PER_BYTE,
 } from "./registry.js";
 
 const SIGNATURE = [0x89, 0x54, 0x51, 0x43, 0x0d, 0x0a, 0x1a, 0x0a];
@@ -83,7 +83,7 @@ export function readDirectory(header, stored) {
   const plain = header.deflated
     ? inflate(stored, header.size, (rule, detail) => reader.fail(rule, detail))
     : stored;
-  const tree = parse(plain, 2 ** 16 + VALUES_PER_BYTE * header.stored);
+  const tree = parse(plain, FREE_VALUES + header.stored);
   if (!(tree instanceof Map)) malformed("directory.type", "directory is not a map");
 
   const features = array(tree, "features", []);
