@@ -100,24 +100,21 @@ class Reader:
     def left(self) -> int:
         return len(self.data) - self.position
 
-    # Section 3.3:
     # > An element MUST NOT reach past the end of what contains it: the file, the segment, the
-    # > inflated tables, or the head of a block **[segment.short]**.
+    # > inflated tables, or the head of a block **[segment.short]**. -- 3.3
     def bytes(self, n: int) -> bytes:
         if n > self.left():
             raise self.malformed(self.short, f"{n} bytes are needed, {self.left()} are left")
         self.position += n
         return self.data[self.position - n : self.position]
 
-    # Section 3.3:
     # > Nothing MUST be left over behind the last element of a segment, of the inflated tables, or
-    # > of the head of a block **[segment.surplus]**.
+    # > of the head of a block **[segment.surplus]**. -- 3.3
     def end(self) -> None:
         if self.left():
             raise self.malformed("segment.surplus", f"{self.left()} bytes are left over")
 
-    # Section 3.3:
-    # > unsigned integer of 1, 2 or 4 bytes, least significant byte first
+    # > unsigned integer of 1, 2 or 4 bytes, least significant byte first -- 3.3
     def u8(self) -> int:
         return self.bytes(1)[0]
 
@@ -127,14 +124,12 @@ class Reader:
     def u32(self) -> int:
         return int.from_bytes(self.bytes(4), "little")
 
-    # Section 3.3:
     # > unsigned integer in base 128: each byte gives 7 bits, least significant first; all bytes but
-    # > the last have bit 7 set
-    #
+    # > the last have bit 7 set -- 3.3
     # > A `uv` MUST be below 2^64 and at most 10 bytes long **[integer.size]** and MUST have no last
     # > byte of 0 but in the one-byte form of the number 0 **[integer.shortest]**. `uv(n)` is a `uv`
     # > that MUST be at most n; `sv(n)` is an `sv` whose `uv` MUST be at most 2n + 1, that is, v is
-    # > in -n-1 .. n **[integer.range]**.
+    # > in -n-1 .. n **[integer.range]**. -- 3.3
     def uv(self, most: int = 2**64 - 1) -> int:
         value = 0
         for i in range(10):
@@ -150,18 +145,16 @@ class Reader:
                 return value
         raise self.malformed("integer.size", "an integer is longer than 10 bytes")
 
-    # Section 3.3:
-    # > signed integer v coded as `uv`: 2v for v >= 0, -2v - 1 for v < 0
+    # > signed integer v coded as `uv`: 2v for v >= 0, -2v - 1 for v < 0 -- 3.3
     def sv(self, most: int) -> int:
         coded = self.uv(2 * most + 1)
         return -((coded + 1) // 2) if coded % 2 else coded // 2
 
 
-# Section 3.3:
 # > `deflated(n)` names a raw DEFLATE stream, without zlib or gzip wrapper. It MUST be a valid
 # > stream **[deflate.stream]**. It MUST inflate to exactly n bytes, and its last block MUST end in
 # > the last byte of the stream's container **[deflate.size]**. Where RFC 1951 leaves a question
-# > open, a stream is valid as follows (this is what zlib takes):
+# > open, a stream is valid as follows (this is what zlib takes): -- 3.3
 def inflate(container: bytes, n: int) -> bytes:
     stream = zlib.decompressobj(-15)
     try:
@@ -190,20 +183,9 @@ class Header:
     directory_crc: int
 
 
-# Section 4.2:
-# > header( )                                                   descriptor
-# >   signature                                                 bytes(8)
-# >   major                                                     u8
-# >   minor                                                     u8
-# >   flags                                                     u16
-# >   stored                                                    u32
-# >   size                                                      u32
-# >   directory_crc                                             u32
-# >   header_crc                                                u32
-#
 # > `signature` MUST be `89 54 51 43 0D 0A 1A 0A` **[header.signature]**. `header_crc` MUST be the
 # > CRC-32 of the 24 bytes before it **[header.crc]**. These two rules hold for every version of the
-# > format.
+# > format. -- 4.2
 def read_header(reader: Reader) -> Header:
     first = Reader(reader.bytes(HEADER_SIZE), 0)
     if first.bytes(8) != bytes.fromhex("89 54 51 43 0D 0A 1A 0A"):
@@ -212,12 +194,10 @@ def read_header(reader: Reader) -> Header:
     stored, size, directory_crc = first.u32(), first.u32(), first.u32()
     if zlib.crc32(first.data[:24]) != first.u32():
         raise first.malformed("header.crc", "the header is damaged")
-    # Section 4.2:
     # > `major` and `minor` are 0 and 9. A decoder of this version MUST report a file of another
-    # > version as unsupported **[header.version]**.
-    #
+    # > version as unsupported **[header.version]**. -- 4.2
     # > `flags` is 0 or FLAG_DEFLATED (1): the directory is deflated. A decoder MUST report a file
-    # > with any other bit set as unsupported **[header.flags]**.
+    # > with any other bit set as unsupported **[header.flags]**. -- 4.2
     if (major, minor) != (MAJOR, MINOR):
         raise Unsupported("header.version", f"version {major}.{minor}", 8)
     if flags & ~FLAG_DEFLATED:
@@ -225,12 +205,11 @@ def read_header(reader: Reader) -> Header:
     return Header(flags == FLAG_DEFLATED, stored, size, directory_crc)
 
 
-# Section 4.2:
 # > `size` is the number of bytes of the directory, inflated; it MUST be at most MAX_DIRECTORY
 # > **[directory.size]**. `stored` is the number of bytes of the directory in the file; it MUST
 # > equal `size` without FLAG_DEFLATED, and be below `size` with it, and `size` at most 2^16 +
 # > MAX_INFLATION * `stored` **[directory.stored]**. `directory_crc` MUST be the CRC-32 of those
-# > `stored` bytes **[directory.crc]**. With FLAG_DEFLATED they are `deflated(size)`.
+# > `stored` bytes **[directory.crc]**. With FLAG_DEFLATED they are `deflated(size)`. -- 4.2
 def read_stored_directory(reader: Reader, header: Header) -> bytes:
     stored, size = header.stored, header.size
     if size > MAX_DIRECTORY:
@@ -260,13 +239,11 @@ ARRAY_FORMS = {0xDC: (2, 16), 0xDD: (4, 2**16)}
 MAP_FORMS = {0xDE: (2, 16), 0xDF: (4, 2**16)}
 
 
-# Section 4.3:
 # > The directory MUST be exactly one MessagePack value **[directory.msgpack]**. It MUST be
-# > *canonical* **[directory.canonical]**:
-#
+# > *canonical* **[directory.canonical]**: -- 4.3
 # > Arrays and maps MUST NOT lie deeper than MAX_NESTING inside each other, the directory itself
 # > being at depth 0 **[directory.nesting]**. The number of values, keys and the directory itself
-# > included, MUST be at most FREE_VALUES + `stored` **[directory.values]**.
+# > included, MUST be at most FREE_VALUES + `stored` **[directory.values]**. -- 4.3
 class MessagePack:
     """Reads one canonical value that takes all bytes of `data`."""
 
@@ -313,18 +290,15 @@ class MessagePack:
             return negative
         if form == 0xC1:
             raise self.reader.malformed("directory.msgpack", "the byte c1 begins no value")
-        # Section 4.3:
         # > it is made of nil, booleans, integers, strings of valid UTF-8, arrays and maps only: no
-        # > floating-point numbers, no binary strings, no extension types;
+        # > floating-point numbers, no binary strings, no extension types; -- 4.3
         if form != 0xC0:
             raise self.canonical(f"a value of form {form:#04x}")
         return None
 
-    # Section 4.3:
     # > every integer has the shortest of its forms, integers of 0 and above one of the unsigned
-    # > forms (positive fixint, uint 8 to uint 64);
-    #
-    # > every string, array and map has its length in the shortest form;
+    # > forms (positive fixint, uint 8 to uint 64); -- 4.3
+    # > every string, array and map has its length in the shortest form; -- 4.3
     def number(self, size: int, smallest: int) -> int:
         number = int.from_bytes(self.reader.bytes(size), "big")
         if number < smallest:
@@ -341,8 +315,7 @@ class MessagePack:
         self.check_nesting(depth)
         return [self.value(depth + 1) for _ in range(n)]
 
-    # Section 4.3:
-    # > keys of maps are strings, all different, in ascending order of their UTF-8 bytes.
+    # > keys of maps are strings, all different, in ascending order of their UTF-8 bytes. -- 4.3
     def map(self, n: int, depth: int) -> dict[str, Value]:
         self.check_nesting(depth)
         result: dict[str, Value] = {}
@@ -399,10 +372,9 @@ class Directory:
     entries: list[Entry]
 
 
-# Section 4.3:
 # > Its elements are listed below. Each MUST be there unless it is said to be optional, and MUST
 # > have the type given **[directory.type]**. Integers MUST lie in the range given
-# > **[directory.range]**. Further keys may be there in any map; a decoder MUST ignore them.
+# > **[directory.range]**. Further keys may be there in any map; a decoder MUST ignore them. -- 4.3
 def typed(value: Value, kind: type[Kind], what: str) -> Kind:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise Malformed("directory.type", f"{what} is not of type {kind.__name__}")
@@ -416,11 +388,8 @@ def integer(value: Value, low: int, high: int, what: str) -> int:
     return number
 
 
-# Section 4.3:
-# > | `features` | array of strings; optional, then empty | features that a decoder has to know |
-#
 # > Version 0.9 defines no features. A decoder MUST report a file that names one as unsupported
-# > **[directory.features]**.
+# > **[directory.features]**. -- 4.3
 def read_directory(root: Value) -> Directory:
     directory = typed(root, dict, "directory")
     features = [
@@ -442,18 +411,16 @@ def read_directory(root: Value) -> Directory:
         entry = read_entry(typed(item, dict, "entry"), entries, len(bundles), names)
         names.add(entry.name)
         entries.append(entry)
-    # Section 4.3:
     # > A tensor with `bundle` MUST have coding PLANES and no segments, and each bundle MUST have at
-    # > least one tensor **[directory.bundle]**.
+    # > least one tensor **[directory.bundle]**. -- 4.3
     unused = set(range(len(bundles))) - {entry.bundle for entry in entries}
     if unused:
         raise Malformed("directory.bundle", f"bundle {min(unused)} has no tensor")
     return Directory(metadata, tables, tables_size, bundles, entries)
 
 
-# Section 4.3:
 # > A *segment* is an array of two integers: length in bytes, 0 .. 2^63 - 1, and CRC-32, 0 .. 2^32 -
-# > 1.
+# > 1. -- 4.3
 def read_segments(value: Value, what: str) -> list[Segment]:
     segments = []
     for item in typed(value, list, what):
@@ -465,9 +432,8 @@ def read_segments(value: Value, what: str) -> list[Segment]:
     return segments
 
 
-# Section 4.3:
 # > A *tables segment* is an array of three: length, 0 .. 2^32, CRC-32, and size, 0 ..
-# > MAX_TABLES_SIZE.
+# > MAX_TABLES_SIZE. -- 4.3
 def read_tables_segment(value: Value) -> tuple[Segment, int]:
     triple = typed(value, list, "tables segment")
     if len(triple) != 3:
@@ -480,16 +446,14 @@ def read_tables_segment(value: Value) -> tuple[Segment, int]:
 def read_entry(
     item: dict[str, Value], earlier: list[Entry], bundles: int, names: set[str]
 ) -> Entry:
-    # Section 4.3:
     # > `name` MUST have 1 to MAX_NAME bytes and differ from the names of all earlier entries
-    # > **[directory.name]**.
+    # > **[directory.name]**. -- 4.3
     name = typed(item.get("name"), str, "name")
     if not 1 <= len(name.encode()) <= MAX_NAME:
         raise Malformed("directory.name", f"a name of {len(name.encode())} bytes")
     if name in names:
         raise Malformed("directory.name", f"a second tensor {name!r}")
-    # Section 4.3:
-    # > The tensor that `same_as` points to MUST NOT itself be tied **[directory.same_as]**.
+    # > The tensor that `same_as` points to MUST NOT itself be tied **[directory.same_as]**. -- 4.3
     if "same_as" in item:
         same_as = integer(item["same_as"], 0, len(earlier) - 1, "same_as")
         if earlier[same_as].same_as is not None:
@@ -510,24 +474,21 @@ def read_entry(
         entry.bundle = integer(item["bundle"], 0, bundles - 1, "bundle")
     if "snr" in item:
         integer(item["snr"], -(2**20), 2**20, "snr")
-    # Section 4.3:
     # > `shape` MUST have at most MAX_DIMENSIONS dimensions, and the product of those that are not 0
     # > MUST be at most MAX_ELEMENTS; an empty `shape` is that of a scalar, with one element
-    # > **[directory.shape]**.
+    # > **[directory.shape]**. -- 4.3
     if len(entry.shape) > MAX_DIMENSIONS or math.prod(n for n in entry.shape if n) > MAX_ELEMENTS:
         raise Malformed("directory.shape", f"shape {entry.shape} of {name!r}")
-    # Section 4.3:
     # > A decoder MUST report an unknown `dtype` **[directory.dtype]** or an unknown `coding`
-    # > **[directory.coding]** as unsupported.
+    # > **[directory.coding]** as unsupported. -- 4.3
     #
     # Section 12.1: of such an entry only the rules above apply.
     if entry.dtype not in ELEMENT_TYPES:
         entry.unsupported = Unsupported("directory.dtype", f"element type {entry.dtype!r}")
     elif entry.coding not in (RAW, PLANES, TRANSFORM):
         entry.unsupported = Unsupported("directory.coding", f"coding {entry.coding}")
-    # Section 4.3:
     # > A tensor with coding TRANSFORM MUST have a floating-point type and at least one element
-    # > **[directory.transform]**.
+    # > **[directory.transform]**. -- 4.3
     elif entry.bundle is not None and (entry.coding != PLANES or entry.segments):
         raise Malformed("directory.bundle", f"{name!r} in a bundle has a coding or segments")
     elif entry.coding == TRANSFORM and (
@@ -542,14 +503,11 @@ def read_entry(
 # ---- 4.4 Segments ----
 
 
-# Section 4.4:
 # > The segments of a file are, in this order: the tables segment, if there is one; the bundles; and
 # > for each entry of `tensors` in order its `segments`. The bytes of a segment MUST have the CRC-32
-# > that the directory states **[segment.crc]**.
-#
-# Section 4.1:
+# > that the directory states **[segment.crc]**. -- 4.4
 # > Segments lie back to back: the first begins behind the directory, each other one where the one
-# > before it ends. The file MUST end where the last segment ends **[container.length]**.
+# > before it ends. The file MUST end where the last segment ends **[container.length]**. -- 4.1
 def place_segments(directory: Directory, reader: Reader) -> None:
     segments = [] if directory.tables is None else [directory.tables]
     segments += directory.bundles
@@ -563,10 +521,9 @@ def place_segments(directory: Directory, reader: Reader) -> None:
         raise reader.malformed("container.length", f"{reader.left()} bytes behind the segments")
 
 
-# Section 4.4:
 # > The segments of a RAW tensor, any number of them, MUST together have as many bytes as the tensor
 # > **[raw.length]**. They are its elements in row-major order, each with its least significant byte
-# > first.
+# > first. -- 4.4
 def decode_raw(entry: Entry, segments: list[Reader]) -> bytes:
     size, total = (
         entry.elements() * ELEMENT_TYPES[entry.dtype].size,
@@ -577,9 +534,9 @@ def decode_raw(entry: Entry, segments: list[Reader]) -> bytes:
     return b"".join(segment.data for segment in segments)
 
 
-# Section 4.4:
 # > PLANES, not in a bundle: ceil(E / MAX_SYMBOLS) for E elements; segment k is `block( )` of
 # > chapter 8 for the elements from k * MAX_SYMBOLS on, MAX_SYMBOLS of them or those that are left;
+# > -- 4.4
 def decode_planes(entry: Entry, segments: list[Reader], tables: list[Table]) -> bytes:
     count = entry.elements()
     check_segment_count(segments, ceil_divide(count, MAX_SYMBOLS))
@@ -590,10 +547,9 @@ def decode_planes(entry: Entry, segments: list[Reader], tables: list[Table]) -> 
     return b"".join(result)
 
 
-# Section 4.4:
 # > TRANSFORM: the number of tiles (7.1), but at least 1. The first segment is `transform_head( )`
 # > of chapter 9, followed by `payload( )` of the first tile if there is one; each further segment
-# > is the `payload( )` of the next tile.
+# > is the `payload( )` of the next tile. -- 4.4
 def decode_transform(entry: Entry, segments: list[Reader], tables: list[Table]) -> bytes:
     if not segments:
         raise Malformed("tensor.segments", "no segment")
@@ -611,19 +567,15 @@ def decode_transform(entry: Entry, segments: list[Reader], tables: list[Table]) 
     return reconstruct(head, coefficients, entry)
 
 
-# Section 4.4:
-# > The number of a tensor's segments MUST be **[tensor.segments]**:
+# > The number of a tensor's segments MUST be **[tensor.segments]**: -- 4.4
 def check_segment_count(segments: list[Reader], count: int) -> None:
     if len(segments) != count:
         raise Malformed("tensor.segments", f"{len(segments)} segments instead of {count}")
 
 
-# Section 4.4:
 # > Each bundle is one `block( )` whose parts are the tensors that name the bundle, in the order of
-# > their entries.
-#
-# Section 8.1:
-# > A bundle MUST have at most MAX_SYMBOLS elements in all **[bundle.size]**.
+# > their entries. -- 4.4
+# > A bundle MUST have at most MAX_SYMBOLS elements in all **[bundle.size]**. -- 8.1
 def decode_bundle(segment: Reader, members: list[Entry], tables: list[Table]) -> list[bytes]:
     elements = sum(entry.elements() for entry in members)
     if elements > MAX_SYMBOLS:
@@ -639,13 +591,10 @@ def ceil_divide(a: int, b: int) -> int:
 # ---- 4.5 Tensor check ----
 
 
-# Section 4.5:
 # > `check` of an entry MUST be the CRC-32 of the bytes of all elements of the decoded tensor in
 # > row-major order, each with its least significant byte first, whatever the coding
-# > **[tensor.check]**.
-#
-# Section 4.6:
-# > `BOOL` MUST be 0 for false or 1 for true **[tensor.bool]**.
+# > **[tensor.check]**. -- 4.5
+# > `BOOL` MUST be 0 for false or 1 for true **[tensor.bool]**. -- 4.6
 def check_tensor(entry: Entry, elements: bytes) -> None:
     if entry.dtype == "BOOL" and elements.strip(b"\0\1"):
         raise Malformed("tensor.bool", "an element is neither 0 nor 1")
@@ -687,14 +636,11 @@ ELEMENT_TYPES = {
 }
 
 
-# Section 4.6:
 # > **Rounding** of a finite double v to such a type gives the pattern with the sign of v (the sign
 # > of zero included) whose value is nearest to v, computed as if the exponent had no upper end; of
-# > two equally near ones that with even y.
-#
-# Section 10.1:
+# > two equally near ones that with even y. -- 4.6
 # > W[o,i,t] is v rounded to the element type (4.6); beyond its largest finite number it is that
-# > number, with the sign of v.
+# > number, with the sign of v. -- 10.1
 def rounded(v: float, kind: ElementType) -> int:
     """The pattern of a double rounded to a type; the exponent field has no upper end until min."""
     bias = (1 << (kind.exponent - 1)) - 1
@@ -723,17 +669,9 @@ class Table:
     starts: list[int]  # of the intervals: sums of the weights before
 
 
-# Section 5.1:
-# > tables( )                                                   descriptor
-# >   count                                                     uv
-# >   for (i = 0; i < count; i++)
-# >     table( )
-#
-# > `count` MUST be at most MAX_TABLES **[table.count]**.
-#
-# Section 4.3:
+# > `count` MUST be at most MAX_TABLES **[table.count]**. -- 5.1
 # > If size is 0, the segment is `tables( )` of 5.1; otherwise it is `deflated(size)`, and `tables(
-# > )` is what it inflates to.
+# > )` is what it inflates to. -- 4.3
 def read_tables(segment: Reader, size: int) -> list[Table]:
     reader = Reader(inflate(segment.data, size)) if size else segment
     count = reader.uv()
@@ -748,31 +686,14 @@ def read_tables(segment: Reader, size: int) -> list[Table]:
     return tables
 
 
-# Section 5.1:
-# > table( )                                                    descriptor
-# >   flags                                                     u8
-# >   low_bits                                                  u8
-# >   if (flags & SYMMETRIC)
-# >     half                                                    uv(MAX_ALPHABET)
-# >     for (s = 0; s <= half; s++)
-# >       weight[s]                                             uv
-# >   else
-# >     low                                                     sv(MAX_TABLE_LOW)
-# >     size                                                    uv(MAX_ALPHABET)
-# >     for (s = low; s < low + size; s++)
-# >       weight[s]                                             uv
-# >   if (flags & ESCAPE)
-# >     escape_weight                                           uv
-#
 # > `flags` MUST NOT have bits other than SYMMETRIC (1) and ESCAPE (2) set **[table.flags]**.
 # > `low_bits` MUST be at most MAX_LOW_BITS **[table.low_bits]**. With SYMMETRIC, low is -half, size
-# > is 2 * half + 1, and weight[-s] is weight[s].
-#
+# > is 2 * half + 1, and weight[-s] is weight[s]. -- 5.1
 # > `size` MUST be at least 1 and below MAX_ALPHABET **[table.size]**, and the sizes of all tables
 # > together at most MAX_WEIGHTS **[table.total]**. max(-low, low + size) * 2^low_bits MUST be at
 # > most MAX_VALUE **[table.range]**. Each weight, escape_weight included, MUST be at least 1
 # > **[table.weight]**. Their sum, escape_weight included, MUST be TABLE_SUM = 2^TABLE_BITS; with
-# > SYMMETRIC each weight but weight[0] counts twice **[table.sum]**.
+# > SYMMETRIC each weight but weight[0] counts twice **[table.sum]**. -- 5.1
 def read_table(reader: Reader, most: int) -> Table:
     flags, low_bits = reader.u8(), reader.u8()
     if flags & ~(SYMMETRIC | ESCAPE):
@@ -800,15 +721,13 @@ def read_table(reader: Reader, most: int) -> Table:
         raise reader.malformed("table.weight", "a weight is 0")
     if sum(weights) != TABLE_SUM:
         raise reader.malformed("table.sum", f"weights sum to {sum(weights)}, not {TABLE_SUM}")
-    # Section 5.1:
     # > Member n with weight f has the interval [c, c + f) of 0 .. TABLE_SUM - 1, where c is the sum
-    # > of the weights of members 0 .. n - 1.
+    # > of the weights of members 0 .. n - 1. -- 5.1
     return Table(low, size, low_bits, weights, list(accumulate(weights[:-1], initial=0)))
 
 
-# Section 5.1:
 # > A table index in a segment MUST be below `count` (0 without tables) **[table.index]**; chapter 9
-# > has rules of its own for the map of classes.
+# > has rules of its own for the map of classes. -- 5.1
 def read_table_index(reader: Reader, tables: list[Table]) -> int:
     index = reader.u8()
     if index >= len(tables):
@@ -829,17 +748,14 @@ class RangeDecoder:
         self.position = 2
         self.used = False
 
-    # Section 5.2:
-    # > Words past the last one count as 0.
+    # > Words past the last one count as 0. -- 5.2
     def word(self, i: int) -> int:
         return self.words[i] if i < len(self.words) else 0
 
-    # Section 5.2:
     # > `decode` returns the number of the next symbol, whose table has the weights `weights` in the
     # > order of their numbers; it is not called for a table with one member, whose only symbol has
-    # > number 0 and takes no bits.
-    #
-    # > `slot` MUST be below TABLE_SUM at each call **[payload.invalid]**.
+    # > number 0 and takes no bits. -- 5.2
+    # > `slot` MUST be below TABLE_SUM at each call **[payload.invalid]**. -- 5.2
     def decode(self, table: Table) -> int:
         self.used = True
         scale = (self.range >> 24) << (24 - TABLE_BITS)
@@ -855,10 +771,9 @@ class RangeDecoder:
             self.position += 1
         return number
 
-    # Section 5.2:
     # > The words MUST be exactly those that the encoder of 5.3 writes for the decoded symbols; no
     # > words if `decode` is never called **[payload.end]**. A decoder checks this with `end` after
-    # > the last symbol, or by encoding the symbols again.
+    # > the last symbol, or by encoding the symbols again. -- 5.2
     def end(self) -> None:
         count = 0
         if self.used:
@@ -873,17 +788,6 @@ class RangeDecoder:
 # ---- 5.4 Streams ----
 
 
-# Section 5.4:
-# > stream( )                                                   descriptor
-# >   words                                                     uv
-# >   escapes                                                   uv(number of integers)
-# >   if (escapes > 0)
-# >     escape_size                                             u8
-# >   for (i = 0; i < words; i++)
-# >     word[i]                                                 u32
-# >   for (i = 0; i < escapes; i++)
-# >     escape[i]                                               bytes(escape_size)
-# >   low                                                       packed (6.1)
 class Stream:
     """A stream, read to its end: `step` decodes more and more of its integers, `end` checks.
 
@@ -895,9 +799,8 @@ class Stream:
         self.tables, self.start = tables, reader.start
         words, escapes = reader.uv(), reader.uv(len(low_bits))
         escape_size = reader.u8() if escapes else 1
-        # Section 5.4:
         # > `escape_size` MUST be 1, 2 or 4 **[stream.escape_size]**. Each `escape[i]` is a signed
-        # > integer in two's complement, least significant byte first.
+        # > integer in two's complement, least significant byte first. -- 5.4
         if escape_size not in (1, 2, 4):
             raise reader.malformed("stream.escape_size", f"escapes of {escape_size} bytes")
         packed_words = reader.bytes(4 * words)
@@ -908,31 +811,27 @@ class Stream:
             for i in range(0, len(packed_escapes), escape_size)
         ]
         self.escapes_decoded = 0
-        # Section 5.4:
         # > `low` packs, for all integers in order of position, the low_bits lowest bits of each,
-        # > low_bits being that of its table.
+        # > low_bits being that of its table. -- 5.4
         self.low = unpack(reader, low_bits)
         self.integers = [0] * len(low_bits)
 
-    # Section 5.4:
     # > Within a step, integers are taken in ascending order of their table's index, those of one
-    # > table in ascending order of position.
+    # > table in ascending order of position. -- 5.4
     def step(self, positions: Iterable[int], table_of: Sequence[int]) -> None:
         for position in sorted(positions, key=table_of.__getitem__):
             table = self.tables[table_of[position]]
             value = self.symbol(table) * 2**table.low_bits + self.low[position]
-            # Section 5.4:
             # > The integer is symbol * 2^low_bits plus these bits. It MUST be in -MAX_VALUE ..
-            # > MAX_VALUE **[stream.range]**.
+            # > MAX_VALUE **[stream.range]**. -- 5.4
             if not -MAX_VALUE <= value <= MAX_VALUE:
                 raise Malformed("stream.range", f"integer {value}", self.start)
             self.integers[position] = value
 
-    # Section 5.4:
     # > If the number of a symbol is that of the escape, the symbol is the next of `escape[0]`,
     # > `escape[1]`, ..., in the order of decoding. It MUST NOT be in low .. low + size - 1 of its
     # > table **[stream.escape]**. The number of escapes decoded MUST equal `escapes`
-    # > **[stream.escapes]**. In any other case the symbol is low + number.
+    # > **[stream.escapes]**. In any other case the symbol is low + number. -- 5.4
     def symbol(self, table: Table) -> int:
         number = self.decoder.decode(table) if len(table.weights) > 1 else 0
         if number < table.size:
@@ -954,8 +853,7 @@ class Stream:
         return self.integers
 
 
-# Section 5.4:
-# > Without a trellis there is one step, of all integers.
+# > Without a trellis there is one step, of all integers. -- 5.4
 def read_stream(reader: Reader, table_of: Sequence[int], tables: list[Table]) -> list[int]:
     stream = Stream(reader, [tables[index].low_bits for index in table_of], tables)
     stream.step(range(len(table_of)), table_of)
@@ -965,11 +863,10 @@ def read_stream(reader: Reader, table_of: Sequence[int], tables: list[Table]) ->
 # ---- 6.1 Packing ----
 
 
-# Section 6.1:
 # > To *pack* unsigned integers of given widths, 0 to 57 bits each, is to lay the bits of each,
 # > least significant first, behind those of the one before it; bit b of the sequence is bit b mod 8
 # > of byte floor(b / 8). The sequence takes ceil(n / 8) bytes for n bits. The spare bits of the
-# > last byte MUST be 0 **[bits.spare]**.
+# > last byte MUST be 0 **[bits.spare]**. -- 6.1
 def unpack(reader: Reader, widths: Sequence[int]) -> list[int]:
     bits = sum(widths)
     packed = reader.bytes(ceil_divide(bits, 8))
@@ -996,20 +893,9 @@ class Run:
     integers: list[int] = field(default_factory=list)
 
 
-# Section 6.2:
-# > vector(n, most)                                             descriptor
-# >   kind                                                      u8
-# >   if (kind == CONSTANT)
-# >     value                                                   uv(MAX_VECTOR)
-# >   else if (kind == PACKED)
-# >     width                                                   u8
-# >     values                                                  packed, n values of `width` bits
-# >   else if (kind == CODED)
-# >     table                                                   u8
-#
 # > `kind` MUST be one of these three **[vector.kind]**. `width` MUST be 1 to 8 **[vector.width]**.
 # > With CONSTANT all n integers are `value`. With CODED they are in the stream of the head (6.3),
-# > all with the table `table`. All n integers MUST be in 0 .. most **[vector.range]**.
+# > all with the table `table`. All n integers MUST be in 0 .. most **[vector.range]**. -- 6.2
 def read_vector(
     reader: Reader, n: int, most: int, tables: list[Table], runs: list[Run]
 ) -> Sequence[int]:
@@ -1040,11 +926,10 @@ def check_vector(values: Sequence[int], most: int) -> None:
         raise Malformed("vector.range", f"an integer of a vector is not in 0 .. {most}")
 
 
-# Section 6.3:
 # > A head (chapter 9) ends with one `stream( )`, without a trellis, if it has at least one vector
 # > of kind CODED or one explicit basis. It codes the integers of these elements as one row, in the
 # > order in which the elements stand in the head. There MUST be at most min(MAX_HEAD, 2^16 + 4 * E)
-# > of them for a tensor of E elements **[head.size]**.
+# > of them for a tensor of E elements **[head.size]**. -- 6.3
 def read_head_stream(reader: Reader, runs: list[Run], elements: int, tables: list[Table]) -> None:
     count = sum(run.count for run in runs)
     if count > min(MAX_HEAD, 2**16 + 4 * elements):
@@ -1060,29 +945,20 @@ def read_head_stream(reader: Reader, runs: list[Run], elements: int, tables: lis
 # ---- 7 Payloads and the trellis ----
 
 
-# Section 7.1:
-# > payload( )                                                  descriptor
-# >   if (payload_kind == RANGE)
-# >     stream( )
-# >   else if (payload_kind == FIXED)
-# >     indices                                                 packed
-#
 # > Both give the indices of the tile in order of position. In a range-coded payload, the table of
 # > an index is that of its class (9.5) and, with a trellis, of its quantizer. An index k of a
-# > column of depth d MUST be in -2^(d-1) .. 2^(d-1) - 1 **[payload.depth]**.
+# > column of depth d MUST be in -2^(d-1) .. 2^(d-1) - 1 **[payload.depth]**. -- 7.1
 def read_payload(
     reader: Reader, head: Head, rows: range, columns: list[int], tables: list[Table]
 ) -> list[int]:
     """The coefficients of a tile, in order of position."""
     depths = [head.depths[column] for column in columns] * len(rows)
     if head.payload_kind == FIXED:
-        # Section 7.1:
         # > In a fixed-length payload, an index has the width d of its column and is packed as k mod
-        # > 2^d.
+        # > 2^d. -- 7.1
         packed = zip(unpack(reader, depths), depths, strict=True)
         indices = [k - 2**d if k >> (d - 1) else k for k, d in packed]
-        # Section 7.1:
-        # > With the uniform quantizer, coefficients are the indices.
+        # > With the uniform quantizer, coefficients are the indices. -- 7.1
         if head.quantizer == UNIFORM:
             return indices
         return trellis(indices, len(columns), head.steps, None, [])
@@ -1099,28 +975,15 @@ def read_payload(
     return coefficients
 
 
-# Section 7.2:
-# > | state | quantizer | next if k is even | next if k is odd |
-# > |---|---|---|---|
-# > | 0 | 0 | 0 | 2 |
-# > | 1 | 1 | 5 | 7 |
-# > | 2 | 0 | 1 | 3 |
-# > | 3 | 1 | 4 | 6 |
-# > | 4 | 0 | 2 | 0 |
-# > | 5 | 1 | 7 | 5 |
-# > | 6 | 0 | 3 | 1 |
-# > | 7 | 1 | 6 | 4 |
 NEXT_STATE = ((0, 2), (5, 7), (1, 3), (4, 6), (2, 0), (7, 5), (3, 1), (6, 4))
 
 
-# Section 7.2:
 # > With the trellis quantizer, the rows of each column of a tile are cut into *segments of the
 # > trellis* of `steps` rows from the top; the last may be shorter. Each segment begins in state 0
-# > and passes its indices from top to bottom. In state s:
-#
+# > and passes its indices from top to bottom. In state s: -- 7.2
 # > A range-coded payload with a trellis is decoded in min(steps, rows of the tile) steps: step t,
 # > from 0, takes the rows t, t + steps, t + 2 * steps, ... of the tile. The table of an index is
-# > the one that its class gives with quantizer 0, and the one after it with quantizer 1.
+# > the one that its class gives with quantizer 0, and the one after it with quantizer 1. -- 7.2
 def trellis(
     indices: list[int], columns: int, steps: int, stream: Stream | None, table_of: list[int]
 ) -> list[int]:
@@ -1138,9 +1001,8 @@ def trellis(
             stream.step(positions, table_of)
         for position in positions:
             k, s = indices[position], states[position]
-            # Section 7.2:
             # > the coefficient of an index k is 2k with quantizer 0, and 2k - sign(k) with
-            # > quantizer 1;
+            # > quantizer 1; -- 7.2
             coefficients[position] = 2 * k - s % 2 * ((k > 0) - (k < 0))
             below = position + columns
             if t + 1 < steps and below < count:
@@ -1160,21 +1022,12 @@ class Part:
     table: int = 0
     offset: int = 0
 
-    # Section 8.3:
-    # > The *width* of a part is kept, plus 1 for a floating-point part without UNSIGNED.
+    # > The *width* of a part is kept, plus 1 for a floating-point part without UNSIGNED. -- 8.3
     @property
     def width(self) -> int:
         return self.kept + (self.kind.floating and not self.flags & UNSIGNED)
 
 
-# Section 8.1:
-# > block( )                                                    descriptor
-# >   head_size                                                 uv(MAX_PART_HEAD * number of parts)
-# >   plane(head_size values of 8 bits)
-# >   if (any part has CODED set)
-# >     stream( )
-# >   for (j = 0; j < planes; j++)
-# >     plane(values of plane j)
 def read_block(reader: Reader, parts: list[Part], tables: list[Table]) -> list[bytes]:
     """The elements of each part."""
     head_size = reader.uv(MAX_PART_HEAD * len(parts))
@@ -1183,19 +1036,17 @@ def read_block(reader: Reader, parts: list[Part], tables: list[Table]) -> list[b
         read_part(head, part, tables)
     head.end()
 
-    # Section 8.2:
     # > The stream codes, without a trellis, as one row, an integer for each element of each part
-    # > with CODED, in order, with the part's table.
+    # > with CODED, in order, with the part's table. -- 8.2
     coded = [part for part in parts if part.flags & CODED]
     integers: Iterator[int] = iter(())
     if coded:
         table_of = [part.table for part in coded for _ in range(part.count)]
         integers = iter(read_stream(reader, table_of, tables))
 
-    # Section 8.3:
     # > `planes` is ceil(w / 8) for the largest width w of all parts that have elements, 0 if there
     # > are none. Plane j has a value for each element of each part of a width above 8j, in order:
-    # > the bits 8j and up of its rest, min(8, width - 8j) of them.
+    # > the bits 8j and up of its rest, min(8, width - 8j) of them. -- 8.3
     rests = [[0] * part.count for part in parts]
     for low in range(0, max((part.width for part in parts if part.count), default=0), 8):
         in_plane = [k for k, part in enumerate(parts) if part.width > low]
@@ -1207,18 +1058,9 @@ def read_block(reader: Reader, parts: list[Part], tables: list[Table]) -> list[b
     return [join_part(part, rest, integers) for part, rest in zip(parts, rests, strict=True)]
 
 
-# Section 8.1:
-# > part( )                                                     descriptor
-# >   kept                                                      u8
-# >   flags                                                     u8
-# >   if (flags & CODED)
-# >     table                                                   u8
-# >   if (the type is floating-point)
-# >     offset                                                  sv(MAX_OFFSET)
-#
 # > `kept` MUST be at most the number of mantissa bits of a floating-point type, and at most 8 times
 # > the bytes of another **[block.kept]**. `flags` MUST NOT have bits set other than UNSIGNED (1)
-# > and CODED (2), and none for a type that is not floating-point **[block.flags]**.
+# > and CODED (2), and none for a type that is not floating-point **[block.flags]**. -- 8.1
 def read_part(head: Reader, part: Part, tables: list[Table]) -> None:
     part.kept, part.flags = head.u8(), head.u8()
     if part.kept > (part.kind.mantissa if part.kind.floating else 8 * part.kind.size):
@@ -1231,17 +1073,8 @@ def read_part(head: Reader, part: Part, tables: list[Table]) -> None:
         part.offset = head.sv(MAX_OFFSET)
 
 
-# Section 8.3:
-# > plane(values)                                               descriptor
-# >   kind                                                      u8
-# >   if (kind == PACKED)
-# >     values                                                  packed (6.1)
-# >   else if (kind == DEFLATED)
-# >     size                                                    uv(bytes left in the segment)
-# >     values                                    deflated(number of values), in `size` bytes
-#
 # > `kind` MUST be PACKED or DEFLATED **[plane.kind]**. A deflated plane has one byte for each
-# > value; the byte MUST be below 2^b for a value of b bits **[plane.range]**.
+# > value; the byte MUST be below 2^b for a value of b bits **[plane.range]**. -- 8.3
 def read_plane(reader: Reader, widths: Sequence[int]) -> Sequence[int]:
     kind = reader.u8()
     if kind == PLANE_PACKED:
@@ -1254,19 +1087,13 @@ def read_plane(reader: Reader, widths: Sequence[int]) -> Sequence[int]:
     return values
 
 
-# Section 8.2:
 # > The exponent of an element (4.6) is this integer plus `offset`; in a floating-point part without
 # > CODED every exponent is `offset`. It MUST be in 0 .. 2^e - 1 for a type with e exponent bits
-# > **[block.exponent]**.
-#
-# Section 8.3:
-# > floating-point with UNSIGNED: y', the sign being 0;
-#
-# > floating-point without: 2 * y' + s, s the sign bit;
-#
-# > otherwise: the element, as an unsigned integer.
-#
-# > The mantissa is y = y' * 2^(m - kept) for m mantissa bits.
+# > **[block.exponent]**. -- 8.2
+# > floating-point with UNSIGNED: y', the sign being 0; -- 8.3
+# > floating-point without: 2 * y' + s, s the sign bit; -- 8.3
+# > otherwise: the element, as an unsigned integer. -- 8.3
+# > The mantissa is y = y' * 2^(m - kept) for m mantissa bits. -- 8.3
 def join_part(part: Part, rests: list[int], integers: Iterator[int]) -> bytes:
     """Bytes of the elements; `integers` are taken from if the exponents are coded."""
     kind = part.kind
@@ -1316,15 +1143,13 @@ class Head:
     def channels(self) -> list[int]:
         return [basis.channels for basis in self.bases]
 
-    # Section 7.1:
-    # > There are ceil(O' / tile_rows) * ceil(K / tile_columns) tiles; none if O' or K is 0.
+    # > There are ceil(O' / tile_rows) * ceil(K / tile_columns) tiles; none if O' or K is 0. -- 7.1
     def tile_count(self) -> int:
         bands = ceil_divide(self.bases[OUT].channels, self.tile_rows)
         return bands * ceil_divide(len(self.kept), self.tile_columns)
 
-    # Section 7.1:
     # > Tiles are taken in bands of `tile_rows` rows from the top, each band from left to right;
-    # > those at the right and bottom edge are smaller where the size does not divide.
+    # > those at the right and bottom edge are smaller where the size does not divide. -- 7.1
     def tiles(self) -> Iterator[tuple[range, list[int]]]:
         rows = self.bases[OUT].channels
         for top in range(0, rows, self.tile_rows):
@@ -1332,59 +1157,29 @@ class Head:
                 band = range(top, min(top + self.tile_rows, rows))
                 yield band, self.kept[left : left + self.tile_columns]
 
-    # Section 9.5:
-    # > min( levels_out[o'] + levels_in[i'] + levels_taps[t'], class_count - 1 )
-    #
-    # > and its table is table_map[class].
+    # > min( levels_out[o'] + levels_in[i'] + levels_taps[t'], class_count - 1 ) -- 9.5
+    # > and its table is table_map[class]. -- 9.5
     def table(self, row: int, column: int) -> int:
         i, t = divmod(column, self.bases[TAPS].channels)
         level = self.levels[OUT][row] + self.levels[IN][i] + self.levels[TAPS][t]
         return self.table_map[min(level, len(self.table_map) - 1)]
 
 
-# Section 9.1:
-# > transform_head( )                                           descriptor
-# >   for each dimension
-# >     role                                                    u8
-# >   scale_mantissa                                            uv(MAX_SCALE_MANTISSA)
-# >   scale_exponent                                            sv(MAX_SCALE_EXPONENT)
-# >   quantizer                                                 u8
-# >   if (quantizer == TRELLIS)
-# >     steps                                                   uv(MAX_STEPS)
-# >   payload_kind                                              u8
-# >   tile_rows                                                 uv(MAX_SYMBOLS)
-# >   tile_columns                                              uv(MAX_SYMBOLS)
-# >   for (axis = OUT, IN, TAPS)
-# >     basis(axis)
-# >   depths                                                    vector(I' * T', MAX_DEPTH)
-# >   if (payload_kind == RANGE)
-# >     class_count                                             uv(MAX_CLASSES)
-# >     for (i = 0; i < class_count; i++)
-# >       table_map[i]                                          u8
-# >     levels_out                                              vector(O', MAX_CLASSES)
-# >     levels_in                                               vector(I', MAX_CLASSES)
-# >     levels_taps                                             vector(T', MAX_CLASSES)
-# >   row_scales                                                vector(O, MAX_VECTOR)
-# >   multipliers                                               vector(I' * T', MAX_VECTOR)
-# >   if (anything is coded, see 6.3)
-# >     stream( )
 def read_head(reader: Reader, shape: tuple[int, ...], tables: list[Table]) -> Head:
-    # Section 9.1:
     # > `role` MUST be OUT, IN or TAPS **[head.role]**. The length of an axis, O, I or T, is the
-    # > product of the dimensions with its role, 1 without any.
+    # > product of the dimensions with its role, 1 without any. -- 9.1
     roles = list(reader.bytes(len(shape)))
     if not set(roles) <= {OUT, IN, TAPS}:
         raise reader.malformed("head.role", f"roles {roles}")
-    # Section 9.3:
     # > scale = scale_mantissa * 2^scale_exponent. `scale_mantissa` MUST NOT be 0 **[head.scale]**.
+    # > -- 9.3
     scale_mantissa, scale_exponent = reader.uv(MAX_SCALE_MANTISSA), reader.sv(MAX_SCALE_EXPONENT)
     if scale_mantissa == 0:
         raise reader.malformed("head.scale", "the scale is 0")
-    # Section 9.1:
     # > `quantizer` is UNIFORM or TRELLIS; a decoder MUST report any other value as unsupported
     # > **[head.quantizer]**. `steps` MUST be at least 1 **[head.steps]**. `payload_kind` MUST be
     # > RANGE or FIXED **[head.payload_kind]**. tile_rows * tile_columns MUST be 1 to MAX_SYMBOLS
-    # > **[head.tile]**.
+    # > **[head.tile]**. -- 9.1
     quantizer = reader.u8()
     if quantizer not in (UNIFORM, TRELLIS):
         raise Unsupported("head.quantizer", f"quantizer {quantizer}")
@@ -1432,24 +1227,14 @@ def read_head(reader: Reader, shape: tuple[int, ...], tables: list[Table]) -> He
         levels=levels,
         row_scales=row_scales,
         multipliers=multipliers,
-        # Section 2:
         # > Columns of depth 0 are *absent*: their coefficients are 0 and nothing is coded for them;
-        # > the other columns are *kept*.
+        # > the other columns are *kept*. -- 2
         kept=[column for column, depth in enumerate(depths) if depth > 0],
     )
 
 
-# Section 9.2:
-# > basis(axis)                                                 descriptor
-# >   kind                                                      u8
-# >   if (kind == EXPLICIT)
-# >     rows                                                    uv(length of the axis)
-# >     for (k = 0; k < rows; k++)
-# >       table[k]                                              u8
-# >     shifts                                                  vector(rows, MAX_BASIS_SHIFT)
-#
 # > `kind` MUST be NONE, DCT or EXPLICIT **[basis.kind]**. With NONE and DCT, the axis has as many
-# > channels as positions.
+# > channels as positions. -- 9.2
 def read_basis(
     reader: Reader, axis: int, dimensions: list[int], tables: list[Table], runs: list[Run]
 ) -> Basis:
@@ -1457,9 +1242,8 @@ def read_basis(
     if kind == BASIS_NONE:
         return Basis(kind, length, dimensions)
     if kind == BASIS_DCT:
-        # Section 9.2:
         # > DCT MUST be on the axis TAPS only, with at most MAX_DCT_DIMENSIONS dimensions of that
-        # > role, each 1 to MAX_DCT, and T at most MAX_DCT_TAPS **[basis.dct]**.
+        # > role, each 1 to MAX_DCT, and T at most MAX_DCT_TAPS **[basis.dct]**. -- 9.2
         if axis != TAPS or len(dimensions) > MAX_DCT_DIMENSIONS:
             raise reader.malformed("basis.dct", f"a DCT on axis {axis}, dimensions {dimensions}")
         if max(dimensions, default=1) > MAX_DCT or length > MAX_DCT_TAPS:
@@ -1467,10 +1251,9 @@ def read_basis(
         return Basis(kind, length, dimensions)
     if kind != BASIS_EXPLICIT:
         raise reader.malformed("basis.kind", f"kind {kind} of a basis")
-    # Section 9.2:
     # > With EXPLICIT it has `rows` channels. rows times the length of the axis MUST be at most
     # > MAX_BASIS **[basis.size]**. The stream of the head codes the entries, row by row, entries of
-    # > row k with table[k]; in the order of 6.3 they stand behind `shifts`.
+    # > row k with table[k]; in the order of 6.3 they stand behind `shifts`. -- 9.2
     rows = reader.uv(length)
     if rows * length > MAX_BASIS:
         raise reader.malformed("basis.size", f"{rows} rows of {length} entries")
@@ -1481,9 +1264,8 @@ def read_basis(
     return Basis(kind, rows, dimensions, shifts, entries)
 
 
-# Section 9.4:
 # > `row_scales` and `multipliers` give the integers r[o] and m[i',t'] as codes of 8 bits, with a
-# > mantissa of ROW_SCALE_MANTISSA = 5 bits and of MULTIPLIER_MANTISSA = 3 bits:
+# > mantissa of ROW_SCALE_MANTISSA = 5 bits and of MULTIPLIER_MANTISSA = 3 bits: -- 9.4
 def expand(code: int, mantissa: int) -> int:
     exponent, fraction = code >> mantissa, code % (1 << mantissa)
     if exponent == 0:
@@ -1491,11 +1273,10 @@ def expand(code: int, mantissa: int) -> int:
     return ((1 << mantissa) + fraction) << (exponent - 1)
 
 
-# Section 9.5:
 # > `class_count` MUST be at least 1 **[class.count]**. With the uniform quantizer each table_map[i]
 # > MUST be the index of a table; with the trellis quantizer table_map[i] and table_map[i] + 1 both
 # > MUST be **[class.table]**, and these two tables MUST have the same low_bits
-# > **[class.low_bits]**.
+# > **[class.low_bits]**. -- 9.5
 def read_table_map(reader: Reader, quantizer: int, tables: list[Table]) -> list[int]:
     class_count = reader.uv(MAX_CLASSES)
     if class_count < 1:
@@ -1513,12 +1294,11 @@ def read_table_map(reader: Reader, quantizer: int, tables: list[Table]) -> list[
 # ---- 10.1 Weights ----
 
 
-# Section 10.1:
 # > **Bound.** Let D be the largest depth, Q = 2^D with the trellis quantizer and 2^(D-1) with the
 # > uniform one, M the largest multiplier, and for each basis G = max over n of SUM over k of
 # > |B[k,n]|; each of Q, M and G is taken as 1 where it is below 1 or there is nothing to take it
 # > of. The product Q * M * G_out * G_in * G_taps MUST be below 2^SUM_BITS **[reconstruct.bound]**.
-# > All of it is in the head, so a decoder checks it before any payload.
+# > All of it is in the head, so a decoder checks it before any payload. -- 10.1
 def check_bound(head: Head) -> None:
     depth = max(head.depths, default=0)
     product = 2**depth if head.quantizer == TRELLIS else 2 ** max(depth - 1, 0)
@@ -1531,17 +1311,12 @@ def check_bound(head: Head) -> None:
         raise Malformed("reconstruct.bound", f"sums may reach {product}")
 
 
-# Section 10.1:
-# > C[o',i',t'] = q[o',i',t'] * m[i',t'].
-#
-# > If `taps` has a basis: C[o',i',t] = SUM over t' of C[o',i',t'] * B_taps[t',t].
-#
-# > If `in` has a basis: C[o',i,t] = SUM over i' of C[o',i',t] * B_in[i',i].
-#
-# > If `out` has a basis: C[o,i,t] = SUM over o' of C[o',i,t] * B_out[o',o].
-#
+# > C[o',i',t'] = q[o',i',t'] * m[i',t']. -- 10.1
+# > If `taps` has a basis: C[o',i',t] = SUM over t' of C[o',i',t'] * B_taps[t',t]. -- 10.1
+# > If `in` has a basis: C[o',i,t] = SUM over i' of C[o',i',t] * B_in[i',i]. -- 10.1
+# > If `out` has a basis: C[o,i,t] = SUM over o' of C[o',i,t] * B_out[o',o]. -- 10.1
 # > step[o] = scale * r[o], a double; v = C[o,i,t] * step[o], a double, C being converted to a
-# > double without loss.
+# > double without loss. -- 10.1
 def reconstruct(head: Head, coefficients: list[int], entry: Entry) -> bytes:
     """Bytes of the elements, from the coefficients of all rows and columns."""
     multipliers = [expand(code, MULTIPLIER_MANTISSA) for code in head.multipliers]
@@ -1577,13 +1352,10 @@ def synthesize(c: list[int], outer: int, basis: Basis, inner: int) -> list[int]:
     return result
 
 
-# Section 9.2:
-# > Entry n of synthesis row k is B[k,n] = entry[k,n] * 2^shifts[k].
-#
-# Section 10.2:
+# > Entry n of synthesis row k is B[k,n] = entry[k,n] * 2^shifts[k]. -- 9.2
 # > Where the dimensions of role TAPS are n_1, ..., n_d, position (p_1, ..., p_d) and channel (k_1,
 # > ..., k_d) are both in row-major order, and B_taps[k,p] is the product of the entries (k_i, p_i)
-# > of the DCT of length n_i; 1 without any dimension.
+# > of the DCT of length n_i; 1 without any dimension. -- 10.2
 def synthesis_columns(basis: Basis) -> list[list[int]]:
     """For each position n of an axis the numbers B[k,n] of all channels k."""
     if basis.kind == BASIS_EXPLICIT:
@@ -1619,9 +1391,8 @@ COSINES = (
 )
 
 
-# Section 10.2:
 # > The synthesis rows of the DCT of length N are built from this table of round(2^10 * cos(pi * j /
-# > (2 N))) for j = 0 .. N - 1:
+# > (2 N))) for j = 0 .. N - 1: -- 10.2
 def dct_entry(cosines: Sequence[int], k: int, n: int) -> int:
     length = len(cosines)
     if k == 0:
@@ -1636,10 +1407,9 @@ def dct_entry(cosines: Sequence[int], k: int, n: int) -> int:
 # ---- 10.3 Dimensions ----
 
 
-# Section 10.3:
 # > Element (x_1, ..., x_d) of the tensor is W[o,i,t], where o is the row-major position of the x_j
 # > of role OUT, in the order of the dimensions, among the dimensions of that role; i and t
-# > likewise.
+# > likewise. -- 10.3
 def element_positions(shape: tuple[int, ...], roles: list[int]) -> list[int]:
     """For each element in row-major order, the position of its W[o,i,t] in row-major order."""
     lengths = [
@@ -1661,14 +1431,12 @@ def element_positions(shape: tuple[int, ...], roles: list[int]) -> list[int]:
 Tensors: TypeAlias = "dict[str, tuple[str, tuple[int, ...], bytes]]"
 
 
-# Section 12.1:
 # > **limit**: decoding would take more than the caller allows. A decoder MAY have such limits. The
 # > reference decoder refuses files whose tensors take more bytes, all together and tied ones
 # > included, than a given number, by default 32 MiB plus 1000 times the length of the file
 # > **[limit.decoded]**. It does so once the directory breaks no rule, before it looks at any
-# > segment.
-#
-# > Tensors of unknown type count nothing towards [limit.decoded].
+# > segment. -- 12.1
+# > Tensors of unknown type count nothing towards [limit.decoded]. -- 12.1
 def check_limit(directory: Directory, limit: int) -> None:
     total = 0
     for entry in directory.entries:
@@ -1679,11 +1447,8 @@ def check_limit(directory: Directory, limit: int) -> None:
         raise Limit("limit.decoded", f"the tensors take {total} bytes, more than {limit}")
 
 
-# Section 3.1:
-# > a file that is malformed and unsupported is malformed.
-#
-# Section 12.1:
-# > Rules for other tensors and for the file apply all the same.
+# > a file that is malformed and unsupported is malformed. -- 3.1
+# > Rules for other tensors and for the file apply all the same. -- 12.1
 def decode_file(data: bytes, limit: int | None = None) -> tuple[Tensors, dict[str, str]]:
     """The tensors and the metadata of a file.
 
@@ -1710,9 +1475,9 @@ def decode_file(data: bytes, limit: int | None = None) -> tuple[Tensors, dict[st
     unsupported = [entry.unsupported for entry in directory.entries if entry.unsupported]
     decoded: dict[str, bytes] = {}
     for k, segment in enumerate(directory.bundles):
-        # Section 12.1:
         # > A tensor tied to an unsupported one is unsupported, and so are all tensors of a bundle
-        # > that one of unknown type or coding names; of such a bundle, [segment.crc] is checked.
+        # > that one of unknown type or coding names; of such a bundle, [segment.crc] is checked. --
+        # > 12.1
         members = [entry for entry in directory.entries if entry.bundle == k]
         if not any(entry.unsupported for entry in members):
             elements = decode_bundle(segment_reader(segment), members, tables)
