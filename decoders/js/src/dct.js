@@ -1,4 +1,4 @@
-/** Synthesis rows of the DCT (specification, 10.2). */
+/** Bases of the DCT (specification, 10.2). */
 
 /** round(2^10 * cos(pi * j / (2 N))) for j = 0 .. N - 1, by N - 1: numbers of the format, not computed. */
 const COSINES = [
@@ -29,21 +29,21 @@ function dctEntry(cosines, k, n) {
   return angle < length ? cosines[angle] : -cosines[2 * length - angle];
 }
 
-/** Rows of channels over positions of an axis with these dimensions, row after row. */
-export function dctRows(dimensions) {
-  let rows = Float64Array.of(1);
+/** The DCT of an axis with these dimensions: entry [p, k] is that of channel k at position p. */
+export function dctBasis(dimensions) {
+  let basis = Float64Array.of(1);
   let size = 1;
   for (const n of dimensions) {
     const cosines = COSINES[n - 1];
     const next = new Float64Array((size * n) ** 2);
     for (let k = 0; k < size * n; k++) {
       for (let p = 0; p < size * n; p++) {
-        const outer = rows[Math.floor(k / n) * size + Math.floor(p / n)];
-        next[k * size * n + p] = outer * dctEntry(cosines, k % n, p % n);
+        const outer = basis[Math.floor(p / n) * size + Math.floor(k / n)];
+        next[p * size * n + k] = outer * dctEntry(cosines, k % n, p % n);
       }
     }
-    rows = next;
+    basis = next;
     size *= n;
   }
-  return rows;
+  return basis;
 }

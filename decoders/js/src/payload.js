@@ -1,7 +1,7 @@
 /** Payloads and the trellis (specification, chapter 7). */
 
 import { allocate } from "./errors.js";
-import { PayloadKind, Quantizer, TABLE_SUM } from "./registry.js";
+import { MAX_DEPTH, PayloadKind, Quantizer, TABLE_SUM } from "./registry.js";
 import { Order, Stream, readStream } from "./stream.js";
 
 /** Next state by state * 2 + parity; the quantizer of state s is s mod 2. */
@@ -31,46 +31,57 @@ export function eachTile(head, visit) {
 export function readPayload(reader, head, tables, matrix, row, column, rows, columns) {
   const start = reader.position;
   const depths = head.keptDepths.subarray(column, column + columns);
-  const fixed = head.payload_kind === PayloadKind.FIXED;
   const trellis = head.quantizer === Quantizer.TRELLIS;
-  let values;
-  if (fixed) {
-    values = readFixed(reader, rows, depths);
+  const width = head.kept.length;
+  const whole = columns === width; // whole rows lie in one piece in the matrix
+  const size = rows * columns;
+  const values = whole ? matrix.subarray(row * width, row * width + size) : allocate(Int32Array, size);
+  if (head.payload_kind === PayloadKind.FIXED) {
+    readFixed(reader, rows, depths, values);
     if (trellis) fromIndices(values, rows, columns, head.steps);
   } else {
-    const tableOf = tablesOfTile(head, row, column, rows, columns);
-    values = trellis
-      ? readTrellis(reader, tables, tableOf, rows, columns, head.steps)
-      : readStream(reader, tables, tableOf);
+    const lookup = new ColumnLookup(head, column, columns);
+    const levels = head.levels_out.subarray(row, row + rows);
+    if (trellis) readTrellis(reader, tables, lookup, levels, head.steps, values);
+    else readStream(reader, tables, lookup.tablesOfTile(levels), values);
+    checkDepths(reader, start, trellis, depths, values);
   }
-  // Index k of depth d is in -2^(d-1) .. 2^(d-1) - 1; with the trellis that is 2k or 2k - sign(k) in -2^d .. 2^d - 2.
-  const lowest = Int32Array.from(depths, (depth) => -(2 ** (trellis ? depth : depth - 1)));
-  const highest = lowest.map((low) => -low - (trellis ? 2 : 1));
-  const width = head.kept.length;
-  for (let r = 0, i = 0; r < rows; r++) {
-    let at = (row + r) * width + column;
-    for (let c = 0; c < columns; c++, i++) {
-      const value = values[i];
-      if (value < lowest[c] || value > highest[c]) {
-        reader.fail("payload.depth", `coefficient ${value} in a column of depth ${depths[c]}`, start);
-      }
-      matrix[at++] = value;
+  if (whole) return;
+  for (let r = 0; r < rows; r++) {
+    matrix.set(values.subarray(r * columns, (r + 1) * columns), (row + r) * width + column);
+  }
+}
+
+/** Index k of depth d is in -2^(d-1) .. 2^(d-1) - 1; with the trellis that is 2k or 2k - sign(k) in -2^d .. 2^d - 2. */
+function checkDepths(reader, start, trellis, depths, values) {
+  const shift = trellis ? 0 : 1;
+  const most = trellis ? 2 : 1;
+  let least = MAX_DEPTH;
+  for (let c = 0; c < depths.length; c++) least = Math.min(least, depths[c]);
+  // Most values are in the range of every column.
+  const low = -(1 << (least - shift));
+  const high = -low - most;
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i];
+    if (value >= low && value <= high) continue;
+    const depth = depths[i % depths.length];
+    const end = 1 << (depth - shift);
+    if (value < -end || value > end - most) {
+      reader.fail("payload.depth", `coefficient ${value} in a column of depth ${depth}`, start);
     }
   }
 }
 
-function readFixed(reader, rows, depths) {
+function readFixed(reader, rows, depths, indices) {
   let bits = 0;
   for (const depth of depths) bits += depth;
   const packed = reader.packed(rows * bits);
-  const indices = allocate(Int32Array, rows * depths.length);
   for (let i = 0; i < indices.length; ) {
     for (let c = 0; c < depths.length; c++, i++) {
       const unused = 32 - depths[c];
       indices[i] = (packed.read(depths[c]) << unused) >> unused;
     }
   }
-  return indices;
 }
 
 /** Turns the indices of a tile into coefficients. */
@@ -87,62 +98,105 @@ function fromIndices(values, rows, columns, steps) {
   }
 }
 
-/** Index of the table of each index of a tile, that of quantizer 0. */
-function tablesOfTile(head, row, column, rows, columns) {
-  const { table_map, levels_out, columnLevels } = head;
-  const tableOf = allocate(Uint8Array, rows * columns);
-  const known = new Map(); // start of a row with the same level
-  for (let r = 0; r < rows; r++) {
-    const level = levels_out[row + r];
-    const at = r * columns;
-    const same = known.get(level);
-    if (same !== undefined) {
-      tableOf.copyWithin(at, same, same + columns);
-      continue;
-    }
-    known.set(level, at);
-    for (let c = 0; c < columns; c++) {
-      tableOf[at + c] = table_map[Math.min(level + columnLevels[column + c], table_map.length - 1)];
-    }
+/** Tables of the indices of a tile, those of quantizer 0; rows of the same level have the same ones. */
+class ColumnLookup {
+  constructor(head, column, columns) {
+    this.columns = columns;
+    this.table_map = head.table_map;
+    this.columnLevels = head.columnLevels.subarray(column, column + columns);
+    this.rows = new Map();
   }
-  return tableOf;
+
+  /** Tables of a row by column, and its columns sorted by table: a step of one row. */
+  row(level) {
+    const known = this.rows.get(level);
+    if (known !== undefined) return known;
+    const { table_map, columnLevels, columns } = this;
+    const last = table_map.length - 1;
+    const tableOf = new Uint8Array(columns);
+    for (let c = 0; c < columns; c++) tableOf[c] = table_map[Math.min(level + columnLevels[c], last)];
+    const row = { tableOf, sorted: new Order(tableOf) };
+    this.rows.set(level, row);
+    return row;
+  }
+
+  tablesOfTile(levels) {
+    const tableOf = allocate(Uint8Array, levels.length * this.columns);
+    levels.forEach((level, r) => tableOf.set(this.row(level).tableOf, r * this.columns));
+    return tableOf;
+  }
 }
 
 /** `stream( )` with a trellis: the coefficients of a tile. All segments of the trellis advance together. */
-function readTrellis(reader, tables, tableOf, rows, columns, steps) {
-  const stream = new Stream(reader, tables, tableOf);
-  const values = allocate(Int32Array, rows * columns);
-  const most = Math.ceil(rows / steps) * columns; // indices of step 0
-  const states = new Uint8Array(most);
-  const keys = new Uint8Array(most);
-  const places = new Uint32Array(most); // positions of step 0
-  for (let i = 0; i < most; i++) places[i] = i + Math.floor(i / columns) * (steps - 1) * columns;
-  const sorted = new Order(most);
-  for (let step = 0; step < Math.min(steps, rows); step++) {
-    const n = Math.ceil((rows - step) / steps) * columns;
-    const shift = step * columns;
-    for (let i = 0; i < n; i++) keys[i] = tableOf[places[i] + shift] + (states[i] & 1);
-    sorted.sort(keys, n);
-    for (let k = 0; k < tables.length; k++) {
-      const from = sorted.starts[k];
-      const to = sorted.starts[k + 1];
-      if (from < to) trellisRun(stream, tables[k], sorted.order, from, to, states, places, shift, values);
+function readTrellis(reader, tables, lookup, levels, steps, values) {
+  const { columns, table_map } = lookup;
+  const bases = [...new Set(table_map)].sort((a, b) => a - b);
+  const hasLow = bases.some((k) => tables[k].low_bits > 0);
+  const stream = new Stream(reader, tables, values.length, hasLow ? lookup.tablesOfTile(levels) : null);
+  // Indices of a step are named by the position, in the tile, of the first row of their segment.
+  const states = allocate(Uint8Array, values.length);
+  const most = Math.ceil(levels.length / steps) * columns;
+  const zeros = allocate(Uint32Array, most);
+  const merged = allocate(Uint32Array, most);
+  let ones = allocate(Uint32Array, most);
+  let held = allocate(Uint32Array, most);
+
+  for (let step = 0; step < Math.min(steps, levels.length); step++) {
+    const run = (table, list, n) => n > 0 && trellisRun(stream, tables[table], list, n, states, step * columns, values);
+    // Table k has the indices of base k with quantizer 0 and, held from before, those of base k - 1 with quantizer 1.
+    let heldTable = 0;
+    let heldCount = 0;
+    for (const base of bases) {
+      let zeroCount = 0;
+      let oneCount = 0;
+      for (let r = step; r < levels.length; r += steps) {
+        const { order, starts } = lookup.row(levels[r]).sorted;
+        const first = (r - step) * columns;
+        for (let i = starts[base]; i < starts[base + 1]; i++) {
+          const position = first + order[i];
+          const quantizer = states[position] & 1;
+          zeros[zeroCount] = position;
+          ones[oneCount] = position;
+          zeroCount += 1 - quantizer;
+          oneCount += quantizer;
+        }
+      }
+      if (heldTable === base && heldCount > 0) {
+        run(base, merge(held, heldCount, zeros, zeroCount, merged), heldCount + zeroCount);
+      } else {
+        run(heldTable, held, heldCount);
+        run(base, zeros, zeroCount);
+      }
+      [held, ones] = [ones, held];
+      heldTable = base + 1;
+      heldCount = oneCount;
     }
+    run(heldTable, held, heldCount);
   }
   stream.end();
-  return values;
 }
 
-/** As RangeDecoder.run, for the indices order[from .. to - 1] of one step: gives coefficients and the next states. */
-function trellisRun(stream, table, order, from, to, states, places, shift, values) {
+/** Puts two ascending lists into one. */
+function merge(a, aCount, b, bCount, out) {
+  for (let i = 0, j = 0, n = 0; n < aCount + bCount; n++) {
+    out[n] = j === bCount || (i < aCount && a[i] < b[j]) ? a[i++] : b[j++];
+  }
+  return out;
+}
+
+/**
+ * As RangeDecoder.run, for indices of one step that have one table: gives coefficients and the next states.
+ *
+ * @param {Uint32Array} list what names the n indices; `shift` behind it is where they are in the tile
+ */
+function trellisRun(stream, table, list, n, states, shift, values) {
   const { decoder, escapes, low } = stream;
-  const { low_bits, size, starts, weights } = table;
+  const { low_bits, size, starts, weights, numbers } = table;
   const lowest = table.low;
-  const { numbers } = table;
   const coded = table.members > 1;
   if (coded) decoder.used = true;
   let { d, e, R, position } = decoder;
-  for (let i = from; i < to; i++) {
+  for (let i = 0; i < n; i++) {
     let k = lowest;
     if (coded) {
       const s = Math.floor(R * 2 ** -12);
@@ -159,13 +213,12 @@ function trellisRun(stream, table, order, from, to, states, places, shift, value
       }
       k = number < size ? lowest + number : escapes.next(table);
     }
-    const j = order[i];
-    const at = places[j] + shift;
-    if (low_bits > 0) k = (k << low_bits) + low[at];
+    const at = list[i];
+    if (low_bits > 0) k = (k << low_bits) + low[at + shift];
     // No k here is far beyond MAX_VALUE, so that one beyond it still gives a coefficient that no depth allows.
-    const state = states[j];
-    states[j] = NEXT[2 * state + (k & 1)];
-    values[at] = (k << 1) - ((k > 0) - (k < 0)) * (state & 1);
+    const state = states[at];
+    states[at] = NEXT[2 * state + (k & 1)];
+    values[at + shift] = (k << 1) - ((k > 0) - (k < 0)) * (state & 1);
   }
   decoder.d = d;
   decoder.e = e;

@@ -55,7 +55,8 @@ function readExponents(reader, tables, blocks) {
   const tableOf = allocate(Uint8Array, coded.reduce((sum, block) => sum + block.n, 0));
   let at = 0;
   for (const { n, table } of coded) tableOf.fill(table, at, (at += n));
-  const integers = readStream(reader, tables, tableOf);
+  const integers = allocate(Int32Array, tableOf.length);
+  readStream(reader, tables, tableOf, integers);
   at = 0;
   for (const block of coded) block.integers = integers.subarray(at, (at += block.n));
 }

@@ -7,30 +7,70 @@ import { Axis } from "./registry.js";
 
 const BLOCK = 2 ** 14; // numbers that a block of rows should have: they stay in the fast caches
 
-/** out[r, n] = SUM over k of matrix[r, k] * basis[k, n], for `rows` rows. */
-function multiplyRight(matrix, rows, basis, inner, columns, out) {
-  out.fill(0, 0, rows * columns);
-  for (let k = 0; k < inner; k++) {
-    const row = k * columns;
-    for (let r = 0; r < rows; r++) {
-      const factor = matrix[r * inner + k];
-      if (factor === 0) continue;
-      const at = r * columns;
-      for (let n = 0; n < columns; n++) out[at + n] += factor * basis[row + n];
+/**
+ * out[r, c] = SUM over k of a[r, k] * b[c, k]: both factors lie with k varying fastest.
+ *
+ * Four rows and two columns at a time: eight sums that wait for nobody. At the edges the last
+ * row or column stands in for those that are not there.
+ */
+function multiply(a, rows, b, columns, inner, out, outFrom = 0) {
+  for (let r = 0; r < rows; r += 4) {
+    const last = rows - 1;
+    const r1 = Math.min(r + 1, last);
+    const r2 = Math.min(r + 2, last);
+    const r3 = Math.min(r + 3, last);
+    const a0 = r * inner;
+    const a1 = r1 * inner;
+    const a2 = r2 * inner;
+    const a3 = r3 * inner;
+    const o0 = outFrom + r * columns;
+    const o1 = outFrom + r1 * columns;
+    const o2 = outFrom + r2 * columns;
+    const o3 = outFrom + r3 * columns;
+    for (let c = 0; c < columns; c += 2) {
+      const d = Math.min(c + 1, columns - 1);
+      const bc = c * inner;
+      const bd = d * inner;
+      let s0 = 0;
+      let s1 = 0;
+      let s2 = 0;
+      let s3 = 0;
+      let t0 = 0;
+      let t1 = 0;
+      let t2 = 0;
+      let t3 = 0;
+      for (let k = 0; k < inner; k++) {
+        const x = b[bc + k];
+        const y = b[bd + k];
+        const v0 = a[a0 + k];
+        const v1 = a[a1 + k];
+        const v2 = a[a2 + k];
+        const v3 = a[a3 + k];
+        s0 += v0 * x;
+        s1 += v1 * x;
+        s2 += v2 * x;
+        s3 += v3 * x;
+        t0 += v0 * y;
+        t1 += v1 * y;
+        t2 += v2 * y;
+        t3 += v3 * y;
+      }
+      out[o0 + d] = t0;
+      out[o1 + d] = t1;
+      out[o2 + d] = t2;
+      out[o3 + d] = t3;
+      out[o0 + c] = s0;
+      out[o1 + c] = s1;
+      out[o2 + c] = s2;
+      out[o3 + c] = s3;
     }
   }
 }
 
-/** out[n, x] = SUM over k of basis[k, n] * matrix[k, x] for n = 0 .. columns - 1, matrix from `from` and out from `to` on. */
-function multiplyLeft(basis, inner, columns, matrix, from, width, out, to) {
-  out.fill(0, to, to + columns * width);
-  for (let k = 0; k < inner; k++) {
-    const row = from + k * width;
-    for (let n = 0; n < columns; n++) {
-      const factor = basis[k * columns + n];
-      const at = to + n * width;
-      for (let x = 0; x < width; x++) out[at + x] += factor * matrix[row + x];
-    }
+/** out[c, r] = a[from + r * columns + c]. */
+function transpose(a, from, rows, columns, out, stride = rows, to = 0) {
+  for (let r = 0, i = from; r < rows; r++) {
+    for (let c = 0; c < columns; c++) out[to + c * stride + r] = a[i++];
   }
 }
 
@@ -56,7 +96,8 @@ class Target {
     this.dtype = dtype;
     this.out = allocate(dtype.TypedArray, elements);
     this.width = head.lengths[Axis.IN] * head.lengths[Axis.TAPS];
-    this.steps = rowScales(head).map((r) => head.scale * r);
+    this.steps = rowScales(head);
+    for (let o = 0; o < this.steps.length; o++) this.steps[o] *= head.scale;
     // Dimensions of length 1 may have any role. If the others are in the order of the axes, so are the elements.
     const roles = head.roles.filter((_, i) => shape[i] > 1);
     this.places = null;
@@ -95,7 +136,8 @@ export function reconstruct(head, coefficients, dtype, shape, elements) {
   const { kept } = head;
   const columns = inChannels * tapChannels;
   const m = multipliers(head);
-  const factors = Float64Array.from(kept, (column) => m[column]);
+  const factors = allocate(Float64Array, kept.length);
+  for (let k = 0; k < kept.length; k++) factors[k] = m[kept[k]];
   const target = new Target(head, dtype, shape, elements);
   const { width } = target;
 
@@ -103,6 +145,8 @@ export function reconstruct(head, coefficients, dtype, shape, elements) {
   const block = Math.max(1, Math.min(outChannels, Math.floor(BLOCK / Math.max(1, most))));
   let current = allocate(Float64Array, block * most);
   let other = allocate(Float64Array, block * most);
+  const turned = inBasis !== null && T > 1 ? allocate(Float64Array, inChannels * T) : null;
+  /** Sums before the basis of `out`, its channels varying fastest. */
   const sums = outBasis === null ? null : allocate(Float64Array, outChannels * width);
   const swap = () => ([current, other] = [other, current]);
 
@@ -111,40 +155,38 @@ export function reconstruct(head, coefficients, dtype, shape, elements) {
     if (kept.length < columns) current.fill(0, 0, rows * columns);
     for (let r = 0; r < rows; r++) {
       const from = (first + r) * kept.length;
+      const to = r * columns;
       // Adding 0 makes 0 of -0, which is 0 * m for a negative coefficient and m of 0.
-      for (let k = 0; k < kept.length; k++) current[r * columns + kept[k]] = coefficients[from + k] * factors[k] + 0;
+      for (let k = 0; k < kept.length; k++) current[to + kept[k]] = coefficients[from + k] * factors[k] + 0;
     }
     if (tapBasis !== null) {
-      multiplyRight(current, rows * inChannels, tapBasis, tapChannels, T, other);
+      multiply(current, rows * inChannels, tapBasis, T, tapChannels, other);
       swap();
     }
-    if (inBasis !== null) {
-      if (T === 1) {
-        multiplyRight(current, rows, inBasis, inChannels, I, other);
-      } else {
-        for (let r = 0; r < rows; r++) {
-          multiplyLeft(inBasis, inChannels, I, current, r * inChannels * T, T, other, r * width);
-        }
+    if (turned !== null) {
+      for (let r = 0; r < rows; r++) {
+        transpose(current, r * inChannels * T, inChannels, T, turned);
+        multiply(inBasis, I, turned, T, inChannels, other, r * width);
       }
+      swap();
+    } else if (inBasis !== null) {
+      multiply(current, rows, inBasis, I, inChannels, other);
       swap();
     }
     if (sums === null) {
       for (let r = 0; r < rows; r++) target.put(first + r, current, r * width);
     } else {
-      sums.set(current.subarray(0, rows * width), first * width);
+      transpose(current, 0, rows, width, sums, outChannels, first);
     }
   }
   if (sums !== null) {
-    const row = allocate(Float64Array, width);
-    for (let o = 0; o < O; o++) {
-      row.fill(0);
-      for (let k = 0; k < outChannels; k++) {
-        const factor = outBasis[k * O + o];
-        if (factor === 0) continue;
-        const at = k * width;
-        for (let x = 0; x < width; x++) row[x] += factor * sums[at + x];
-      }
-      target.put(o, row, 0);
+    const group = 4; // as many rows as `multiply` takes at a time
+    const weights = allocate(Float64Array, group * width);
+    for (let first = 0; first < O; first += group) {
+      const rows = Math.min(group, O - first);
+      const basis = outBasis.subarray(first * outChannels, (first + rows) * outChannels);
+      multiply(basis, rows, sums, width, outChannels, weights);
+      for (let r = 0; r < rows; r++) target.put(first + r, weights, r * width);
     }
   }
   return target.out;

@@ -1,7 +1,7 @@
 /** The head of a transform-coded tensor (specification, chapter 9). */
 
-import { UnsupportedError } from "./errors.js";
-import { dctRows } from "./dct.js";
+import { UnsupportedError, allocate } from "./errors.js";
+import { dctBasis } from "./dct.js";
 import {
   Axis,
   BasisKind,
@@ -23,18 +23,22 @@ import {
   ROW_SCALE_MANTISSA,
   SUM_BITS,
 } from "./registry.js";
-import { allocate } from "./errors.js";
 import { readTableIndex } from "./tables.js";
 import { HeadStream, readVector } from "./vectors.js";
 
 const AXES = ["out", "in", "taps"];
 
-/** The integer that a code of 8 bits stands for (9.4); up to 15 * 2^30. */
-export function expand(code, mantissa) {
-  const exponent = code >> mantissa;
-  const fraction = code % 2 ** mantissa;
-  return exponent === 0 ? fraction : (2 ** mantissa + fraction) * 2 ** (exponent - 1);
+/** The integers that codes of 8 bits stand for (9.4), by code; up to 15 * 2^30. */
+function expanded(mantissa) {
+  return Float64Array.from({ length: 256 }, (_, code) => {
+    const exponent = code >> mantissa;
+    const fraction = code % 2 ** mantissa;
+    return exponent === 0 ? fraction : (2 ** mantissa + fraction) * 2 ** (exponent - 1);
+  });
 }
+
+const ROW_SCALES = expanded(ROW_SCALE_MANTISSA);
+const MULTIPLIERS = expanded(MULTIPLIER_MANTISSA);
 
 /**
  * @typedef {object} Head `transform_head( )`
@@ -42,7 +46,7 @@ export function expand(code, mantissa) {
  * @property {number[]} lengths O, I and T
  * @property {number[]} channels O', I' and T'
  * @property {number} scale
- * @property {(Float64Array | null)[]} bases synthesis rows of each axis, one after the other; null without
+ * @property {(Float64Array | null)[]} bases entries [n, k] of each axis, for position n and channel k; null without
  * @property {number[]} basisKinds
  * @property {Uint8Array} depths by column
  * @property {number[]} table_map
@@ -130,7 +134,7 @@ function readBasis(reader, axis, shape, head, tables, headStream) {
       reader.fail("basis.dct", `DCT on ${AXES[axis]} of [${dimensions}]`, start);
     }
     head.channels.push(length);
-    head.bases.push(dctRows(dimensions));
+    head.bases.push(dctBasis(dimensions));
   } else if (kind === BasisKind.EXPLICIT) {
     const rows = reader.uv(length);
     if (rows * length > MAX_BASIS) reader.fail("basis.size", `basis of ${rows} x ${length}`, start);
@@ -143,7 +147,10 @@ function readBasis(reader, axis, shape, head, tables, headStream) {
       (i) => tableOf[Math.floor(i / length)],
       (entries) => {
         const basis = allocate(Float64Array, rows * length);
-        for (let i = 0; i < basis.length; i++) basis[i] = entries[i] * 2 ** shifts[Math.floor(i / length)];
+        for (let k = 0, i = 0; k < rows; k++) {
+          const unit = 2 ** shifts[k];
+          for (let n = 0; n < length; n++) basis[n * rows + k] = entries[i++] * unit;
+        }
         head.bases[axis] = basis;
       },
     );
@@ -189,27 +196,41 @@ function keepColumns(head) {
 
 /** The bound of 10.1. In doubles: what is below 2^53 is exact, and what is not stays at 2^53 or above. */
 function checkBound(reader, head) {
-  const depth = head.depths.reduce((most, d) => Math.max(most, d), 0);
+  const depth = largest(head.keptDepths);
   let bound = Math.max(1, 2 ** (head.quantizer === Quantizer.TRELLIS ? depth : depth - 1));
-  bound *= Math.max(1, expand(head.multipliers.reduce((most, code) => Math.max(most, code), 0), MULTIPLIER_MANTISSA));
+  bound *= Math.max(1, largest(multipliers(head)));
   head.bases.forEach((basis, axis) => {
     if (basis === null) return;
-    const length = head.lengths[axis];
-    const sums = new Float64Array(length);
-    for (let k = 0, i = 0; k < head.channels[axis]; k++) {
-      for (let n = 0; n < length; n++, i++) sums[n] += Math.abs(basis[i]);
+    const rows = head.channels[axis];
+    let most = 1;
+    for (let n = 0, i = 0; n < head.lengths[axis]; n++) {
+      let sum = 0;
+      for (let k = 0; k < rows; k++) sum += Math.abs(basis[i++]);
+      most = Math.max(most, sum);
     }
-    bound *= sums.reduce((most, sum) => Math.max(most, sum), 1);
+    bound *= most;
   });
   if (bound >= 2 ** SUM_BITS) reader.fail("reconstruct.bound", `sums up to ${bound}`, 0);
 }
 
+function largest(values) {
+  let most = 0;
+  for (let i = 0; i < values.length; i++) most = Math.max(most, values[i]);
+  return most;
+}
+
+function expandAll(codes, numbers) {
+  const out = allocate(Float64Array, codes.length);
+  for (let i = 0; i < codes.length; i++) out[i] = numbers[codes[i]];
+  return out;
+}
+
 /** r[o] of each position of `out`. */
 export function rowScales(head) {
-  return Float64Array.from(head.row_scales, (code) => expand(code, ROW_SCALE_MANTISSA));
+  return expandAll(head.row_scales, ROW_SCALES);
 }
 
 /** m[i',t'] of each column. */
 export function multipliers(head) {
-  return Float64Array.from(head.multipliers, (code) => expand(code, MULTIPLIER_MANTISSA));
+  return expandAll(head.multipliers, MULTIPLIERS);
 }

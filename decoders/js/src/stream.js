@@ -40,13 +40,13 @@ class Escapes {
   }
 }
 
-/** The elements of `stream( )` for integers with the given tables; symbols are for the caller to decode. */
+/** The elements of `stream( )` for n integers; symbols are for the caller to decode. */
 export class Stream {
-  /** @param {Uint8Array} tableOf index of the table of each integer */
-  constructor(reader, tables, tableOf) {
+  /** @param {Uint8Array | null} tableOf index of the table of each integer; null if none has low bits */
+  constructor(reader, tables, n, tableOf) {
     const start = reader.position;
     const words = reader.uv();
-    const escapes = reader.uv(tableOf.length);
+    const escapes = reader.uv(n);
     const escape_size = escapes > 0 ? reader.u8() : 1;
     if (escape_size !== 1 && escape_size !== 2 && escape_size !== 4) {
       reader.fail("stream.escape_size", `escape_size ${escape_size}`, reader.position - 1);
@@ -55,20 +55,8 @@ export class Stream {
     this.start = start;
     this.decoder = new RangeDecoder(reader, reader.skip(4 * words), words);
     this.escapes = new Escapes(reader, reader.skip(escape_size * escapes), escapes, escape_size);
-    /** low_bits lowest bits of each integer; null if no table has any */
-    this.low = this.readLow(tables, tableOf);
-  }
-
-  readLow(tables, tableOf) {
-    const widths = Uint8Array.from(tables, (table) => table.low_bits);
-    if (widths.every((width) => width === 0)) return null;
-    let bits = 0;
-    for (let i = 0; i < tableOf.length; i++) bits += widths[tableOf[i]];
-    const packed = this.reader.packed(bits);
-    if (bits === 0) return null;
-    const low = allocate(Int32Array, tableOf.length);
-    for (let i = 0; i < low.length; i++) low[i] = packed.read(widths[tableOf[i]]);
-    return low;
+    /** low_bits lowest bits of each integer; null if there are none at all */
+    this.low = tableOf === null ? null : readLow(reader, tables, tableOf);
   }
 
   end() {
@@ -81,45 +69,51 @@ export class Stream {
   }
 }
 
-/** Sorts positions by table, those of one table in ascending order: a step of a stream. */
+/** `low`: the lowest bits of integers with the given tables. */
+function readLow(reader, tables, tableOf) {
+  const widths = Uint8Array.from(tables, (table) => table.low_bits);
+  const counts = new Uint32Array(tables.length);
+  for (let i = 0; i < tableOf.length; i++) counts[tableOf[i]]++;
+  const bits = counts.reduce((sum, count, k) => sum + count * widths[k], 0);
+  if (bits === 0) return null;
+  const packed = reader.packed(bits);
+  const low = allocate(Int32Array, tableOf.length);
+  for (let i = 0; i < low.length; i++) {
+    const width = widths[tableOf[i]];
+    if (width > 0) low[i] = packed.read(width);
+  }
+  return low;
+}
+
+/** Positions sorted by table, those of one table in ascending order: a step of a stream. */
 export class Order {
-  constructor(most) {
-    this.order = allocate(Uint32Array, most);
+  constructor(tableOf) {
+    const n = tableOf.length;
+    this.order = allocate(Uint32Array, n);
     /** Table k has the positions order[starts[k] .. starts[k + 1] - 1]. */
     this.starts = new Uint32Array(MAX_TABLES + 1);
-    this.next = new Uint32Array(MAX_TABLES + 1);
-  }
-
-  /** Sorts positions 0 .. n - 1 by keys, which are tables. */
-  sort(keys, n) {
-    const { order, starts, next } = this;
-    starts.fill(0);
-    for (let i = 0; i < n; i++) starts[keys[i] + 1]++;
-    for (let k = 0; k < MAX_TABLES; k++) {
-      starts[k + 1] += starts[k];
-      next[k] = starts[k];
-    }
-    for (let i = 0; i < n; i++) order[next[keys[i]]++] = i;
+    for (let i = 0; i < n; i++) this.starts[tableOf[i] + 1]++;
+    for (let k = 0; k < MAX_TABLES; k++) this.starts[k + 1] += this.starts[k];
+    const next = this.starts.slice();
+    for (let i = 0; i < n; i++) this.order[next[tableOf[i]]++] = i;
   }
 }
 
-/** `stream( )` without a trellis: the integers. */
-export function readStream(reader, tables, tableOf) {
+/** `stream( )` without a trellis: puts the integers into values. */
+export function readStream(reader, tables, tableOf, values) {
   const n = tableOf.length;
-  const stream = new Stream(reader, tables, tableOf);
-  const values = allocate(Int32Array, n);
-  const sorted = new Order(n);
-  sorted.sort(tableOf, n);
+  const hasLow = tables.some((table) => table.low_bits > 0);
+  const stream = new Stream(reader, tables, n, hasLow ? tableOf : null);
+  const { order, starts } = new Order(tableOf);
   for (let k = 0; k < tables.length; k++) {
-    stream.decoder.run(tables[k], sorted.order, sorted.starts[k], sorted.starts[k + 1], values, stream.escapes);
+    stream.decoder.run(tables[k], order, starts[k], starts[k + 1], values, stream.escapes);
   }
   stream.end();
   const { low, escapes } = stream;
-  if (low === null && escapes.count === 0) return values;
+  if (low === null && escapes.count === 0) return;
   for (let i = 0; i < n; i++) {
     const value = values[i] * 2 ** tables[tableOf[i]].low_bits + (low === null ? 0 : low[i]);
     if (Math.abs(value) > MAX_VALUE) stream.outOfRange(value);
     values[i] = value;
   }
-  return values;
 }

@@ -70,6 +70,14 @@ export function decodeBundle(segment, bytes, entries, tables) {
   return entries.map((entry, i) => naming(entry, () => checked(entry, parts[i].bytes)));
 }
 
+/** Rows of channels over positions, as the specification has them, of a basis by position. */
+function synthesisRows(basis, rows) {
+  const length = basis.length / rows;
+  const out = allocate(Float64Array, basis.length);
+  for (let i = 0; i < out.length; i++) out[(i % rows) * length + Math.floor(i / rows)] = basis[i];
+  return out;
+}
+
 /** Takes the segments of one tensor in their order, each as soon as it is there. */
 export class TensorDecoder {
   constructor(entry, tables) {
@@ -146,7 +154,7 @@ export class TensorDecoder {
       lengths: head.lengths,
       channels: head.channels,
       basisKinds: head.basisKinds,
-      bases: head.bases,
+      bases: head.bases.map((basis, axis) => basis && synthesisRows(basis, head.channels[axis])),
       depths: head.depths,
       table_map: head.table_map,
       levels_out: head.levels_out ?? null,

@@ -29,7 +29,8 @@ export class HeadStream {
       for (let i = 0; i < n; i++) tableOf[at + i] = tableAt(i);
       at += n;
     }
-    const values = readStream(reader, tables, tableOf);
+    const values = allocate(Int32Array, this.count);
+    readStream(reader, tables, tableOf, values);
     at = 0;
     for (const { n, take } of this.items) {
       take(values.subarray(at, at + n), start);
