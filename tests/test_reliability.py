@@ -59,7 +59,7 @@ GOLDEN = Path(__file__).with_name("golden")
 COMMAND = "import sys; from tqcodec.cli import main; sys.exit(main())"
 # Of tqcodec, and of safetensors, which writes a file beside the one it is told to write.
 LEFTOVER = re.compile(r"\.tqc-[0-9a-f]{16}|\.tmp[0-9A-Za-z]{6}")
-KILLS = 12
+KILLS = int(os.environ.get("TQCODEC_KILLS", "12"))
 FORMATS = [".safetensors", ".npz", ".pt"]
 FOREIGN = [".safetensors", ".pt"]  # their libraries raise errors of their own, which are printed
 
@@ -444,7 +444,7 @@ def test_streaming_takes_the_memory_of_one_tensor(wish: dict[str, Any], tmp_path
     one = peak(partial(stream, 1))
     assert one < 30 * ONE
     for take in (partial(stream, TENSORS), partial(tqcodec.verify, path)):
-        assert peak(take) < one + ONE
+        assert peak(take) < one + 2 * ONE  # the one before it may still be there
     assert peak(partial(tqcodec.load, path)) > TENSORS * ONE
 
 
