@@ -299,10 +299,10 @@ class MessagePack:
             return "uint", form
         if form >= 0xE0:
             return "int", form - 0x100
+        if form <= 0x9F:
+            return "map" if form <= 0x8F else "array", form & 15
         if form <= 0xBF:
-            return (
-                ("str", form & 31) if form >= 0xA0 else (("map", "array")[form >> 4 & 1], form & 15)
-            )
+            return "str", form & 31
         self.reader.must(form != 0xC1, "directory.msgpack", "the byte c1")
         self.reader.must(form in FORMS, "directory.canonical", f"a value of form {form:02x}")
         kind, size, bound = FORMS[form]

@@ -328,6 +328,8 @@ VERDICT_CASES = {
         1,
         "directory.name",
     ),
+    "length before limit": (build([entry(shape=[2**40])], DATA, b"x"), 1, "container.length"),
+    "limit before raw.length": (build([entry(shape=[2**40])], DATA), 4, "limit.decoded"),
     "limit before segments": (
         build([entry(segments=[[24, 0]], shape=[2**40])], DATA),
         4,
