@@ -39,7 +39,7 @@ function transformed(bytes) {
   return times;
 }
 
-const speed = (elements, ms) => (elements / ms / 1000).toFixed(1).padStart(8);
+const speed = (elements, ms) => (elements > 0 ? (elements / ms / 1000).toFixed(1) : "-").padStart(8);
 
 process.stdout.write(`${"file".padEnd(24)}    weights  bits/w  payload  weights    whole  M weights/s\n`);
 for (const path of process.argv.slice(2)) {

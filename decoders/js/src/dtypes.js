@@ -1,12 +1,15 @@
 /** Element types and rounding (specification, 4.6). Elements travel as bit patterns, least significant byte first. */
 
 function integer(name, bytes, TypedArray) {
-  return Object.freeze({ name, bytes, TypedArray, isFloat: false, exponent: 0, mantissa: 0, infinities: false });
+  return Object.freeze({ name, bytes, TypedArray, isFloat: false, exponent: 0, mantissa: 0 });
 }
 
 function float(name, exponent, mantissa, infinities, TypedArray) {
   const bytes = (1 + exponent + mantissa) / 8;
-  return Object.freeze({ name, bytes, TypedArray, isFloat: true, exponent, mantissa, infinities });
+  const bias = 2 ** (exponent - 1) - 1;
+  /** pattern of the largest finite number */
+  const largest = (2 ** exponent - 1) * 2 ** mantissa + (infinities ? -1 : 2 ** mantissa - 2);
+  return Object.freeze({ name, bytes, TypedArray, isFloat: true, exponent, mantissa, infinities, bias, largest });
 }
 
 const ALL = [
@@ -39,30 +42,31 @@ const number = new Float64Array(1);
 const words = new Uint32Array(number.buffer);
 
 /**
- * Pattern of v rounded to a type of at most 16 bits; beyond the largest finite number, that number
- * (10.1, step 6). v is finite and not a subnormal double.
+ * Puts patterns of values[i] * step, rounded to a type of at most 16 bits; beyond the largest finite number, that
+ * number (10.1, step 6).
  */
-function roundSmall(v, dtype) {
-  const { exponent, mantissa, infinities } = dtype;
-  const bias = 2 ** (exponent - 1) - 1;
-  number[0] = v;
-  const high = words[1];
-  const sign = (high >>> 31) << (exponent + mantissa);
-  const power = ((high >>> 20) & 0x7ff) - 1023 + bias;
-  let pattern;
-  if (power > 0) {
-    // Kept bits are all in the upper word; a carry out of them goes on into the exponent.
-    const drop = 20 - mantissa;
-    const rest = high & ((1 << drop) - 1);
-    const half = 1 << (drop - 1);
-    pattern = (power << mantissa) | ((high & 0xfffff) >>> drop);
-    if (rest > half || (rest === half && (words[0] !== 0 || pattern & 1))) pattern++;
-  } else {
-    // Subnormal: a whole number of the smallest units. Adding 2^52 rounds it to even.
-    pattern = Math.abs(v) * 2 ** (bias - 1 + mantissa) + 2 ** 52 - 2 ** 52;
+function roundSmall({ exponent, mantissa, bias, largest }, values, from, n, step, out, at) {
+  // Kept bits are all in the upper word of the double; a carry out of them goes on into the exponent.
+  const drop = 20 - mantissa;
+  const mask = (1 << drop) - 1;
+  const half = 1 << (drop - 1);
+  const top = exponent + mantissa;
+  const units = Float64Array.of(2 ** (bias - 1 + mantissa)); // in 1; an array lest the power stays in the loop
+  for (let i = 0; i < n; i++) {
+    number[0] = values[from + i] * step;
+    const high = words[1];
+    const power = ((high >>> 20) & 0x7ff) - 1023 + bias;
+    let pattern;
+    if (power > 0) {
+      const rest = high & mask;
+      pattern = (power << mantissa) | ((high & 0xfffff) >>> drop);
+      if (rest > half || (rest === half && (words[0] !== 0 || (pattern & 1) === 1))) pattern++;
+    } else {
+      // Subnormal: a whole number of the smallest units. Adding 2^52 rounds it to even.
+      pattern = Math.abs(number[0]) * units[0] + 2 ** 52 - 2 ** 52;
+    }
+    out[at + i] = ((high >>> 31) << top) | Math.min(pattern, largest);
   }
-  const largest = (2 ** exponent - 1) * 2 ** mantissa + (infinities ? -1 : 2 ** mantissa - 2);
-  return sign | Math.min(pattern, largest);
 }
 
 /** Puts round(values[i] * step) for n values at out[at], out[at + 1], ... of a floating-point type. */
@@ -75,13 +79,12 @@ export function roundRun(dtype, values, from, n, step, out, at) {
   } else if (dtype.name === "F64") {
     for (let i = 0; i < n; i++) out[at + i] = values[from + i] * step;
   } else {
-    for (let i = 0; i < n; i++) out[at + i] = roundSmall(values[from + i] * step, dtype);
+    roundSmall(dtype, values, from, n, step, out, at);
   }
 }
 
 /** Value of a pattern of a floating-point type of at most 16 bits. */
-function smallValue(pattern, { exponent, mantissa, infinities }) {
-  const bias = 2 ** (exponent - 1) - 1;
+function smallValue(pattern, { exponent, mantissa, infinities, bias }) {
   const x = (pattern >> mantissa) & (2 ** exponent - 1);
   const y = pattern & (2 ** mantissa - 1);
   const sign = pattern >> (exponent + mantissa) ? -1 : 1;

@@ -88,9 +88,7 @@ function readPlane(reader, runs) {
   const kind = reader.u8();
   if (kind === PlaneKind.PACKED) {
     const packed = reader.packed(runs.reduce((sum, { values, bits }) => sum + values.length * bits, 0));
-    for (const { values, bits } of runs) {
-      for (let i = 0; i < values.length; i++) values[i] = packed.read(bits);
-    }
+    for (const { values, bits } of runs) packed.fill(values, bits);
   } else if (kind === PlaneKind.DEFLATED) {
     const size = reader.uv(reader.left);
     const total = runs.reduce((sum, { values }) => sum + values.length, 0);
@@ -109,38 +107,56 @@ function readPlane(reader, runs) {
 }
 
 /** Puts a part's elements together. */
-function compose(reader, { dtype, bytes, n, kept, signed, offset, integers, low, high }) {
+function compose(reader, block) {
+  const { dtype, bytes, n, low, high } = block;
   if (n === 0) return;
-  const wide = dtype.bytes === 8;
-  const View = wide || dtype.bytes === 4 ? Uint32Array : dtype.bytes === 2 ? Uint16Array : Uint8Array;
-  const out = new View(bytes.buffer, bytes.byteOffset, bytes.length / View.BYTES_PER_ELEMENT);
-  if (!dtype.isFloat) {
+  if (dtype.bytes === 8) {
+    const out = new Uint32Array(bytes.buffer, bytes.byteOffset, 2 * n);
+    if (dtype.isFloat) {
+      composeF64(reader, block, out);
+      return;
+    }
     for (let i = 0; i < n; i++) {
-      if (wide) {
-        out[2 * i] = low[i];
-        out[2 * i + 1] = high.length > 0 ? high[i] : 0;
-      } else {
-        out[i] = low[i];
-      }
+      out[2 * i] = low[i];
+      if (high.length > 0) out[2 * i + 1] = high[i];
     }
     return;
   }
+  if (dtype.isFloat) composeFloats(reader, block);
+  const View = dtype.bytes === 4 ? Uint32Array : dtype.bytes === 2 ? Uint16Array : Uint8Array;
+  new View(bytes.buffer, bytes.byteOffset, n).set(low);
+}
+
+function exponentFails(reader, dtype, x) {
+  reader.fail("block.exponent", `exponent ${x} of ${dtype.name}`, 0);
+}
+
+/** Makes patterns of at most 32 bits of the rests. */
+function composeFloats(reader, { dtype, n, kept, signed, offset, coded, integers, low }) {
+  const rests = new Int32Array(low.buffer); // signed integers are the faster ones
   const { exponent, mantissa } = dtype;
-  const most = 2 ** exponent - 1;
+  const most = (1 << exponent) - 1; // not 2 ** exponent, which engines leave in the loop
   const signBit = signed ? 1 : 0;
   const dropped = mantissa - kept;
   for (let i = 0; i < n; i++) {
-    const x = (integers === null ? 0 : integers[i]) + offset;
-    if (x < 0 || x > most) reader.fail("block.exponent", `exponent ${x} of ${dtype.name}`, 0);
+    const x = (coded ? integers[i] : 0) + offset;
+    if (x < 0 || x > most) exponentFails(reader, dtype, x);
+    const rest = rests[i];
+    rests[i] = ((rest & signBit) << (exponent + mantissa)) | (x << mantissa) | ((rest >>> signBit) << dropped);
+  }
+}
+
+function composeF64(reader, { dtype, n, kept, signed, offset, coded, integers, low, high }, out) {
+  const most = (1 << dtype.exponent) - 1;
+  const signBit = signed ? 1 : 0;
+  const unit = Float64Array.of(2 ** (dtype.mantissa - kept - signBit))[0];
+  for (let i = 0; i < n; i++) {
+    const x = (coded ? integers[i] : 0) + offset;
+    if (x < 0 || x > most) exponentFails(reader, dtype, x);
     const sign = low[i] & signBit;
-    if (wide) {
-      const rest = (high.length > 0 ? high[i] : 0) * 2 ** 32 + low[i];
-      const y = ((rest - sign) / 2 ** signBit) * 2 ** dropped;
-      out[2 * i] = y % 2 ** 32;
-      out[2 * i + 1] = (sign << 31) | (x << 20) | Math.floor(y / 2 ** 32);
-    } else {
-      const y = (low[i] >>> signBit) << dropped;
-      out[i] = (sign << (exponent + mantissa)) | (x << mantissa) | y;
-    }
+    const rest = (high.length > 0 ? high[i] : 0) * 2 ** 32 + low[i];
+    const y = (rest - sign) * unit;
+    out[2 * i] = y % 2 ** 32;
+    out[2 * i + 1] = (sign << 31) | (x << 20) | Math.floor(y / 2 ** 32);
   }
 }

@@ -117,4 +117,14 @@ class Bits {
     this.count -= width;
     return value;
   }
+
+  /** Fills values with the next integers of `width` bits. */
+  fill(values, width) {
+    if (width === 8 && this.count === 0) {
+      values.set(this.bytes.subarray(this.position, this.position + values.length));
+      this.position += values.length;
+      return;
+    }
+    for (let i = 0; i < values.length; i++) values[i] = this.read(width);
+  }
 }

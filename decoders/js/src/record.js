@@ -148,7 +148,7 @@ function readBasis(reader, axis, shape, head, tables, headStream) {
       (entries) => {
         const basis = allocate(Float64Array, rows * length);
         for (let k = 0, i = 0; k < rows; k++) {
-          const unit = 2 ** shifts[k];
+          const unit = 1 << shifts[k];
           for (let n = 0; n < length; n++) basis[n * rows + k] = entries[i++] * unit;
         }
         head.bases[axis] = basis;

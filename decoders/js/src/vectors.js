@@ -54,11 +54,8 @@ export function readVector(reader, n, most, tables, headStream) {
   } else if (kind === VectorKind.PACKED) {
     const width = reader.u8();
     if (width < 1 || width > 8) reader.fail("vector.width", `width ${width}`, start + 1);
-    const packed = reader.packed(n * width);
-    for (let i = 0; i < n; i++) {
-      values[i] = packed.read(width);
-      check(values[i], start);
-    }
+    reader.packed(n * width).fill(values, width);
+    for (let i = 0; i < n; i++) check(values[i], start);
   } else if (kind === VectorKind.CODED) {
     const table = readTableIndex(reader, tables);
     headStream.add(
