@@ -1,0 +1,1 @@
+"""The vectors, chapter by chapter. Each module has a function `cases()`."""
