@@ -37,6 +37,7 @@ MAX_LOW_BITS, MAX_VALUE, MAX_CLASSES, MAX_DEPTH = 24, 2**30, 64, 24
 MAX_SYMBOLS, MAX_PART_HEAD, MAX_OFFSET, MAX_STEPS = 2**20, 16, 2**12, 256
 MAX_BASIS, MAX_BASIS_SHIFT, MAX_DCT, MAX_DCT_TAPS, MAX_DCT_DIMENSIONS = 2**24, 24, 16, 1024, 3
 MAX_HEAD, MAX_VECTOR, MAX_SCALE_MANTISSA, MAX_SCALE_EXPONENT = 2**24, 255, 2**24, 900
+FREE_WORK, WORK_PER_BYTE = 2**20, 2**16
 SUM_BITS, TABLE_BITS, TABLE_SUM = 53, 12, 4096
 ROW_SCALE_MANTISSA, MULTIPLIER_MANTISSA = 5, 3
 SYMMETRIC, ESCAPE = 1, 2  # flags of a table
@@ -395,8 +396,8 @@ def read_directory(root: Value) -> Directory:
     names: set[str] = set()
     for item in typed(directory.get("tensors", []), list, "tensors"):
         entries.append(read_entry(typed(item, dict, "entry"), entries, len(bundles)))
-        # > `name` MUST have 1 to MAX_NAME bytes and differ from the names of all earlier entries
-        # > **[directory.name]**. -- 4.3
+        # > `name` MUST have 1 to MAX_NAME bytes and differ from the names of all earlier entries,
+        # > byte for byte **[directory.name]**. -- 4.3
         name = entries[-1].name
         must(1 <= len(name.encode()) <= MAX_NAME, "directory.name", f"a name {name[:80]!r}")
         must(name not in names, "directory.name", f"two tensors {name!r}")
@@ -464,7 +465,8 @@ def read_entry(item: dict[str, Value], earlier: list[Entry], bundles: int) -> En
 
 
 # > Segments lie back to back: the first begins behind the directory, each other one where the one
-# > before it ends. The file MUST end where the last segment ends **[container.length]**. -- 4.1
+# > before it ends. The file MUST end where the last segment ends **[container.length]**; a segment
+# > that reaches past the end of the file breaks this rule. -- 4.1
 # > The segments of a file are, in this order: the tables segment, if there is one; the bundles; and
 # > for each entry of `tensors` in order its `segments`. -- 4.4
 def place_segments(directory: Directory, file: Reader) -> list[Segment]:
@@ -532,6 +534,7 @@ def decode_transform(entry: Entry, segments: list[Reader], tables: list[Table]) 
     must(len(segments) > 0, "tensor.segments", "no segment")
     head = read_head(segments[0], entry.shape, tables)
     check_bound(head)
+    check_work(head, math.prod(entry.shape), sum(segment.length for segment in entry.segments))
     check_segment_count(segments, max(head.tile_count(), 1))
     row_length = len(head.depths)
     coefficients = [0] * (head.bases[OUT].channels * row_length)
@@ -647,9 +650,10 @@ def read_tables(segment: Reader, size: int) -> list[Table]:
 # > is 2 * half + 1, and weight[-s] is weight[s]. -- 5.1
 # > `size` MUST be at least 1 and below MAX_ALPHABET **[table.size]**, and the sizes of all tables
 # > together at most MAX_WEIGHTS **[table.total]**. max(-low, low + size) * 2^low_bits MUST be at
-# > most MAX_VALUE **[table.range]**. Each weight, escape_weight included, MUST be at least 1
-# > **[table.weight]**. Their sum, escape_weight included, MUST be TABLE_SUM = 2^TABLE_BITS; with
-# > SYMMETRIC each weight but weight[0] counts twice **[table.sum]**. -- 5.1
+# > most MAX_VALUE **[table.range]**: so no symbol with its low bits exceeds it. Each weight,
+# > escape_weight included, MUST be at least 1 **[table.weight]**. Their sum, escape_weight
+# > included, MUST be TABLE_SUM = 2^TABLE_BITS; with SYMMETRIC each weight but weight[0] counts
+# > twice **[table.sum]**. -- 5.1
 def read_table(reader: Reader, most: int) -> Table:
     flags, low_bits = reader.u8(), reader.u8()
     reader.must(flags & ~(SYMMETRIC | ESCAPE) == 0, "table.flags", f"flags {flags}")
@@ -822,7 +826,8 @@ def unpack(reader: Reader, widths: Sequence[int]) -> list[int]:
 
 # > `kind` MUST be one of these three **[vector.kind]**. `width` MUST be 1 to 8 **[vector.width]**.
 # > With CONSTANT all n integers are `value`. With CODED they are in the stream of the head (6.3),
-# > all with the table `table`. All n integers MUST be in 0 .. most **[vector.range]**. -- 6.2
+# > all with the table `table`. A vector of no integers has the same syntax. All n integers MUST be
+# > in 0 .. most **[vector.range]**. -- 6.2
 def read_vector(
     reader: Reader, n: int, most: int, tables: list[Table], runs: list[Run]
 ) -> Sequence[int]:
@@ -1022,15 +1027,15 @@ def read_plane(reader: Reader, widths: Sequence[int]) -> Sequence[int]:
     reader.must(kind in (PLANE_PACKED, PLANE_DEFLATED), "plane.kind", f"kind {kind} of a plane")
     if kind == PLANE_PACKED:
         return unpack(reader, widths)
-    values = inflate(reader.bytes(reader.uv(reader.left())), len(widths))
+    values = inflate(reader.bytes(reader.uv()), len(widths))
     below = all(value >> width == 0 for value, width in zip(values, widths, strict=True))
     reader.must(below, "plane.range", "a value has more bits than it may")
     return values
 
 
 # > The exponent of an element (4.6) is this integer plus `offset`; in a floating-point part without
-# > CODED every exponent is `offset`. It MUST be in 0 .. 2^e - 1 for a type with e exponent bits
-# > **[block.exponent]**. -- 8.2
+# > CODED it is `offset`. That of each element MUST be in 0 .. 2^e - 1 for a type with e exponent
+# > bits **[block.exponent]**. -- 8.2
 # > floating-point with UNSIGNED: y', the sign being 0; -- 8.3
 # > floating-point without: 2 * y' + s, s the sign bit; -- 8.3
 # > otherwise: the element, as an unsigned integer. -- 8.3
@@ -1142,7 +1147,7 @@ def read_head(reader: Reader, shape: tuple[int, ...], tables: list[Table]) -> He
     head.row_scales = vector(math.prod(bases[OUT].dimensions), MAX_VECTOR)
     head.multipliers = vector(inputs * taps, MAX_VECTOR)
     # > A head (chapter 9) ends with one `stream( )`, without a trellis, if it has at least one
-    # > vector of kind CODED or one explicit basis. -- 6.3
+    # > vector of kind CODED or one explicit basis, be it of no integers. -- 6.3
     if runs or any(basis.kind == BASIS_EXPLICIT for basis in bases):
         read_head_stream(reader, runs, math.prod(shape), tables)
     # > Columns of depth 0 are *absent*: their coefficients are 0 and nothing is coded for them; the
@@ -1171,7 +1176,7 @@ def read_basis(
         return Basis(kind, length, dimensions)
     # > With EXPLICIT it has `rows` channels. rows times the length of the axis MUST be at most
     # > MAX_BASIS **[basis.size]**. The stream of the head codes the entries, row by row, entries of
-    # > row k with table[k]; in the order of 6.3 they stand behind `shifts`. -- 9.2
+    # > row k with table[k]. -- 9.2
     rows = reader.uv(length)
     reader.must(rows * length <= MAX_BASIS, "basis.size", f"{rows} rows of {length} entries")
     row_tables = [read_table_index(reader, tables) for _ in range(rows)]
@@ -1246,6 +1251,15 @@ def check_bound(head: Head) -> None:
             sums = [sum(map(abs, column)) for column in synthesis_columns(basis)]
             product *= max(1, max(sums))
     must(product < 1 << SUM_BITS, "reconstruct.bound", f"sums may reach {product}")
+
+
+# > For a tensor of E elements whose segments have S bytes together, E times the sum of the numbers
+# > of channels of all axes with a basis MUST be at most FREE_WORK + WORK_PER_BYTE * S
+# > **[reconstruct.work]**. -- 10.1
+def check_work(head: Head, elements: int, stored: int) -> None:
+    work = elements * sum(basis.channels for basis in head.bases if basis.kind != BASIS_NONE)
+    allowed = FREE_WORK + WORK_PER_BYTE * stored
+    must(work <= allowed, "reconstruct.work", f"{work} multiplications, {allowed} are allowed")
 
 
 # > C[o',i',t'] = q[o',i',t'] * m[i',t']. -- 10.1
@@ -1349,9 +1363,9 @@ Tensors: TypeAlias = "dict[str, tuple[str, tuple[int, ...], bytes]]"
 
 # > The reference decoder refuses files whose tensors take more bytes, all together and tied ones
 # > included, than a given number, by default 32 MiB plus 1000 times the length of the file
-# > **[limit.decoded]**. It does so once the directory breaks no rule, before it looks at any
-# > segment. -- 12.1
-# > Tensors of unknown type count nothing towards [limit.decoded]. -- 12.1
+# > **[limit.decoded]**. It does so once no rule of 4.2 and 4.3 is broken, nor [container.length],
+# > and before it checks any other rule. Tensors of unknown type count nothing, those of unknown
+# > coding as any other. -- 12.1
 def check_limit(entries: list[Entry], limit: int) -> None:
     total = 0
     for entry in entries:

@@ -23,7 +23,7 @@ from tqcodec.encoder.quantizer import Rates
 from tqcodec.encoder.transform import IDENTITY
 from tqcodec.format.dtypes import to_float
 from tqcodec.format.entries import crc
-from tqcodec.format.reconstruct import reconstruct, sum_bound
+from tqcodec.format.reconstruct import reconstruct, sum_bound, work, work_allowed
 from tqcodec.format.records import Basis, CodedTensor, taps_lengths
 from tqcodec.format.registry import SUM_BITS, Axis, PayloadKind, Quantizer
 from tqcodec.format.vectors import Vector
@@ -48,11 +48,18 @@ def code(
     """
     step = analysis.step(step)
     coded = _code(source, analysis, method, step, rates, payload)
-    if sum_bound(coded.record, source.patterns.shape) >> SUM_BITS:
-        # So fine a step leaves no room for a basis.
+    if not _within_bounds(coded, source.patterns.shape):
+        # So fine a step leaves no room for a basis, or so coarse a one pays for none.
         analysis = replace(analysis, transform=IDENTITY)
         coded = _code(source, analysis, method, step, rates, payload)
     return _measured(source, analysis, coded)
+
+
+def _within_bounds(coded: Coded, shape: tuple[int, ...]) -> bool:
+    """True where a decoder will take the record's bases: the bounds of the specification, 10.1."""
+    payload = int(coded.indices.entropy()) // 8  # no tables make it shorter
+    small = sum_bound(coded.record, shape) < 1 << SUM_BITS
+    return small and work(coded.record, shape) <= work_allowed(payload)
 
 
 def _code(

@@ -32,6 +32,13 @@ class Histograms:
         """True for the groups that have a count."""
         return np.array(self.counts.any(axis=(1, 2)))
 
+    def entropy(self) -> float:
+        """Bits that the symbols take at least, coded with a table of their own for each context."""
+        counts = self.counts.reshape(-1, BINS).astype(np.float64)
+        totals = counts.sum(axis=1, keepdims=True)
+        shares = np.divide(counts, totals, out=np.ones_like(counts), where=counts > 0)
+        return -float((counts * np.log2(shares)).sum())
+
     @staticmethod
     def empty(groups: int, contexts: int) -> Histograms:
         """Histograms without a count."""
