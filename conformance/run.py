@@ -290,10 +290,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     vectors = select(manifest["vectors"], options.filter)
     if options.list:
         for vector in vectors:
-            print(f"{vector['file']}: {vector['description']}")
+            sys.stdout.write(f"{vector['file']}: {vector['description']}\n")
         return 0 if vectors else 2
     if not vectors:
-        print("no vector matches", file=sys.stderr)
+        sys.stderr.write("no vector matches\n")
         return 2
     limit_memory(options.memory)
     command = shlex.split(options.decoder)
@@ -301,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             results = list(pool.map(lambda v: run_one(command, v, options.timeout), vectors))
         except OSError as error:
-            print(f"cannot run the decoder: {error}", file=sys.stderr)
+            sys.stderr.write(f"cannot run the decoder: {error}\n")
             return 2
     if options.json:
         counts = Counter(result.outcome for result in results)
@@ -312,9 +312,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             **{outcome: counts[outcome] for outcome in OUTCOMES},
             "results": [asdict(result) for result in results],
         }
-        print(json.dumps(document, indent=1))
+        sys.stdout.write(json.dumps(document, indent=1) + "\n")
     else:
-        print("\n".join(report(results, options.notes)))
+        sys.stdout.writelines(f"{line}\n" for line in report(results, options.notes))
     return 1 if any(result.outcome in FAILURES for result in results) else 0
 
 

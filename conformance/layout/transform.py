@@ -1,4 +1,4 @@
-"""Transform-coded tensors: heads, payloads, and the weights they stand for (chapters 6, 7, 9, 10)."""
+"""Transform-coded tensors: heads, payloads and weights (chapters 6, 7, 9 and 10)."""
 
 from __future__ import annotations
 

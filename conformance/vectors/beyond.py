@@ -11,6 +11,7 @@ from layout.elements import msgpack
 from layout.file import ABSENT, TRANSFORM, File, Tensor, header, wrap
 from layout.planes import Part, block
 from layout.transform import FIXED
+
 from vectors.case import Case, reject, unsupported
 from vectors.common import ANY, matrix, one
 

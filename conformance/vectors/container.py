@@ -10,6 +10,7 @@ from layout.elements import msgpack
 from layout.file import File, Tensor, header, wrap
 from layout.numbers import DTYPES
 from layout.planes import Part, block
+
 from vectors.case import Case, accept, reject, unsupported
 from vectors.common import ANY, one, planes_file
 

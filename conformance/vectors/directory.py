@@ -8,6 +8,7 @@ from typing import Any
 from layout.deflate import deflate
 from layout.elements import array_start, map_start, msgpack, text
 from layout.file import ABSENT, File, wrap
+
 from vectors.case import Case, accept, reject
 from vectors.common import one
 

@@ -9,6 +9,7 @@ from layout.file import ABSENT, PLANES, TRANSFORM, File, Tensor, segment
 from layout.numbers import FLOATS
 from layout.planes import Part, block
 from layout.transform import IN, OUT, Transform
+
 from vectors.case import Case, accept, reject
 from vectors.common import ANY, NOTHING, matrix, one, transform_file
 

@@ -9,6 +9,7 @@ from layout.coder import Table, even, stream
 from layout.elements import uv
 from layout.file import File
 from layout.transform import DCT, FIXED, IN, OUT, TAPS, Basis, Coded, Packed, Transform
+
 from vectors.case import Case, accept, reject
 from vectors.common import ANY, NOTHING, matrix, transform_file
 

@@ -16,6 +16,7 @@ from layout.deflate import (
 )
 from layout.file import PLANES, File, Tensor
 from layout.planes import Part, block, deflated_plane
+
 from vectors.case import Case, accept, reject
 
 TEXT = b"abracadabra"

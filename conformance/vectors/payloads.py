@@ -10,6 +10,7 @@ from typing import Any
 from layout.coder import NEXT_STATE, Table, even
 from layout.file import File
 from layout.transform import FIXED, IN, OUT, RANGE, TAPS, Basis, Packed, Transform
+
 from vectors.case import Case, accept, reject
 from vectors.common import ANY, EVEN, NOTHING, matrix, transform_file
 

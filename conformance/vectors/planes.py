@@ -12,6 +12,7 @@ from layout.elements import sv, uv
 from layout.file import PLANES, File, Tensor
 from layout.numbers import DTYPES, FLOATS, singles
 from layout.planes import Changes, Part, block, deflated_plane, packed_plane
+
 from vectors.case import Case, accept, reject
 from vectors.common import BITS, planes_file
 

@@ -11,6 +11,7 @@ from layout.coder import Table
 from layout.file import File
 from layout.numbers import DTYPES, FLOATS, dct, expand
 from layout.transform import DCT, FIXED, IN, OUT, TAPS, Basis, Packed, Transform
+
 from vectors.case import Case, accept, reject
 from vectors.common import NOTHING, matrix, transform_file
 

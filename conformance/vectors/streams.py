@@ -10,6 +10,7 @@ from layout.coder import Parts, Table, encode, even, stream_parts
 from layout.elements import uv
 from layout.file import File
 from layout.transform import Basis, Packed
+
 from vectors.case import Case, accept, reject
 from vectors.common import ANY, BITS, EVEN, NOTHING, matrix
 

@@ -9,6 +9,7 @@ from layout.coder import Table, even, tables
 from layout.deflate import Bits, deflate, fixed
 from layout.elements import sv, uv
 from layout.file import File
+
 from vectors.case import Case, accept, reject
 from vectors.common import ANY, NOTHING, matrix, one
 
