@@ -112,7 +112,8 @@ def payload(data: bytes) -> int:
             if entry.coding != Coding.TRANSFORM or not entry.segments:
                 continue
             reader = container.segment(entry.segments[0], entry.name)
-            read_head(reader, entry.shape, container.tables)
-            total += sum(segment.length for segment in entry.segments)
+            stored = sum(segment.length for segment in entry.segments)
+            read_head(reader, entry.shape, stored, container.tables)
+            total += stored
             total -= reader.position
     return total

@@ -37,7 +37,7 @@ MAX_LOW_BITS, MAX_VALUE, MAX_CLASSES, MAX_DEPTH = 24, 2**30, 64, 24
 MAX_SYMBOLS, MAX_PART_HEAD, MAX_OFFSET, MAX_STEPS = 2**20, 16, 2**12, 256
 MAX_BASIS, MAX_BASIS_SHIFT, MAX_DCT, MAX_DCT_TAPS, MAX_DCT_DIMENSIONS = 2**24, 24, 16, 1024, 3
 MAX_HEAD, MAX_VECTOR, MAX_SCALE_MANTISSA, MAX_SCALE_EXPONENT = 2**24, 255, 2**24, 900
-FREE_WORK, WORK_PER_BYTE = 2**20, 2**16
+FREE_CHANNELS, WORK_PER_BYTE = 64, 2**16
 SUM_BITS, TABLE_BITS, TABLE_SUM = 53, 12, 4096
 ROW_SCALE_MANTISSA, MULTIPLIER_MANTISSA = 5, 3
 SYMMETRIC, ESCAPE = 1, 2  # flags of a table
@@ -532,9 +532,9 @@ def decode_bundle(members: list[Entry], segment: Reader, tables: list[Table]) ->
 # > is the `payload( )` of the next tile. -- 4.4
 def decode_transform(entry: Entry, segments: list[Reader], tables: list[Table]) -> bytes:
     must(len(segments) > 0, "tensor.segments", "no segment")
-    head = read_head(segments[0], entry.shape, tables)
+    stored = sum(segment.length for segment in entry.segments)
+    head = read_head(segments[0], entry.shape, stored, tables)
     check_bound(head)
-    check_work(head, math.prod(entry.shape), sum(segment.length for segment in entry.segments))
     check_segment_count(segments, max(head.tile_count(), 1))
     row_length = len(head.depths)
     coefficients = [0] * (head.bases[OUT].channels * row_length)
@@ -1105,7 +1105,7 @@ class Head:
         return self.table_map[min(level, len(self.table_map) - 1)]
 
 
-def read_head(reader: Reader, shape: tuple[int, ...], tables: list[Table]) -> Head:
+def read_head(reader: Reader, shape: tuple[int, ...], stored: int, tables: list[Table]) -> Head:
     # > `role` MUST be OUT, IN or TAPS **[head.role]**. -- 9.1
     roles = list(reader.bytes(len(shape)))
     reader.must(set(roles) <= {OUT, IN, TAPS}, "head.role", f"roles {roles}")
@@ -1137,6 +1137,7 @@ def read_head(reader: Reader, shape: tuple[int, ...], tables: list[Table]) -> He
     for axis in (OUT, IN, TAPS):
         dimensions = [n for n, role in zip(shape, roles, strict=True) if role == axis]
         bases.append(read_basis(reader, axis, dimensions, tables, runs))
+    check_work(bases, math.prod(shape), stored)
     scale = math.ldexp(scale_mantissa, scale_exponent)
     head = Head(roles, scale, quantizer, steps, payload_kind, tile_rows, tile_columns, bases)
     rows, inputs, taps = (basis.channels for basis in bases)
@@ -1253,12 +1254,12 @@ def check_bound(head: Head) -> None:
     must(product < 1 << SUM_BITS, "reconstruct.bound", f"sums may reach {product}")
 
 
-# > For a tensor of E elements whose segments have S bytes together, E times the sum of the numbers
-# > of channels of all axes with a basis MUST be at most FREE_WORK + WORK_PER_BYTE * S
-# > **[reconstruct.work]**. -- 10.1
-def check_work(head: Head, elements: int, stored: int) -> None:
-    work = elements * sum(basis.channels for basis in head.bases if basis.kind != BASIS_NONE)
-    allowed = FREE_WORK + WORK_PER_BYTE * stored
+# > For a tensor of E elements whose segments have S bytes together, let N be the sum of the numbers
+# > of channels of all axes with a basis. E * N MUST be at most FREE_CHANNELS * E + WORK_PER_BYTE *
+# > S **[reconstruct.work]**. -- 10.1
+def check_work(bases: list[Basis], elements: int, stored: int) -> None:
+    work = elements * sum(basis.channels for basis in bases if basis.kind != BASIS_NONE)
+    allowed = FREE_CHANNELS * elements + WORK_PER_BYTE * stored
     must(work <= allowed, "reconstruct.work", f"{work} multiplications, {allowed} are allowed")
 
 

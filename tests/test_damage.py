@@ -366,14 +366,14 @@ def full_tables() -> bytes:
     return uv(128) + (one + b"\2") * 127 + one + b"\3"
 
 
-def explicit_basis(length: int) -> bytes:
+def explicit_basis(rows: int, length: int) -> bytes:
     """A square basis that costs no bits: all of its entries are 1."""
     head = bytes([O, I]) + uv(1) + sv(0) + bytes([0, 0]) + uv(1) + uv(1 << 20) + bytes([0, 2])
     head += uv(length) + b"\1" * length + b"\0\0" + b"\0"  # shifts 0, no basis on the taps
     head += b"\0\1" + uv(1) + b"\0" + b"\0\0" * 3 + b"\0\1\0\1" + uv(0) + uv(0)
     tables = uv(2) + bytes([1, 0, 0]) + uv(4096) + bytes([0, 0]) + sv(1) + uv(1) + uv(4096)
     segment, first = Segment(len(head), zlib.crc32(head)), Segment(len(tables), zlib.crc32(tables))
-    entry = Entry("t", DTYPES["F8_E5M2"], (1, length), Coding.TRANSFORM, 0, (segment,))
+    entry = Entry("t", DTYPES["F8_E5M2"], (rows, length), Coding.TRANSFORM, 0, (segment,))
     return assemble(write_directory(Directory((entry,), (), first))[0], [tables, head])
 
 
@@ -398,7 +398,8 @@ BOMBS: dict[str, Callable[[], bytes]] = {
         (O, I, T, T, T, T),
         bases=(Basis(), Basis(), Basis(BasisKind.DCT)),
     ),
-    "basis": lambda: explicit_basis(4096),
+    "basis": lambda: explicit_basis(1, 4096),
+    "work": lambda: explicit_basis(2048, 2048),
     "directory-lists": lambda: directory_file(
         b"\x81\xa7tensors\xdd" + LISTS.to_bytes(4, "big") + b"\x90" * LISTS
     ),
@@ -492,6 +493,20 @@ except tqcodec.MalformedError:
     for native in ("0", "1"):
         env = os.environ | {"TQCODEC_NATIVE": native}
         subprocess.run([sys.executable, "-c", code], input=data, timeout=60, check=True, env=env)
+
+
+def test_work_is_bounded_by_the_bytes_that_ask_for_it() -> None:
+    with pytest.raises(MalformedError, match=r"reconstruct\.work"):
+        tqcodec.verify(BOMBS["work"]())
+
+
+def test_the_encoder_leaves_out_bases_that_nothing_pays_for() -> None:
+    kernels = np.zeros((512, 512, 3, 3), np.float32)
+    kernels[0, 0] = 1
+    for transform in ("dct", "auto"):
+        data = tqcodec.encode({"w": kernels}, tqcodec.Settings(snr=20, transform=transform))
+        assert len(data) < 400
+        assert np.abs(tqcodec.decode(data)["w"] - kernels).max() < 0.1
 
 
 def test_a_limit_is_kept(tmp_path: Path) -> None:

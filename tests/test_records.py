@@ -122,7 +122,7 @@ def small(**changes: object) -> CodedTensor:
 
 
 def head_of(data: Array | bytes) -> CodedTensor:
-    return read_head(Reader(bytes(data)), (2, 2), KNOWN)
+    return read_head(Reader(bytes(data)), (2, 2), len(data), KNOWN)
 
 
 @pytest.mark.parametrize(

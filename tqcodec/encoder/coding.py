@@ -23,9 +23,9 @@ from tqcodec.encoder.quantizer import Rates
 from tqcodec.encoder.transform import IDENTITY
 from tqcodec.format.dtypes import to_float
 from tqcodec.format.entries import crc
-from tqcodec.format.reconstruct import reconstruct, sum_bound, work, work_allowed
-from tqcodec.format.records import Basis, CodedTensor, taps_lengths
-from tqcodec.format.registry import SUM_BITS, Axis, PayloadKind, Quantizer
+from tqcodec.format.reconstruct import reconstruct, sum_bound
+from tqcodec.format.records import Basis, CodedTensor, taps_lengths, work_is_paid
+from tqcodec.format.registry import SUM_BITS, Axis, BasisKind, PayloadKind, Quantizer
 from tqcodec.format.vectors import Vector
 
 TILE = 1 << 18  # coefficients of a payload
@@ -58,8 +58,10 @@ def code(
 def _within_bounds(coded: Coded, shape: tuple[int, ...]) -> bool:
     """True where a decoder will take the record's bases: the bounds of the specification, 10.1."""
     payload = int(coded.indices.entropy()) // 8  # no tables make it shorter
+    pairs = zip(coded.record.bases, coded.record.levels, strict=True)  # a level for each channel
+    channels = sum(len(level.values) for basis, level in pairs if basis.kind != BasisKind.NONE)
     small = sum_bound(coded.record, shape) < 1 << SUM_BITS
-    return small and work(coded.record, shape) <= work_allowed(payload)
+    return small and work_is_paid(math.prod(shape), channels, payload)
 
 
 def _code(

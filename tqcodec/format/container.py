@@ -18,7 +18,7 @@ from tqcodec.format.directory import read_directory
 from tqcodec.format.entries import Entry, Segment, crc
 from tqcodec.format.header import read_header
 from tqcodec.format.reader import Reader
-from tqcodec.format.reconstruct import reconstruct, sum_bound, work, work_allowed
+from tqcodec.format.reconstruct import reconstruct, sum_bound
 from tqcodec.format.registry import HEADER_SIZE, MAX_SYMBOLS, SUM_BITS, Coding
 from tqcodec.format.tables import Tables, read_tables
 
@@ -220,12 +220,11 @@ class Container:
             len(entry.segments) > 0, "tensor.segments", "no segment for the head"
         )
         reader = self.segment(entry.segments[0], entry.name)
-        coded = records.read_head(reader, entry.shape, self.tables)
+        stored = sum(segment.length for segment in entry.segments)
+        coded = records.read_head(reader, entry.shape, stored, self.tables)
         bound = sum_bound(coded, entry.shape)
         message = f"sums may reach 2 ** {bound.bit_length() - 1}"
         reader.check(bound < 1 << SUM_BITS, "reconstruct.bound", message)
-        allowed = work_allowed(sum(segment.length for segment in entry.segments))
-        reader.check(work(coded, entry.shape) <= allowed, "reconstruct.work", "too large a basis")
         height, width = coded.coefficients.shape
         count = records.tile_count(height, width, coded.tile)
         self._check_count(entry, max(1, count))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqcodec.format.dct import dct_rows
 from tqcodec.format.dtypes import DType, round_to
 from tqcodec.format.records import Basis, CodedTensor, axis_lengths, axis_order, taps_lengths
-from tqcodec.format.registry import FREE_WORK, WORK_PER_BYTE, Axis, BasisKind, Quantizer
+from tqcodec.format.registry import Axis, BasisKind, Quantizer
 from tqcodec.format.vectors import Vector
 
 ROW_SCALE_MANTISSA: Final = 5  # bits
@@ -61,18 +61,6 @@ def sum_bound(coded: CodedTensor, shape: Sequence[int]) -> int:
             # Sums of doubles cannot wrap, and are exact below 2^53.
             bound *= max(1, int(np.abs(rows).sum(axis=0, dtype=np.float64).max()))
     return bound
-
-
-def work(coded: CodedTensor, shape: Sequence[int]) -> int:
-    """Bound of the multiplications with bases (10.1)."""
-    pairs = zip(coded.bases, coded.levels, strict=True)  # a level for each channel
-    channels = sum(len(level.values) for basis, level in pairs if basis.kind != BasisKind.NONE)
-    return math.prod(shape) * channels
-
-
-def work_allowed(stored: int) -> int:
-    """Largest `work` for a tensor whose segments have so many bytes."""
-    return FREE_WORK + WORK_PER_BYTE * stored
 
 
 def _largest(vector: Vector) -> int:

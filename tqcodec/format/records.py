@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tqcodec.format import reader as io
 from tqcodec.format.reader import Reader
 from tqcodec.format.registry import (
+    FREE_CHANNELS,
     MAX_BASIS,
     MAX_BASIS_SHIFT,
     MAX_CLASSES,
@@ -31,6 +32,7 @@ from tqcodec.format.registry import (
     MAX_STEPS,
     MAX_SYMBOLS,
     RESERVED_QUANTIZERS,
+    WORK_PER_BYTE,
     Axis,
     BasisKind,
     PayloadKind,
@@ -191,8 +193,20 @@ class _PendingBasis:
         return Basis(self.kind, self.entries, shifts, self.tables)
 
 
-def read_head(reader: Reader, shape: Sequence[int], tables: Tables) -> CodedTensor:
-    """Inverse of `write_head`; the coefficients have their shape and are all zero."""
+def work_is_paid(elements: int, channels: int, stored: int) -> bool:
+    """True if so many bytes may ask for a basis of so many channels (10.1)."""
+    return elements * channels <= FREE_CHANNELS * elements + WORK_PER_BYTE * stored
+
+
+def read_head(reader: Reader, shape: Sequence[int], stored: int, tables: Tables) -> CodedTensor:
+    """Inverse of `write_head`; the coefficients have their shape and are all zero.
+
+    Args:
+        reader: at the start of the first segment.
+        shape: of the tensor.
+        stored: bytes of all segments of the tensor.
+        tables: of the file.
+    """
     elements = math.prod(shape)
     head = HeadReader(reader, tables, min(MAX_HEAD, (1 << 16) + 4 * elements))
     check = reader.check
@@ -213,6 +227,8 @@ def read_head(reader: Reader, shape: Sequence[int], tables: Tables) -> CodedTens
     taps = taps_lengths(shape, roles)
     bases = [_read_basis(head, axis, lengths[axis], taps) for axis in Axis]
     rows, inner, outer = (basis.length for basis in bases)
+    channels = sum(basis.length for basis in bases if basis.kind != BasisKind.NONE)
+    check(work_is_paid(elements, channels, stored), "reconstruct.work", f"{channels} channels")
     depths = head.vector(inner * outer, MAX_DEPTH)
     table_map, levels = _read_classes(head, (rows, inner, outer), kind, quantizer, tables)
     row_scales = head.vector(lengths[0])
