@@ -711,30 +711,37 @@ static tqc_verdict check_table(const reader *r, const tqc_tables *tables, unsign
  * word, so CHUNK words of 0 behind the last one keep the decoder in bounds. */
 #define CHUNK 256
 
-/* A range decoder and the symbols that it decodes next: those at order[0], order[1], ... of `symbols`, all with one table. */
+/* Where a symbol goes and how it is coded: its place among the symbols, and above PLACE_BITS its table. */
+typedef uint32_t symbol_order;
+
+#define PLACE_BITS 20 /* a step has at most MAX_SYMBOLS symbols */
+#define PLACE_MASK ((UINT32_C(1) << PLACE_BITS) - 1)
+
+/* A range decoder, and the order of the symbols that it decodes next. */
 typedef struct {
     uint64_t diff, range;
     const uint32_t *next;
-    const uint32_t *order;
-    const table *table;
+    const symbol_order *order;
+    const table *tables;
     int32_t *symbols;
-    uint32_t special; /* 1 if a symbol of the chunk is ESCAPED or INVALID */
+    int special; /* a symbol of the chunk is ESCAPED or INVALID */
 } lane;
 
 #define LANE_LOAD(j)                                                                                                           \
     lane *lane##j = lanes[j];                                                                                                  \
     uint64_t diff##j = lane##j->diff, range##j = lane##j->range, special##j = 0;                                               \
-    const uint32_t *next##j = lane##j->next, *const order##j = lane##j->order;                                                 \
-    const uint16_t *const number##j = lane##j->table->number;                                                                  \
-    const member *const members##j = lane##j->table->members;                                                                  \
+    const uint32_t *next##j = lane##j->next;                                                                                   \
+    const symbol_order *const order##j = lane##j->order;                                                                       \
+    const table *const tables##j = lane##j->tables;                                                                            \
     int32_t *const symbols##j = lane##j->symbols
 
 #define LANE_DECODE(j)                                                                                                         \
     do {                                                                                                                       \
+        const table *t = &tables##j[order##j[i] >> PLACE_BITS];                                                                \
         uint64_t scale = range##j >> 24 << (24 - TABLE_BITS);                                                                  \
-        member m = members##j[number##j[diff##j / scale]];                                                                     \
+        member m = t->members[t->number[diff##j / scale]];                                                                     \
         uint64_t small;                                                                                                        \
-        symbols##j[order##j[i]] = member_symbol(m);                                                                            \
+        symbols##j[order##j[i] & PLACE_MASK] = member_symbol(m);                                                               \
         special##j |= m;                                                                                                       \
         diff##j -= scale * (m & 0xFFFF);                                                                                       \
         range##j = scale * (m >> 16 & 0xFFFF);                                                                                 \
@@ -748,7 +755,7 @@ typedef struct {
     lane##j->diff = diff##j;                                                                                                   \
     lane##j->range = range##j;                                                                                                 \
     lane##j->next = next##j;                                                                                                   \
-    lane##j->special = (uint32_t)(special##j >> 32) & 1
+    lane##j->special = (int)(special##j >> 32 & 1)
 
 static void decode_1(lane *const *lanes, uint32_t n) {
     uint32_t i;
@@ -804,7 +811,7 @@ typedef struct {
 } stream;
 
 /* What stands before `low`. `words` has room for a copy of the words and CHUNK + 2 more. */
-static tqc_verdict read_stream(reader *r, uint64_t integers, stream *s, uint32_t *words) {
+static tqc_verdict read_stream(reader *r, const tqc_tables *tables, uint64_t integers, stream *s, uint32_t *words) {
     const uint8_t *bytes;
     uint64_t i;
     memset(s, 0, sizeof *s);
@@ -830,6 +837,7 @@ static tqc_verdict read_stream(reader *r, uint64_t integers, stream *s, uint32_t
     s->coder.diff = (uint64_t)words[0] << 32 | words[1];
     s->coder.range = UINT64_MAX;
     s->coder.next = words + 2;
+    s->coder.tables = tables->tables;
     return TQC_DECODED;
 }
 
@@ -849,15 +857,16 @@ static tqc_verdict end_chunk(stream *s, uint32_t n) {
     if (c->special) {
         uint32_t i;
         for (i = 0; i < n; i++) {
-            int32_t *symbol = &c->symbols[c->order[i]];
+            int32_t *symbol = &c->symbols[c->order[i] & PLACE_MASK];
+            const table *t = &c->tables[c->order[i] >> PLACE_BITS];
             int64_t value;
             if (*symbol == INVALID) return malformed(s->arena, "payload.invalid", s->offset, "a slot is 4096 or above");
             if (*symbol != ESCAPED) continue;
             if (s->escapes_left == 0) return malformed(s->arena, "stream.escapes", s->offset, "more escapes than stated");
             value = take_escape(s);
-            if (value >= c->table->low && value < c->table->low + (int64_t)c->table->size)
+            if (value >= t->low && value < t->low + (int64_t)t->size)
                 return malformed(s->arena, "stream.escape", s->offset, "an escape has a symbol of its own");
-            if (value < -(MAX_VALUE >> c->table->low_bits) || value > MAX_VALUE >> c->table->low_bits)
+            if (value < -(MAX_VALUE >> t->low_bits) || value > MAX_VALUE >> t->low_bits)
                 return malformed(s->arena, "stream.range", s->offset, "an integer is beyond 2^30");
             *symbol = (int32_t)value;
         }
@@ -893,20 +902,20 @@ typedef struct {
 
 #define NO_RUN UINT32_MAX
 
-static tqc_verdict decode_run(stream *s, const run *u, const table *t, int32_t *values) {
-    uint32_t positions[CHUNK], i;
+static tqc_verdict decode_run(stream *s, const run *u, int32_t *values) {
+    const table *t = &s->coder.tables[u->table];
+    symbol_order order[CHUNK], i;
     uint64_t left = u->count;
     lane *const lanes[1] = {&s->coder};
-    s->coder.table = t;
     s->coder.symbols = values + u->start;
     if (t->certain) {
         for (; left > 0; left--) *s->coder.symbols++ = t->low;
         return TQC_DECODED;
     }
-    for (i = 0; i < CHUNK; i++) positions[i] = i;
+    for (i = 0; i < CHUNK; i++) order[i] = i | u->table << PLACE_BITS;
     while (left > 0) {
         uint32_t n = (uint32_t)smaller(left, CHUNK);
-        s->coder.order = positions;
+        s->coder.order = order;
         decode_1(lanes, n);
         TRY(end_chunk(s, n));
         s->coder.symbols += n;
@@ -946,9 +955,9 @@ static tqc_verdict read_row_stream(reader *r, const tqc_tables *tables, run *run
         first[runs[k].table] = k;
     }
     TRY(take(r->arena, bytes_left(r) / 4 + CHUNK + 2, sizeof *words, &words));
-    TRY(read_stream(r, integers, &s, words));
+    TRY(read_stream(r, tables, integers, &s, words));
     for (t = 0; t < tables->count; t++)
-        for (k = first[t]; k != NO_RUN; k = runs[k].next) TRY(decode_run(&s, &runs[k], &tables->tables[t], values));
+        for (k = first[t]; k != NO_RUN; k = runs[k].next) TRY(decode_run(&s, &runs[k], values));
     TRY(end_stream(&s));
     TRY(read_low(r, tables, runs, n, values));
     release_to(r->arena, mark);
@@ -2004,87 +2013,83 @@ static tqc_verdict read_head(reader *r, const tqc_tables *tables, const tqc_tens
 
 /* ---- 7 payloads and the trellis ---- */
 
-/* Symbols of a step that have one table: those at count positions in `order`. */
-typedef struct {
-    const table *table;
-    const uint32_t *order;
-    uint32_t count;
-} group_run;
-
-/* A tile that is being decoded. A step's indices are numbered row by row: index j * columns + c of step t is that of row t + j * steps. */
-typedef struct {
-    stream stream;
-    reader low; /* behind the stream's words and escapes */
-    const uint8_t *low_bytes;
-    uint64_t low_bits;
-    uint64_t first_row, first_column;
-    uint32_t rows, columns;
-    uint32_t step, steps; /* steps of this tile */
-    group_run runs[MAX_TABLES + 1];
-    unsigned run, run_count;
-    uint32_t left; /* symbols of the run */
-    uint8_t *list_of_row;
-    uint32_t *columns_of_list; /* for each list, the columns in the order of their tables, then of position */
-    uint32_t (*ends)[MAX_CLASSES]; /* for each list and group, where its columns end */
-    uint64_t *low_of_row; /* bits of `low` before the row */
-    uint32_t *words;
-    uint32_t *order[2]; /* positions by table, with quantizer 0 and 1 */
-    uint8_t *states;
-    int32_t *indices;
-} tile;
-
-/* Tables by which the indices of a tensor are grouped: those of quantizer 0, in ascending order. */
+/* How the payloads of a tensor are decoded, and where to. Indices are grouped by the table of quantizer 0, groups in ascending order. */
 typedef struct {
     const head *head;
     const tqc_tables *tables;
-    unsigned count;
-    unsigned table[MAX_CLASSES];
-    uint8_t of_class[MAX_CLASSES];
-    int overlap;  /* a table is that of quantizer 1 of one group and that of quantizer 0 of another */
-    int low_bits; /* a table has some */
+    const tqc_segment *segments;
+    uint64_t head_size; /* bytes of the first segment before its payload */
+    int64_t tensor;     /* for errors */
+    const char *name;
+    size_t name_size;
+    unsigned groups;
+    unsigned table[MAX_CLASSES]; /* of each group */
+    uint8_t group[MAX_CLASSES];  /* of each class */
+    int overlap;                 /* a table is that of quantizer 1 in one group and that of quantizer 0 in another */
+    int low_bits;                /* a table has some */
+    int certain;                 /* a table has just one member */
     int32_t *coefficients;
     uint64_t first_row; /* of `coefficients` */
 } plan;
 
-static plan make_plan(const head *h, const tqc_tables *tables) {
+/* A tile that is being decoded. The indices of a step are numbered row by row: j * columns + c is that of row step + j * steps. */
+typedef struct {
+    const plan *plan;
+    stream stream;
+    const uint8_t *low;
+    uint64_t low_bits;
+    uint64_t first_row, first_column;
+    uint32_t rows, columns;
+    uint32_t step, steps;      /* of this tile */
+    uint32_t left;             /* symbols of the step */
+    uint8_t *list_of_row;      /* rows of one level share a list: */
+    uint32_t *columns_of_list; /* the columns in the order of their groups, then of position */
+    uint32_t (*ends)[MAX_CLASSES]; /* where those of each group end */
+    uint64_t *low_of_row;      /* bits of `low` before the row */
+    uint32_t *words;
+    symbol_order *order, *odd;
+    uint8_t *states;
+    int32_t *indices;
+} tile;
+
+static void plan_groups(plan *p) {
+    const head *h = p->head;
+    int trellis = h->quantizer == TRELLIS;
     uint8_t group[MAX_TABLES] = {0};
-    plan p;
     unsigned i;
-    memset(&p, 0, sizeof p);
-    p.head = h;
-    p.tables = tables;
     for (i = 0; i < h->class_count; i++) group[h->table_map[i]] = 1;
-    for (i = 0; i < tables->count; i++) {
+    for (i = 0; i < p->tables->count; i++) {
+        const table *t = &p->tables->tables[i];
         if (!group[i]) continue;
-        if (h->quantizer == TRELLIS && p.count > 0 && p.table[p.count - 1] + 1 == i) p.overlap = 1;
-        if (tables->tables[i].low_bits > 0) p.low_bits = 1;
-        group[i] = (uint8_t)p.count;
-        p.table[p.count++] = i;
+        if (trellis && p->groups > 0 && p->table[p->groups - 1] + 1 == i) p->overlap = 1;
+        if (t->low_bits > 0) p->low_bits = 1;
+        if (t[0].certain || (trellis && t[1].certain)) p->certain = 1;
+        group[i] = (uint8_t)p->groups;
+        p->table[p->groups++] = i;
     }
-    for (i = 0; i < h->class_count; i++) p.of_class[i] = group[h->table_map[i]];
-    return p;
+    for (i = 0; i < h->class_count; i++) p->group[i] = group[h->table_map[i]];
 }
 
 static unsigned group_of(const plan *p, unsigned row_level, uint64_t column) {
     unsigned level = row_level + p->head->level[column];
-    return p->of_class[smaller(level, p->head->class_count - 1)];
+    return p->group[smaller(level, p->head->class_count - 1)];
 }
 
-/* Sort the columns of the tile by table, for each level that a row of it has. */
-static void list_columns(const plan *p, tile *t) {
+/* Sort the columns of the tile by group, for each level that a row of it has. */
+static void list_columns(tile *t) {
+    const plan *p = t->plan;
     const uint8_t *levels = p->head->levels[OUT].values + t->first_row;
     int16_t list_of_level[MAX_CLASSES + 1];
     unsigned lists = 0, level, g;
     uint32_t row, c;
     for (level = 0; level <= MAX_CLASSES; level++) list_of_level[level] = -1;
     for (row = 0; row < t->rows; row++) {
-        uint32_t next[MAX_CLASSES] = {0}, start = 0, *columns;
         level = levels[row];
         if (list_of_level[level] < 0) {
+            uint32_t next[MAX_CLASSES] = {0}, start = 0, *columns = t->columns_of_list + (size_t)lists * t->columns;
             list_of_level[level] = (int16_t)lists;
-            columns = t->columns_of_list + (size_t)lists * t->columns;
             for (c = 0; c < t->columns; c++) next[group_of(p, level, t->first_column + c)]++;
-            for (g = 0; g < p->count; g++) {
+            for (g = 0; g < p->groups; g++) {
                 uint32_t count = next[g];
                 next[g] = start;
                 start += count;
@@ -2097,83 +2102,95 @@ static void list_columns(const plan *p, tile *t) {
     }
 }
 
-/* The widths of `low`, which follow from the tables. */
-static tqc_verdict place_low(const plan *p, tile *t) {
+/* Take the `low` of the tile from the payload; its widths follow from the tables. */
+static tqc_verdict place_low(tile *t, reader *payload) {
+    const plan *p = t->plan;
     uint32_t row;
     unsigned g;
     t->low_bits = 0;
-    for (row = 0; row < t->rows; row++) {
+    for (row = 0; p->low_bits && row < t->rows; row++) {
         const uint32_t *ends = t->ends[t->list_of_row[row]];
         uint32_t start = 0;
-        if (p->low_bits) t->low_of_row[row] = t->low_bits;
-        for (g = 0; g < p->count; start = ends[g++])
+        t->low_of_row[row] = t->low_bits;
+        for (g = 0; g < p->groups; start = ends[g++])
             t->low_bits += (uint64_t)(ends[g] - start) * p->tables->tables[p->table[g]].low_bits;
     }
-    TRY(read_packed(&t->low, t->low_bits, &t->low_bytes));
-    return end_of(&t->low);
+    TRY(read_packed(payload, t->low_bits, &t->low));
+    return end_of(payload);
 }
 
 /* Rows of the current step. */
 static uint32_t step_rows(const tile *t) { return (t->rows - t->step + t->steps - 1) / t->steps; }
 
-static void add_group_run(const plan *p, tile *t, unsigned table_index, const uint32_t *order, uint32_t count) {
-    if (count == 0) return;
-    t->runs[t->run_count].table = &p->tables->tables[table_index];
-    t->runs[t->run_count].order = order;
-    t->runs[t->run_count].count = count;
-    t->run_count++;
-}
-
 /* Sort the indices of a step by table, where no table is that of two groups: group by group, and in it by quantizer. */
-static void sort_groups(const plan *p, tile *t) {
-    uint32_t *even = t->order[0], *odd = t->order[1], rows = step_rows(t), j;
+static void sort_groups(tile *t) {
+    const plan *p = t->plan;
+    symbol_order *order = t->order, *const odd = t->odd;
+    uint32_t rows = step_rows(t), j;
     unsigned g;
-    for (g = 0; g < p->count; g++) {
-        uint32_t n[2] = {0, 0};
+    for (g = 0; g < p->groups; g++) {
+        symbol_order even_table = p->table[g] << PLACE_BITS, odd_table = (p->table[g] + 1) << PLACE_BITS;
+        uint32_t odds = 0;
         for (j = 0; j < rows; j++) {
             unsigned list = t->list_of_row[t->step + j * t->steps];
             const uint32_t *columns = t->columns_of_list + (size_t)list * t->columns;
             const uint32_t *at = columns + (g > 0 ? t->ends[list][g - 1] : 0), *end = columns + t->ends[list][g];
-            uint32_t base = j * t->columns, n0 = n[0], n1 = n[1];
+            uint32_t base = j * t->columns, position, quantizer;
             for (; at < end; at++) {
-                uint32_t position = base + *at, quantizer = t->states[position] & 1;
-                even[n0] = position; /* the one that is not meant is written over by the next */
-                odd[n1] = position;
-                n0 += quantizer ^ 1;
-                n1 += quantizer;
+                position = base + *at;
+                quantizer = t->states[position] & 1;
+                *order = position | even_table; /* the one that is not meant is written over by the next */
+                odd[odds] = position | odd_table;
+                order += quantizer ^ 1;
+                odds += quantizer;
             }
-            n[0] = n0;
-            n[1] = n1;
         }
-        add_group_run(p, t, p->table[g], even, n[0]);
-        add_group_run(p, t, p->table[g] + 1, odd, n[1]);
-        even += n[0];
-        odd += n[1];
+        if (odds > 0) memcpy(order, odd, odds * sizeof *odd);
+        order += odds;
     }
 }
 
 /* The same for any tables: a counting sort. */
-static void sort_tables(const plan *p, tile *t) {
+static void sort_tables(tile *t) {
+    const plan *p = t->plan;
     const uint8_t *levels = p->head->levels[OUT].values + t->first_row;
-    uint32_t next[MAX_TABLES + 1] = {0}, rows = step_rows(t), start = 0, j, c;
-    unsigned i;
-    int pass;
+    uint32_t next[MAX_TABLES] = {0}, rows = step_rows(t), start = 0, j, c;
+    unsigned i, pass;
     for (pass = 0; pass < 2; pass++) {
         for (j = 0; j < rows; j++)
             for (c = 0; c < t->columns; c++) {
                 uint32_t position = j * t->columns + c;
                 unsigned g = group_of(p, levels[t->step + j * t->steps], t->first_column + c);
-                uint32_t *n = &next[p->table[g] + (t->states[position] & 1)];
-                if (pass == 1) t->order[0][*n] = position;
-                ++*n;
+                unsigned table_index = p->table[g] + (t->states[position] & 1);
+                if (pass == 1) t->order[next[table_index]] = position | table_index << PLACE_BITS;
+                next[table_index]++;
             }
         for (i = 0; pass == 0 && i < p->tables->count; i++) {
             uint32_t count = next[i];
             next[i] = start;
-            add_group_run(p, t, i, t->order[0] + start, count);
             start += count;
         }
     }
+}
+
+/* Take symbols that cost no bits out of the order. */
+static void take_certain(tile *t) {
+    const table *tables = t->plan->tables->tables;
+    uint32_t i, left = 0;
+    for (i = 0; i < t->left; i++) {
+        const table *of = &tables[t->order[i] >> PLACE_BITS];
+        if (of->certain) t->indices[t->order[i] & PLACE_MASK] = of->low;
+        else t->order[left++] = t->order[i];
+    }
+    t->left = left;
+}
+
+static void start_step(tile *t) {
+    t->left = step_rows(t) * t->columns;
+    t->stream.coder.order = t->order;
+    if (t->plan->overlap) sort_tables(t);
+    else sort_groups(t);
+    if (t->plan->certain) take_certain(t);
 }
 
 /* Indices of a row to coefficients, and states to the next ones (7.2). What it returns is not 0 if an index is out of range. */
@@ -2191,204 +2208,209 @@ static uint32_t dequantize(const int32_t *indices, const uint32_t *half, uint32_
         int32_t sign = (k > 0) - (k < 0);
         wrong_bits |= ((uint32_t)k + half[i]) & (0 - 2 * half[i]);
         coefficients[i] = (int32_t)(2 * (uint32_t)k) - (sign & -(s & 1));
-        states[i] = (uint8_t)(s >> 1 ^ (5 & -(s & 1)) ^ (k & 1) << 1);
+        states[i] = (uint8_t)(s >> 1 ^ (5 & -(s & 1)) ^ (k & 1) << 1); /* the table of 7.2 */
     }
     return wrong_bits;
 }
 
-static tqc_verdict store_row(const plan *p, arena *a, const tile *t, uint32_t row, const int32_t *indices, uint8_t *states) {
+static tqc_verdict store_row(const tile *t, uint32_t row, const int32_t *indices, uint8_t *states) {
+    const plan *p = t->plan;
     const head *h = p->head;
     int32_t *to = p->coefficients + (size_t)(t->first_row + row - p->first_row) * (size_t)h->kept + t->first_column;
     if (h->quantizer != TRELLIS) states = NULL;
     if (dequantize(indices, h->half + t->first_column, t->columns, states, to) == 0) return TQC_DECODED;
-    return malformed(a, "payload.depth", t->stream.offset, "an index is out of the range of its column's depth");
+    return malformed(t->stream.arena, "payload.depth", t->stream.offset, "an index is out of the range of its column's depth");
 }
 
 /* Put the low bits to the symbols of a row. */
-static tqc_verdict add_low(const plan *p, const tile *t, uint32_t row, int32_t *indices) {
+static tqc_verdict add_low(const tile *t, uint32_t row, int32_t *indices) {
+    const plan *p = t->plan;
     unsigned row_level = p->head->levels[OUT].values[t->first_row + row];
     uint64_t bit = t->low_of_row[row], size = divide_up(t->low_bits, 8);
     uint32_t c;
     for (c = 0; c < t->columns; c++) {
         unsigned low_bits = p->tables->tables[p->table[group_of(p, row_level, t->first_column + c)]].low_bits;
         int64_t v = (int64_t)indices[c] * (INT32_C(1) << low_bits);
-        if (low_bits > 0) v += (int64_t)bits_at(t->low_bytes, size, bit, low_bits);
+        if (low_bits > 0) v += (int64_t)bits_at(t->low, size, bit, low_bits);
         if (v < -MAX_VALUE || v > MAX_VALUE)
-            return malformed(t->low.arena, "stream.range", t->stream.offset, "an integer is beyond 2^30");
+            return malformed(t->stream.arena, "stream.range", t->stream.offset, "an integer is beyond 2^30");
         indices[c] = (int32_t)v;
         bit += low_bits;
     }
     return TQC_DECODED;
 }
 
-static void start_step(const plan *p, tile *t) {
-    t->run = t->run_count = 0;
-    if (p->overlap) sort_tables(p, t);
-    else sort_groups(p, t);
-}
-
-static tqc_verdict end_step(const plan *p, tile *t) {
+static tqc_verdict end_step(const tile *t) {
     uint32_t rows = step_rows(t), j;
     for (j = 0; j < rows; j++) {
         uint32_t row = t->step + j * t->steps;
         size_t start = (size_t)j * t->columns;
-        if (p->low_bits) TRY(add_low(p, t, row, t->indices + start));
-        TRY(store_row(p, t->stream.arena, t, row, t->indices + start, t->states + start));
+        if (t->plan->low_bits) TRY(add_low(t, row, t->indices + start));
+        TRY(store_row(t, row, t->indices + start, t->states + start));
     }
-    return TQC_DECODED;
-}
-
-static tqc_verdict start_tile(const plan *p, tile *t, reader *payload) {
-    const head *h = p->head;
-    TRY(read_stream(payload, (uint64_t)t->rows * t->columns, &t->stream, t->words));
-    t->stream.coder.symbols = t->indices;
-    t->low = *payload;
-    list_columns(p, t);
-    TRY(place_low(p, t));
-    t->steps = h->quantizer == TRELLIS ? (uint32_t)smaller(h->steps, t->rows) : 1;
-    t->step = 0;
-    memset(t->states, 0, (size_t)step_rows(t) * t->columns);
-    start_step(p, t);
-    t->left = 0;
     return TQC_DECODED;
 }
 
 /* Go on to the next symbols that the words have to give: `left` is 0 when the tile is done. */
-static tqc_verdict advance(const plan *p, tile *t) {
+static tqc_verdict advance(tile *t) {
     while (t->left == 0) {
-        const group_run *u = &t->runs[t->run];
-        if (t->run == t->run_count) {
-            TRY(end_step(p, t));
-            if (++t->step == t->steps) return end_stream(&t->stream);
-            start_step(p, t);
-            continue;
-        }
-        t->run++;
-        if (u->table->certain) {
-            uint32_t i;
-            for (i = 0; i < u->count; i++) t->indices[u->order[i]] = u->table->low;
-            continue;
-        }
-        t->left = u->count;
-        t->stream.coder.table = u->table;
-        t->stream.coder.order = u->order;
+        TRY(end_step(t));
+        if (++t->step == t->steps) return end_stream(&t->stream);
+        start_step(t);
     }
     return TQC_DECODED;
 }
 
-/* The indices of a fixed-length payload. */
-static tqc_verdict read_fixed(const plan *p, tile *t, reader *payload) {
+static void place_tile(tile *t, const plan *p, uint64_t index) {
     const head *h = p->head;
-    const uint32_t *half = h->half + t->first_column;
-    const uint8_t *depths_at;
-    uint64_t width = 0, size, bit = 0;
-    uint32_t row, c;
-    t->stream.offset = place(payload);
-    for (c = 0; c < t->columns; c++) width += h->depths.values[h->column[t->first_column + c]];
-    size = divide_up(width * t->rows, 8);
-    TRY(read_packed(payload, width * t->rows, &depths_at));
-    TRY(end_of(payload));
-    for (row = 0; row < t->rows; row++) {
-        if (h->quantizer == TRELLIS && row % h->steps == 0) memset(t->states, 0, t->columns);
-        for (c = 0; c < t->columns; c++) {
-            unsigned depth = h->depths.values[h->column[t->first_column + c]];
-            uint32_t k = (uint32_t)bits_at(depths_at, size, bit, depth);
-            t->indices[c] = (int32_t)(k ^ half[c]) - (int32_t)half[c];
-            bit += depth;
-        }
-        TRY(store_row(p, payload->arena, t, row, t->indices, t->states));
-    }
-    return TQC_DECODED;
-}
-
-#define LANES 4
-
-/* The payloads of a tensor: where each lies. */
-typedef struct {
-    const tqc_segment *segments;
-    uint64_t head_size; /* bytes of the first segment before the payload */
-    arena *arena;
-    tile lanes[LANES];
-} payloads;
-
-/* Memory for tiles of this tensor in each lane. */
-static tqc_verdict take_lanes(const plan *p, payloads *all, uint64_t tiles) {
-    const head *h = p->head;
-    uint64_t rows = smaller(h->tile_rows, h->channels[OUT]), columns = smaller(h->tile_columns, h->kept);
-    uint64_t lists = smaller(rows, MAX_CLASSES + 1), longest = 0, step, i;
-    unsigned lane_count = (unsigned)smaller(tiles, LANES), j;
-    step = h->quantizer == TRELLIS ? divide_up(rows, smaller(h->steps, rows)) * columns : rows * columns;
-    if (h->payload_kind == FIXED) step = columns;
-    for (i = 0; i < tiles; i++)
-        if (all->segments[i].size > longest) longest = all->segments[i].size;
-    for (j = 0; j < lane_count; j++) {
-        tile *t = &all->lanes[j];
-        TRY(take(all->arena, step, sizeof *t->states, &t->states));
-        TRY(take(all->arena, step, sizeof *t->indices, &t->indices));
-        if (h->payload_kind == FIXED) return TQC_DECODED; /* one tile after the other */
-        TRY(take(all->arena, longest / 4 + CHUNK + 2, sizeof *t->words, &t->words));
-        TRY(take(all->arena, step + 1, sizeof *t->order[0], &t->order[0]));
-        TRY(take(all->arena, step + 1, sizeof *t->order[1], &t->order[1]));
-        TRY(take(all->arena, rows, sizeof *t->list_of_row, &t->list_of_row));
-        TRY(take(all->arena, lists * columns, sizeof *t->columns_of_list, &t->columns_of_list));
-        TRY(take(all->arena, lists, sizeof *t->ends, &t->ends));
-        if (p->low_bits) TRY(take(all->arena, rows, sizeof *t->low_of_row, &t->low_of_row));
-    }
-    return TQC_DECODED;
-}
-
-static reader payload_of(const payloads *all, uint64_t index) {
-    const tqc_segment *s = &all->segments[index];
-    reader r = new_reader(all->arena, s->data, s->size, s->offset);
-    if (index == 0) r.at += all->head_size;
-    return r;
-}
-
-static void place_tile(const head *h, tile *t, uint64_t index) {
+    t->plan = p;
     t->first_row = index / h->tiles_across * h->tile_rows;
     t->first_column = index % h->tiles_across * h->tile_columns;
     t->rows = (uint32_t)smaller(h->tile_rows, h->channels[OUT] - t->first_row);
     t->columns = (uint32_t)smaller(h->tile_columns, h->kept - t->first_column);
 }
 
-static tqc_verdict decode_fixed(const plan *p, payloads *all, uint64_t first, uint64_t end) {
-    for (; first < end; first++) {
-        reader r = payload_of(all, first);
-        place_tile(p->head, &all->lanes[0], first);
-        TRY(read_fixed(p, &all->lanes[0], &r));
+static reader payload_of(arena *a, const plan *p, uint64_t index) {
+    const tqc_segment *s = &p->segments[index];
+    reader r = new_reader(a, s->data, s->size, s->offset);
+    if (index == 0) r.at += p->head_size;
+    return r;
+}
+
+/* Begin with a range-coded tile, or decode one of fixed length. */
+static tqc_verdict start_tile(arena *a, tile *t, const plan *p, uint64_t index) {
+    const head *h = p->head;
+    reader payload = payload_of(a, p, index);
+    place_tile(t, p, index);
+    TRY(read_stream(&payload, p->tables, (uint64_t)t->rows * t->columns, &t->stream, t->words));
+    t->stream.coder.symbols = t->indices;
+    list_columns(t);
+    TRY(place_low(t, &payload));
+    t->steps = h->quantizer == TRELLIS ? (uint32_t)smaller(h->steps, t->rows) : 1;
+    t->step = 0;
+    memset(t->states, 0, (size_t)step_rows(t) * t->columns);
+    start_step(t);
+    return advance(t);
+}
+
+static tqc_verdict decode_fixed(arena *a, tile *t, const plan *p, uint64_t index) {
+    const head *h = p->head;
+    reader payload = payload_of(a, p, index);
+    const uint8_t *indices;
+    const uint32_t *half;
+    uint64_t width = 0, size, bit = 0;
+    uint32_t row, c;
+    place_tile(t, p, index);
+    half = h->half + t->first_column;
+    t->stream.arena = a;
+    t->stream.offset = place(&payload);
+    for (c = 0; c < t->columns; c++) width += h->depths.values[h->column[t->first_column + c]];
+    size = divide_up(width * t->rows, 8);
+    TRY(read_packed(&payload, width * t->rows, &indices));
+    TRY(end_of(&payload));
+    for (row = 0; row < t->rows; row++) {
+        if (h->quantizer == TRELLIS && row % h->steps == 0) memset(t->states, 0, t->columns);
+        for (c = 0; c < t->columns; c++) {
+            unsigned depth = h->depths.values[h->column[t->first_column + c]];
+            t->indices[c] = (int32_t)((uint32_t)bits_at(indices, size, bit, depth) ^ half[c]) - (int32_t)half[c];
+            bit += depth;
+        }
+        TRY(store_row(t, row, t->indices, t->states));
     }
     return TQC_DECODED;
 }
 
-/* Decode the tiles first .. end - 1, several at once. */
-static tqc_verdict decode_tiles(const plan *p, payloads *all, uint64_t first, uint64_t end) {
+/* ---- several payloads at once ---- */
+
+#define LANES 4
+
+/* Scratch memory for tiles, and the largest sizes that they need. */
+typedef struct {
+    arena *arena;
+    uint64_t step, words, rows, listed, lists;
+    tile tiles[LANES];
+} lanes_memory;
+
+static void need_lanes(lanes_memory *m, const plan *p) {
+    const head *h = p->head;
+    uint64_t rows = smaller(h->tile_rows, h->channels[OUT]), columns = smaller(h->tile_columns, h->kept), step = rows * columns, i;
+    uint64_t lists = smaller(rows, MAX_CLASSES + 1);
+    if (rows == 0) return;
+    if (h->payload_kind == FIXED) step = columns; /* a row after the other */
+    else if (h->quantizer == TRELLIS) step = divide_up(rows, smaller(h->steps, rows)) * columns;
+    if (step > m->step) m->step = step;
+    if (h->payload_kind == FIXED) return;
+    for (i = 0; i < h->bands * h->tiles_across; i++)
+        if (p->segments[i].size / 4 > m->words) m->words = p->segments[i].size / 4;
+    if (rows > m->rows) m->rows = rows;
+    if (lists > m->lists) m->lists = lists;
+    if (lists * columns > m->listed) m->listed = lists * columns;
+}
+
+static tqc_verdict take_lanes(lanes_memory *m, uint64_t tiles) {
+    arena *a = m->arena;
+    unsigned j;
+    for (j = 0; j < LANES && j < tiles; j++) {
+        tile *t = &m->tiles[j];
+        TRY(take(a, m->step, sizeof *t->states, &t->states));
+        TRY(take(a, m->step, sizeof *t->indices, &t->indices));
+        TRY(take(a, m->step + 1, sizeof *t->order, &t->order));
+        TRY(take(a, m->step + 1, sizeof *t->odd, &t->odd));
+        TRY(take(a, m->words + CHUNK + 2, sizeof *t->words, &t->words));
+        TRY(take(a, m->rows, sizeof *t->list_of_row, &t->list_of_row));
+        TRY(take(a, m->rows, sizeof *t->low_of_row, &t->low_of_row));
+        TRY(take(a, m->listed, sizeof *t->columns_of_list, &t->columns_of_list));
+        TRY(take(a, m->lists, sizeof *t->ends, &t->ends));
+    }
+    return TQC_DECODED;
+}
+
+/* Tiles that wait: those from `next` to `end` of the first plan, and all of each further one. */
+typedef struct {
+    plan *const *plans;
+    unsigned count; /* of plans */
+    uint64_t next, end;
+} tile_queue;
+
+static uint64_t tile_count(const plan *p) { return p->head->bands * p->head->tiles_across; }
+
+static void concern_plan(arena *a, const plan *p) {
+    a->tensor = p->tensor;
+    a->name = p->name;
+    a->name_size = p->name_size;
+}
+
+/* Begin with the next tile of the queue that has symbols to decode; `left` is 0 if there is none. */
+static tqc_verdict take_tile(lanes_memory *m, tile *t, tile_queue *queue) {
+    t->left = 0;
+    while (t->left == 0 && queue->count > 0) {
+        const plan *p = queue->plans[0];
+        concern_plan(m->arena, p);
+        if (queue->next < queue->end) {
+            uint64_t index = queue->next++;
+            if (p->head->payload_kind == FIXED) TRY(decode_fixed(m->arena, t, p, index));
+            else TRY(start_tile(m->arena, t, p, index));
+            continue;
+        }
+        if (--queue->count == 0) break;
+        queue->plans++;
+        queue->next = 0;
+        queue->end = tile_count(queue->plans[0]);
+    }
+    return TQC_DECODED;
+}
+
+static tqc_verdict decode_tiles(lanes_memory *m, tile_queue queue) {
     tile *busy[LANES];
     lane *lanes[LANES];
     unsigned count = 0, j;
-    if (p->head->payload_kind == FIXED) return decode_fixed(p, all, first, end);
-    for (j = 0; j < LANES && first < end; j++, first++) {
-        reader r = payload_of(all, first);
-        busy[count] = &all->lanes[j];
-        place_tile(p->head, busy[count], first);
-        TRY(start_tile(p, busy[count], &r));
-        count++;
+    for (j = 0; j < LANES; j++) {
+        TRY(take_tile(m, &m->tiles[j], &queue));
+        if (m->tiles[j].left == 0) break;
+        busy[count++] = &m->tiles[j];
     }
-    for (;;) {
+    while (count > 0) {
         uint32_t n = CHUNK;
-        for (j = 0; j < count;) {
-            tile *t = busy[j];
-            if (t->left == 0) TRY(advance(p, t));
-            if (t->left > 0) {
-                j++;
-            } else if (first < end) {
-                reader r = payload_of(all, first);
-                place_tile(p->head, t, first++);
-                TRY(start_tile(p, t, &r));
-            } else {
-                busy[j] = busy[--count];
-            }
-        }
-        if (count == 0) return TQC_DECODED;
         for (j = 0; j < count; j++) {
             n = (uint32_t)smaller(n, busy[j]->left);
             lanes[j] = &busy[j]->stream.coder;
@@ -2396,11 +2418,17 @@ static tqc_verdict decode_tiles(const plan *p, payloads *all, uint64_t first, ui
         if (count == 4) decode_4(lanes, n);
         if (count == 2 || count == 3) decode_2(lanes, n);
         if (count == 1 || count == 3) decode_1(lanes + count - 1, n);
-        for (j = 0; j < count; j++) {
-            TRY(end_chunk(&busy[j]->stream, n));
-            busy[j]->left -= n;
+        for (j = count; j-- > 0;) {
+            tile *t = busy[j];
+            concern_plan(m->arena, t->plan);
+            TRY(end_chunk(&t->stream, n));
+            t->left -= n;
+            if (t->left == 0) TRY(advance(t));
+            if (t->left == 0) TRY(take_tile(m, t, &queue));
+            if (t->left == 0) busy[j] = busy[--count];
         }
     }
+    return TQC_DECODED;
 }
 
 /* ---- 8 planes ---- */
@@ -2600,64 +2628,122 @@ static tqc_verdict decode_raw(arena *a, uint64_t bytes, const tqc_segment *segme
     return malformed(a, "raw.length", UNKNOWN, "the segments have not as many bytes as the tensor");
 }
 
+/* 4.5 */
+static tqc_verdict check_tensor(arena *a, uint32_t crc, uint32_t check) {
+    if (crc == check) return TQC_DECODED;
+    return malformed(a, "tensor.check", UNKNOWN, "the elements do not have the CRC-32 that the directory states");
+}
+
 /* ---- 10 reconstruction ---- */
 
-/* The pattern of v rounded to a type but F64, its magnitude at most the largest finite number (10.1, step 6). v is 0 or normal. */
-static uint64_t round_to(const dtype *type, double v) {
-    int e = (int)type->exponent_bits, m = (int)type->mantissa_bits, lowest = 2 - (1 << (e - 1)), exponent, drop;
+/* The pattern of v rounded to a type of e exponent and m < 52 mantissa bits, its magnitude at most the largest finite number (10.1,
+ * step 6). v is 0 or a normal number. */
+static inline uint64_t round_to(double v, int e, int m, int infinities) {
+    int lowest = 2 - (1 << (e - 1)), exponent, drop;
     uint64_t bits, fraction, rounded, rest, half, pattern, largest;
     memcpy(&bits, &v, sizeof bits);
     exponent = (int)(bits >> 52 & 0x7FF) - 1023;
     fraction = (bits & ((UINT64_C(1) << 52) - 1)) | UINT64_C(1) << 52;
     drop = 52 - m + (exponent < lowest ? lowest - exponent : 0);
-    if (drop > 53) return bits >> 63 << (e + m); /* below half of the smallest number, or 0 */
+    if (drop > 53) return bits >> 63 << (e + m); /* 0, or below half of the smallest number */
     rounded = fraction >> drop;
     rest = fraction & ((UINT64_C(1) << drop) - 1);
     half = UINT64_C(1) << (drop - 1);
     rounded += rest > half || (rest == half && (rounded & 1));
     pattern = rounded + ((uint64_t)(exponent < lowest ? 0 : exponent - lowest) << m);
-    largest = type->infinities ? ((UINT64_C(1) << e) - 1) << m : (UINT64_C(1) << (e + m)) - 1;
-    if (pattern >= largest) pattern = largest - 1;
+    largest = infinities ? (((UINT64_C(1) << e) - 1) << m) - 1 : (UINT64_C(1) << (e + m)) - 2;
+    if (pattern > largest) pattern = largest;
     return pattern | bits >> 63 << (e + m);
 }
 
-/* out[n] += SUM over k of a[k * a_step] * b[k, n] for the n columns of b. */
-static void add_products(double *out, const double *a, size_t a_step, const double *b, size_t b_step, size_t k_count, size_t n) {
-    size_t k, i;
-    for (k = 0; k < k_count; k++) {
-        double factor = a[k * a_step];
-        const double *row = b + k * b_step;
-        if (factor == 0) continue;
-        for (i = 0; i < n; i++) out[i] += factor * row[i];
+/* Whether C rounds to F32 by a cast and lays it out as a file does. */
+static int has_native_f32(void) {
+    const float one = 1;
+    static const uint8_t pattern[4] = {0, 0, 0x80, 0x3F};
+    return FLT_RADIX == 2 && FLT_MANT_DIG == 24 && FLT_MAX_EXP == 128 && sizeof one == 4 && memcmp(&one, pattern, 4) == 0;
+}
+
+/* n values in order, by casts: none may be subnormal or overflow. */
+static void put_native_f32(const double *values, double step, uint64_t n, uint8_t *out) {
+    float chunk[CHUNK];
+    for (; n > 0; values += CHUNK, out += sizeof chunk) {
+        uint32_t count = (uint32_t)smaller(n, CHUNK), i;
+        for (i = 0; i < count; i++) chunk[i] = (float)(values[i] * step);
+        memcpy(out, chunk, count * sizeof *chunk);
+        n -= count;
     }
 }
 
-/* Rows of weights on their way from coefficients to elements. */
+/* Steps 5 and 6 for n values in order. */
+static void put_values(const dtype *type, const double *values, double step, uint64_t n, uint8_t *out) {
+    uint64_t i, bits;
+    if (strcmp(type->name, "F32") == 0) {
+        if (has_native_f32() && step >= FLT_MIN && step < 1) /* sums are integers below 2^53 */
+            put_native_f32(values, step, n, out);
+        else
+            for (i = 0; i < n; i++) put_bytes(out + 4 * i, round_to(values[i] * step, 8, 23, 1), 4);
+    } else if (strcmp(type->name, "BF16") == 0) {
+        for (i = 0; i < n; i++) put_bytes(out + 2 * i, round_to(values[i] * step, 8, 7, 1), 2);
+    } else if (strcmp(type->name, "F16") == 0) {
+        for (i = 0; i < n; i++) put_bytes(out + 2 * i, round_to(values[i] * step, 5, 10, 1), 2);
+    } else if (strcmp(type->name, "F64") == 0) {
+        for (i = 0; i < n; i++) {
+            double v = values[i] * step;
+            memcpy(&bits, &v, sizeof bits);
+            put_bytes(out + 8 * i, bits, 8);
+        }
+    } else {
+        int e = (int)type->exponent_bits, m = (int)type->mantissa_bits;
+        for (i = 0; i < n; i++) out[i] = (uint8_t)round_to(values[i] * step, e, m, type->infinities);
+    }
+}
+
+/* out[i] += SUM over k of factors[k * factor_step] * rows[k][i], the rows being `width` apart. */
+static void add_products(double *out, size_t n, const double *factors, size_t factor_step, const double *rows, size_t width,
+                         size_t count) {
+    size_t i;
+    for (; count >= 4; count -= 4, factors += 4 * factor_step, rows += 4 * width) {
+        const double a = factors[0], b = factors[factor_step], c = factors[2 * factor_step], d = factors[3 * factor_step];
+        const double *r0 = rows, *r1 = rows + width, *r2 = rows + 2 * width, *r3 = rows + 3 * width;
+        for (i = 0; i < n; i++) out[i] += a * r0[i] + b * r1[i] + (c * r2[i] + d * r3[i]);
+    }
+    for (; count > 0; count--, factors += factor_step, rows += width)
+        for (i = 0; i < n; i++) out[i] += factors[0] * rows[i];
+}
+
+/* From coefficients to elements, a block of rows at a time: so much fits in a cache. */
+#define BLOCK_VALUES 4096
+
+/* Blocks of rows on their way. With a basis on `in` or `taps`, values lie by taps, rows and inputs; else by rows, inputs and taps. */
 typedef struct {
     arena *arena;
     const crc_table *crc_table;
     const head *head;
     const tqc_tensor *tensor;
     const dtype *type;
-    const int32_t *coefficients; /* of the rows from first_row on, O' x kept or a part of it */
+    const int32_t *coefficients; /* of the rows from first_row on */
     uint64_t first_row;
-    double *multipliers; /* of the kept columns */
-    double *sums;        /* kept columns of one row */
-    double *channels;    /* I' x T' of one row */
-    double *taps;        /* I' x T */
-    double *weights;     /* I x T */
-    uint64_t *place[AXES]; /* offsets of the positions of each axis in the tensor; NULL where elements lie in order */
+    uint64_t block; /* rows of a block */
+    double *multipliers; /* of the kept columns; NULL if all are 1 */
+    double *sums;        /* rows x kept */
+    double *operands;    /* four rows of coefficients for a basis on `out` */
+    double *cells;       /* of all columns */
+    double *taps;
+    double *inputs;
+    double *row;           /* one row in order */
+    uint64_t *place[AXES]; /* of the positions of each axis in the tensor; NULL where elements lie in order */
+    uint8_t *pattern;      /* of one row, where they do not */
     uint8_t *out;
     uint32_t crc; /* of the rows put out so far, in order */
 } rebuilding;
 
-/* 10.3: the offset of each position of an axis, in elements. */
+/* 10.3: the offset of each position of an axis, in bytes. */
 static tqc_verdict make_places(rebuilding *b, unsigned axis) {
     const tqc_tensor *t = b->tensor;
     uint64_t n = b->head->length[axis], p;
     TRY(take(b->arena, n, sizeof *b->place[axis], &b->place[axis]));
     for (p = 0; p < n; p++) {
-        uint64_t rest = p, stride = 1, offset = 0;
+        uint64_t rest = p, stride = b->type->size, offset = 0;
         unsigned i;
         for (i = t->dimensions; i-- > 0; stride *= t->shape[i]) {
             if (b->head->roles[i] != axis) continue;
@@ -2679,149 +2765,256 @@ static int is_in_order(const head *h, const tqc_tensor *t) {
     return 1;
 }
 
-static void put_weight(const rebuilding *b, uint64_t at, double v) {
-    uint64_t bits;
-    if (b->type->size == 8) memcpy(&bits, &v, sizeof bits);
-    else bits = round_to(b->type, v);
-    put_bytes(b->out + at * b->type->size, bits, b->type->size);
-}
-
-/* Steps 5 and 6 for the row o. */
-static void put_row(rebuilding *b, uint64_t o, const double *weights) {
+static tqc_verdict take_multipliers(rebuilding *b) {
     const head *h = b->head;
-    uint64_t n = h->length[IN] * h->length[TAPS], i, t;
-    uint64_t scale = tqc_expand(h->row_scales.values[o], ROW_SCALE_MANTISSA);
-    double step = ldexp((double)(h->scale_mantissa * scale), h->scale_exponent);
-    if (b->place[OUT] == NULL) {
-        for (i = 0; i < n; i++) put_weight(b, o * n + i, weights[i] * step);
-        b->crc = add_crc(b->crc_table, b->crc, b->out + o * n * b->type->size, n * b->type->size);
-        return;
-    }
-    for (i = 0; i < h->length[IN]; i++)
-        for (t = 0; t < h->length[TAPS]; t++)
-            put_weight(b, b->place[OUT][o] + b->place[IN][i] + b->place[TAPS][t], weights[i * h->length[TAPS] + t] * step);
-}
-
-/* Steps 1 to 4 for the row o, the step of `out` first: sums of integers may be taken in any order. */
-static void rebuild_row(rebuilding *b, uint64_t o) {
-    const head *h = b->head;
-    size_t in = (size_t)h->channels[IN], taps = (size_t)h->channels[TAPS], kept = (size_t)h->kept, i, t, k;
-    size_t positions = (size_t)h->length[TAPS];
-    const double *rows = h->bases[OUT].rows, *now;
-    double *sums = b->sums;
-    if (rows == NULL) {
-        const int32_t *q = b->coefficients + (o - b->first_row) * kept;
-        for (k = 0; k < kept; k++) sums[k] = q[k] * b->multipliers[k];
-    } else {
-        memset(sums, 0, kept * sizeof *sums);
-        for (i = 0; i < h->channels[OUT]; i++) {
-            double factor = rows[i * h->length[OUT] + o];
-            const int32_t *q = b->coefficients + i * kept;
-            for (k = 0; k < kept; k++) sums[k] += factor * q[k];
-        }
-        for (k = 0; k < kept; k++) sums[k] *= b->multipliers[k];
-    }
-    now = sums;
-    if (kept < h->columns) {
-        memset(b->channels, 0, (size_t)h->columns * sizeof *b->channels);
-        for (k = 0; k < kept; k++) b->channels[h->column[k]] = sums[k];
-        now = b->channels;
-    }
-    if (h->bases[TAPS].rows != NULL) {
-        memset(b->taps, 0, in * positions * sizeof *b->taps);
-        for (i = 0; i < in; i++)
-            add_products(b->taps + i * positions, now + i * taps, 1, h->bases[TAPS].rows, positions, taps, positions);
-        now = b->taps;
-    }
-    if (h->bases[IN].rows != NULL) {
-        size_t length = (size_t)h->length[IN];
-        memset(b->weights, 0, length * positions * sizeof *b->weights);
-        for (i = 0; i < in; i++)
-            for (k = 0; k < length; k++)
-                for (t = 0; t < positions; t++)
-                    b->weights[k * positions + t] += h->bases[IN].rows[i * length + k] * now[i * positions + t];
-        now = b->weights;
-    }
-    put_row(b, o, now);
+    uint64_t k, ones = 0;
+    for (k = 0; k < h->kept; k++) ones += h->multipliers.values[h->column[k]] == 1;
+    if (ones == h->kept) return TQC_DECODED;
+    TRY(take(b->arena, h->kept, sizeof *b->multipliers, &b->multipliers));
+    for (k = 0; k < h->kept; k++)
+        b->multipliers[k] = (double)tqc_expand(h->multipliers.values[h->column[k]], MULTIPLIER_MANTISSA);
+    return TQC_DECODED;
 }
 
 static tqc_verdict start_rebuilding(rebuilding *b) {
     const head *h = b->head;
-    uint64_t k;
+    uint64_t in = h->channels[IN], positions = h->length[TAPS], weights = h->length[IN] * positions;
+    uint64_t widest = h->columns > weights ? h->columns : weights;
     unsigned axis;
-    TRY(take(b->arena, h->kept, sizeof *b->multipliers, &b->multipliers));
-    for (k = 0; k < h->kept; k++)
-        b->multipliers[k] = (double)tqc_expand(h->multipliers.values[h->column[k]], MULTIPLIER_MANTISSA);
-    TRY(take(b->arena, h->kept, sizeof *b->sums, &b->sums));
-    if (h->kept < h->columns) TRY(take(b->arena, h->columns, sizeof *b->channels, &b->channels));
-    if (h->bases[TAPS].rows != NULL)
-        TRY(take(b->arena, h->channels[IN] * h->length[TAPS], sizeof *b->taps, &b->taps));
-    if (h->bases[IN].rows != NULL)
-        TRY(take(b->arena, h->length[IN] * h->length[TAPS], sizeof *b->weights, &b->weights));
-    for (axis = 0; axis < AXES && !is_in_order(h, b->tensor); axis++) TRY(make_places(b, axis));
+    TRY(take_multipliers(b));
+    if (in * positions > widest) widest = in * positions;
+    b->block = smaller(1 + BLOCK_VALUES / widest, h->length[OUT]);
+    TRY(take(b->arena, b->block * h->kept, sizeof *b->sums, &b->sums));
+    if (h->bases[OUT].rows != NULL) TRY(take(b->arena, 4 * h->kept, sizeof *b->operands, &b->operands));
+    TRY(take(b->arena, b->block * h->columns, sizeof *b->cells, &b->cells));
+    if (h->bases[TAPS].rows != NULL) TRY(take(b->arena, b->block * in * positions, sizeof *b->taps, &b->taps));
+    if (h->bases[IN].rows != NULL) TRY(take(b->arena, b->block * weights, sizeof *b->inputs, &b->inputs));
+    TRY(take(b->arena, weights, sizeof *b->row, &b->row));
+    if (is_in_order(h, b->tensor)) return TQC_DECODED;
+    TRY(take(b->arena, weights, b->type->size, &b->pattern));
+    for (axis = 0; axis < AXES; axis++) TRY(make_places(b, axis));
     return TQC_DECODED;
 }
 
-/* The head, and what is needed for its payloads. */
-static tqc_verdict open_transform(arena *a, const tqc_tables *tables, const tqc_tensor *t, const tqc_segment *segments,
-                                  uint64_t count, head *h, plan *p, payloads *all) {
+/* Step 4 for n rows from o on, before the others: sums of integers may be taken in any order. */
+static void apply_out(rebuilding *b, uint64_t o, size_t n) {
+    const head *h = b->head;
+    const double *rows = h->bases[OUT].rows;
+    size_t kept = (size_t)h->kept, length = (size_t)h->length[OUT], channels = (size_t)h->channels[OUT], first, i, r;
+    memset(b->sums, 0, n * kept * sizeof *b->sums);
+    for (first = 0; first < channels; first += 4) {
+        size_t count = (size_t)smaller(4, channels - first);
+        const int32_t *q = b->coefficients + first * kept;
+        for (i = 0; i < count * kept; i++) b->operands[i] = q[i];
+        for (r = 0; r < n; r++)
+            add_products(b->sums + r * kept, kept, rows + first * length + o + r, length, b->operands, kept, count);
+    }
+}
+
+/* Step 1: the kept columns of n rows from o on. */
+static void multiply(rebuilding *b, uint64_t o, size_t n) {
+    const int32_t *q = b->coefficients + (o - b->first_row) * b->head->kept;
+    size_t kept = (size_t)b->head->kept, r, k;
+    if (b->head->bases[OUT].rows != NULL) apply_out(b, o, n);
+    else
+        for (k = 0; k < n * kept; k++) b->sums[k] = q[k];
+    for (r = 0; r < n && b->multipliers != NULL; r++)
+        for (k = 0; k < kept; k++) b->sums[r * kept + k] *= b->multipliers[k];
+}
+
+/* Put kept columns at their places; absent ones are 0. */
+static const double *spread(rebuilding *b, size_t n, int by_taps) {
+    const head *h = b->head;
+    size_t kept = (size_t)h->kept, columns = (size_t)h->columns, in = (size_t)h->channels[IN], taps = (size_t)h->channels[TAPS];
+    size_t r, k;
+    if (kept == columns && (!by_taps || taps == 1)) return b->sums;
+    if (kept < columns) memset(b->cells, 0, n * columns * sizeof *b->cells);
+    for (k = 0; k < kept; k++) {
+        size_t i = h->column[k] / taps, t = h->column[k] % taps;
+        double *to = b->cells + (by_taps ? t * n * in + i : h->column[k]);
+        for (r = 0; r < n; r++) to[r * (by_taps ? in : columns)] = b->sums[r * kept + k];
+    }
+    return b->cells;
+}
+
+static const double *apply_taps(rebuilding *b, size_t n, const double *values) {
+    const head *h = b->head;
+    size_t positions = (size_t)h->length[TAPS], width = n * (size_t)h->channels[IN], t;
+    memset(b->taps, 0, positions * width * sizeof *b->taps);
+    for (t = 0; t < positions; t++)
+        add_products(b->taps + t * width, width, h->bases[TAPS].rows + t, positions, values, width, (size_t)h->channels[TAPS]);
+    return b->taps;
+}
+
+static const double *apply_in(rebuilding *b, size_t n, const double *values) {
+    const head *h = b->head;
+    size_t length = (size_t)h->length[IN], channels = (size_t)h->channels[IN], rows = n * (size_t)h->length[TAPS], r;
+    memset(b->inputs, 0, rows * length * sizeof *b->inputs);
+    for (r = 0; r < rows; r++)
+        add_products(b->inputs + r * length, length, values + r * channels, 1, h->bases[IN].rows, length, channels);
+    return b->inputs;
+}
+
+/* Steps 5 and 6 for the row o, whose weights lie in order. */
+static void put_row(rebuilding *b, uint64_t o, const double *weights) {
+    const head *h = b->head;
+    uint64_t in = h->length[IN], taps = h->length[TAPS], scale = tqc_expand(h->row_scales.values[o], ROW_SCALE_MANTISSA), i, t;
+    unsigned size = b->type->size;
+    double step = ldexp((double)(h->scale_mantissa * scale), h->scale_exponent);
+    const uint8_t *from = b->pattern;
+    if (b->place[OUT] == NULL) {
+        uint8_t *to = b->out + o * in * taps * size;
+        put_values(b->type, weights, step, in * taps, to);
+        b->crc = add_crc(b->crc_table, b->crc, to, in * taps * size);
+        return;
+    }
+    put_values(b->type, weights, step, in * taps, b->pattern);
+    for (i = 0; i < in; i++)
+        for (t = 0; t < taps; t++, from += size) memcpy(b->out + b->place[OUT][o] + b->place[IN][i] + b->place[TAPS][t], from, size);
+}
+
+/* The rows from o up to `end`. */
+static void rebuild_rows(rebuilding *b, uint64_t o, uint64_t end) {
+    const head *h = b->head;
+    size_t in = (size_t)h->length[IN], taps = (size_t)h->length[TAPS], r, i, t;
+    int by_taps = h->bases[TAPS].rows != NULL || h->bases[IN].rows != NULL;
+    while (o < end) {
+        size_t n = (size_t)smaller(b->block, end - o);
+        const double *values;
+        multiply(b, o, n);
+        values = spread(b, n, by_taps);
+        if (h->bases[TAPS].rows != NULL) values = apply_taps(b, n, values);
+        if (h->bases[IN].rows != NULL) values = apply_in(b, n, values);
+        for (r = 0; r < n; r++, o++) {
+            if (!by_taps) {
+                put_row(b, o, values + r * in * taps);
+                continue;
+            }
+            for (t = 0; t < taps; t++)
+                for (i = 0; i < in; i++) b->row[i * taps + t] = values[(t * n + r) * in + i];
+            put_row(b, o, b->row);
+        }
+    }
+}
+
+/* ---- transform-coded tensors ---- */
+
+/* A tensor between its head and its elements. */
+typedef struct {
+    head head;
+    plan plan;
+    const tqc_tensor *tensor;
+    const dtype *type;
+    uint8_t *out;
+} job;
+
+static tqc_verdict open_job(arena *a, const tqc_tables *tables, const tqc_tensor *t, const dtype *type,
+                            const tqc_segment *segments, uint64_t count, job *j) {
     reader r;
     if (count == 0) return wrong_segments(a, "a transform-coded tensor without segments");
     r = segment_reader(a, &segments[0]);
-    TRY(read_head(&r, tables, t, count, h));
-    if (h->bands == 0) TRY(end_of(&r));
-    memset(all, 0, sizeof *all);
-    all->segments = segments;
-    all->head_size = (uint64_t)(r.at - r.start);
-    all->arena = a;
-    *p = make_plan(h, tables);
+    TRY(read_head(&r, tables, t, count, &j->head));
+    if (j->head.bands == 0) TRY(end_of(&r));
+    j->tensor = t;
+    j->type = type;
+    memset(&j->plan, 0, sizeof j->plan);
+    j->plan.head = &j->head;
+    j->plan.tables = tables;
+    j->plan.segments = segments;
+    j->plan.head_size = (uint64_t)(r.at - r.start);
+    j->plan.tensor = a->tensor;
+    j->plan.name = a->name;
+    j->plan.name_size = a->name_size;
+    plan_groups(&j->plan);
     return TQC_DECODED;
+}
+
+static tqc_verdict take_coefficients(arena *a, plan *p, uint64_t rows) {
+    return take(a, rows * p->head->kept, sizeof *p->coefficients, &p->coefficients);
+}
+
+static tqc_verdict start_job(arena *a, const job *j, rebuilding *b) {
+    memset(b, 0, sizeof *b);
+    b->arena = a;
+    b->crc_table = &j->plan.tables->crc;
+    b->head = &j->head;
+    b->tensor = j->tensor;
+    b->type = j->type;
+    b->coefficients = j->plan.coefficients;
+    b->out = j->out;
+    return start_rebuilding(b);
+}
+
+static tqc_verdict end_job(const rebuilding *b) {
+    const tqc_tensor *t = b->tensor;
+    return check_tensor(b->arena, b->place[OUT] == NULL ? b->crc : add_crc(b->crc_table, 0, b->out, t->bytes), t->check);
 }
 
 /* As many bands at a time as have this many coefficients and tiles for all lanes. */
 #define GROUP_COEFFICIENTS (UINT64_C(1) << 20)
 
-static tqc_verdict decode_transform(arena *a, const tqc_tables *tables, const tqc_tensor *t, const dtype *type,
-                                    const tqc_segment *segments, uint64_t count, uint8_t *out, uint32_t *crc) {
-    head *h;
-    plan *p;
-    payloads *all;
+static uint64_t bands_at_a_time(const head *h) {
+    uint64_t bands;
+    if (h->bases[OUT].rows != NULL || h->bands == 0) return h->bands;
+    bands = divide_up(GROUP_COEFFICIENTS, h->tile_rows * h->kept);
+    if (bands < divide_up(LANES, h->tiles_across)) bands = divide_up(LANES, h->tiles_across);
+    return smaller(bands, h->bands);
+}
+
+/* Decode a tensor a few bands at a time; with a basis on `out` all of them. */
+static tqc_verdict run_job(arena *a, job *j) {
+    const head *h = &j->head;
+    plan *const plans[1] = {&j->plan};
+    uint64_t group = bands_at_a_time(h), band, o = 0;
+    lanes_memory *m;
     rebuilding b;
-    int32_t *coefficients;
-    uint64_t band, group, rows, o = 0;
-    TRY(take(a, 1, sizeof *h, &h));
-    TRY(take(a, 1, sizeof *p, &p));
-    TRY(take(a, 1, sizeof *all, &all));
-    TRY(open_transform(a, tables, t, segments, count, h, p, all));
-    memset(&b, 0, sizeof b);
-    b.arena = a;
-    b.crc_table = &tables->crc;
-    b.head = h;
-    b.tensor = t;
-    b.type = type;
-    b.out = out;
-    TRY(start_rebuilding(&b));
-    group = h->bands;
-    if (h->bases[OUT].rows == NULL && h->bands > 0) {
-        uint64_t band_size = h->tile_rows * h->kept;
-        group = divide_up(GROUP_COEFFICIENTS, band_size);
-        if (group < divide_up(LANES, h->tiles_across)) group = divide_up(LANES, h->tiles_across);
-        group = smaller(group, h->bands);
-    }
-    rows = smaller(group * h->tile_rows, h->channels[OUT]);
-    TRY(take(a, rows * h->kept, sizeof *coefficients, &coefficients));
-    p->coefficients = coefficients;
-    b.coefficients = coefficients;
-    TRY(take_lanes(p, all, h->bands * h->tiles_across));
+    TRY(take_zeros(a, 1, sizeof *m, &m));
+    m->arena = a;
+    need_lanes(m, &j->plan);
+    TRY(take_lanes(m, tile_count(&j->plan)));
+    TRY(take_coefficients(a, &j->plan, smaller(group * h->tile_rows, h->channels[OUT])));
+    TRY(start_job(a, j, &b));
     for (band = 0; band < h->bands; band += group) {
-        uint64_t end = smaller(band + group, h->bands);
-        p->first_row = b.first_row = band * h->tile_rows;
-        TRY(decode_tiles(p, all, band * h->tiles_across, end * h->tiles_across));
+        tile_queue queue = {plans, 1, 0, 0};
+        queue.next = band * h->tiles_across;
+        queue.end = smaller(band + group, h->bands) * h->tiles_across;
+        j->plan.first_row = b.first_row = band * h->tile_rows;
+        TRY(decode_tiles(m, queue));
         if (h->bases[OUT].rows != NULL) break;
-        for (; o < smaller(end * h->tile_rows, h->channels[OUT]); o++) rebuild_row(&b, o);
+        rebuild_rows(&b, o, smaller((band + group) * h->tile_rows, h->channels[OUT]));
+        o = smaller((band + group) * h->tile_rows, h->channels[OUT]);
     }
-    for (; o < h->length[OUT]; o++) rebuild_row(&b, o);
-    *crc = b.place[OUT] == NULL ? b.crc : add_crc(&tables->crc, 0, out, t->bytes);
+    rebuild_rows(&b, o, h->length[OUT]);
+    return end_job(&b);
+}
+
+/* Decode several tensors, their payloads side by side. */
+static tqc_verdict run_jobs(arena *a, job *const *jobs, plan *const *plans, unsigned count) {
+    tile_queue queue = {plans, count, 0, 0};
+    uint64_t tiles = 0;
+    block *mark;
+    lanes_memory *m;
+    unsigned i;
+    if (count == 0) return TQC_DECODED;
+    TRY(take_zeros(a, 1, sizeof *m, &m));
+    m->arena = a;
+    for (i = 0; i < count; i++) {
+        need_lanes(m, plans[i]);
+        tiles += tile_count(plans[i]);
+        TRY(take_coefficients(a, plans[i], jobs[i]->head.channels[OUT]));
+    }
+    TRY(take_lanes(m, tiles));
+    queue.end = tile_count(plans[0]);
+    TRY(decode_tiles(m, queue));
+    mark = a->newest;
+    for (i = 0; i < count; i++) {
+        rebuilding b;
+        concern_plan(a, plans[i]);
+        TRY(start_job(a, jobs[i], &b));
+        rebuild_rows(&b, 0, jobs[i]->head.length[OUT]);
+        TRY(end_job(&b));
+        release_to(a, mark);
+    }
     return TQC_DECODED;
 }
 
@@ -2844,18 +3037,15 @@ static tqc_verdict unsupported_tensor(arena *a, const tqc_tensor *t) {
     return fail(a, TQC_UNSUPPORTED, "directory.coding", UNKNOWN, "a tensor of the same bundle is of unknown type or coding");
 }
 
-static tqc_verdict check_tensor(arena *a, uint32_t crc, uint32_t check) {
-    if (crc == check) return TQC_DECODED;
-    return malformed(a, "tensor.check", UNKNOWN, "the elements do not have the CRC-32 that the directory states");
-}
-
 /* A tensor of its own segments, whose CRCs are right. */
 static tqc_verdict decode_coding(arena *a, const tqc_tables *tables, const tqc_tensor *t, const dtype *type,
                                  const tqc_segment *segments, uint64_t count, uint8_t *out) {
-    uint32_t crc;
     if (t->coding == TQC_TRANSFORM) {
-        TRY(decode_transform(a, tables, t, type, segments, count, out, &crc));
-        return check_tensor(a, crc, t->check);
+        job *j;
+        TRY(take(a, 1, sizeof *j, &j));
+        TRY(open_job(a, tables, t, type, segments, count, j));
+        j->out = out;
+        return run_job(a, j);
     }
     if (t->coding == TQC_RAW) TRY(decode_raw(a, t->bytes, segments, count, out));
     else TRY(decode_planes(a, tables, t, type, segments, count, out));
@@ -2965,25 +3155,70 @@ static tqc_verdict decode_bundles(const tqc_file *f, arena *a, uint8_t *out, int
     return TQC_DECODED;
 }
 
+/* Small transform-coded tensors that wait to be decoded side by side. */
+#define BATCH 16
+#define BATCH_ELEMENTS (UINT64_C(1) << 18)
+
+typedef struct {
+    job *jobs[BATCH];
+    plan *plans[BATCH];
+    unsigned count;
+    block *mark; /* where their memory begins */
+} batch;
+
+static tqc_verdict run_batch(arena *a, batch *b) {
+    TRY(run_jobs(a, b->jobs, b->plans, b->count));
+    release_to(a, b->mark);
+    b->count = 0;
+    return TQC_DECODED;
+}
+
+/* Put a tensor to the batch; its memory stays, unless it is unsupported. */
+static tqc_verdict add_to_batch(const tqc_file *f, arena *a, uint32_t index, uint8_t *out, batch *b) {
+    const entry *e = &f->entries[index];
+    tqc_segment *segments;
+    job *j;
+    TRY(load_segments(f, a, e, &segments));
+    TRY(take(a, 1, sizeof *j, &j));
+    TRY(open_job(a, f->tables, &e->told, e->type, segments, e->segment_count, j));
+    j->out = out;
+    b->jobs[b->count] = j;
+    b->plans[b->count++] = &j->plan;
+    return TQC_DECODED;
+}
+
+/* Every tensor with segments of its own; `out` is NULL if they are only checked. */
 static tqc_verdict decode_tensors(const tqc_file *f, arena *a, uint8_t *out, int *unsupported) {
-    block *mark = a->newest;
+    batch waiting;
     uint32_t i;
+    waiting.count = 0;
+    waiting.mark = a->newest;
     for (i = 0; i < f->entry_count; i++) {
         const tqc_tensor *t = &f->entries[i].told;
+        int small = t->coding == TQC_TRANSFORM && t->supported && t->elements <= BATCH_ELEMENTS;
+        block *mark = a->newest;
         uint8_t *to;
         tqc_verdict verdict;
-        if (t->same_as >= 0 && out != NULL && t->bytes > 0)
-            memcpy(out + t->position, out + f->entries[t->same_as].told.position, (size_t)t->bytes);
         if (t->same_as >= 0 || (t->bundle >= 0 && f->entries[i].segment_count == 0)) continue;
         concern(a, f, i);
         if (out != NULL) to = out + t->position;
         else TRY(take(a, t->bytes, 1, &to));
-        verdict = decode_own(f, a, i, to);
+        verdict = small ? add_to_batch(f, a, i, to, &waiting) : decode_own(f, a, i, to);
         if (verdict != TQC_DECODED && verdict != TQC_UNSUPPORTED) return verdict;
         if (verdict == TQC_UNSUPPORTED) *unsupported = 1;
-        release_to(a, mark);
+        if (!small || verdict == TQC_UNSUPPORTED) release_to(a, mark);
+        if (waiting.count == BATCH) TRY(run_batch(a, &waiting));
     }
-    return TQC_DECODED;
+    return run_batch(a, &waiting);
+}
+
+static void copy_tied(const tqc_file *f, uint8_t *out) {
+    uint32_t i;
+    for (i = 0; i < f->entry_count; i++) {
+        const tqc_tensor *t = &f->entries[i].told;
+        if (t->same_as >= 0 && t->bytes > 0)
+            memcpy(out + t->position, out + f->entries[t->same_as].told.position, (size_t)t->bytes);
+    }
 }
 
 /* ---- the interface ---- */
@@ -3162,26 +3397,34 @@ tqc_verdict tqc_decode_all(const tqc_file *file, tqc_workspace *workspace, void 
     verdict = decode_bundles(file, a, out, &unsupported);
     if (verdict == TQC_DECODED) verdict = decode_tensors(file, a, out, &unsupported);
     if (verdict == TQC_DECODED && unsupported) verdict = TQC_UNSUPPORTED; /* the error tells of the last one */
+    if (verdict == TQC_DECODED && out != NULL) copy_tied(file, out);
     return leave(a, verdict);
 }
 
 static tqc_verdict decode_coefficients(const tqc_file *f, arena *a, uint32_t index, tqc_coefficients *c) {
     const entry *e = &f->entries[index];
+    tile_queue queue = {NULL, 1, 0, 0};
     tqc_segment *segments;
-    head *h;
-    plan *p;
-    payloads *all;
+    lanes_memory *m;
+    const head *h;
+    job *j;
+    plan **plans;
     unsigned axis;
     TRY(load_segments(f, a, e, &segments));
     if (!e->told.supported) return unsupported_tensor(a, &e->told);
-    if (e->told.coding != TQC_TRANSFORM) return misuse(a, "the tensor is not transform-coded");
-    TRY(take(a, 1, sizeof *h, &h));
-    TRY(take(a, 1, sizeof *p, &p));
-    TRY(take(a, 1, sizeof *all, &all));
-    TRY(open_transform(a, f->tables, &e->told, segments, e->segment_count, h, p, all));
-    TRY(take(a, h->channels[OUT] * h->kept, sizeof *p->coefficients, &p->coefficients));
-    TRY(take_lanes(p, all, h->bands * h->tiles_across));
-    TRY(decode_tiles(p, all, 0, h->bands * h->tiles_across));
+    TRY(take(a, 1, sizeof *j, &j));
+    TRY(open_job(a, f->tables, &e->told, e->type, segments, e->segment_count, j));
+    h = &j->head;
+    TRY(take_coefficients(a, &j->plan, h->channels[OUT]));
+    TRY(take_zeros(a, 1, sizeof *m, &m));
+    m->arena = a;
+    need_lanes(m, &j->plan);
+    TRY(take_lanes(m, tile_count(&j->plan)));
+    TRY(take(a, 1, sizeof *plans, &plans));
+    plans[0] = &j->plan;
+    queue.plans = plans;
+    queue.end = tile_count(&j->plan);
+    TRY(decode_tiles(m, queue));
     for (axis = 0; axis < AXES; axis++) {
         c->length[axis] = h->length[axis];
         c->channels[axis] = h->channels[axis];
@@ -3198,7 +3441,7 @@ static tqc_verdict decode_coefficients(const tqc_file *f, arena *a, uint32_t ind
     c->row_scales = h->row_scales.values;
     c->kept = h->kept;
     c->column = h->column;
-    c->coefficients = p->coefficients;
+    c->coefficients = j->plan.coefficients;
     return TQC_DECODED;
 }
 
