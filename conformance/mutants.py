@@ -232,7 +232,7 @@ def _repaired(
 ) -> Iterator[bytes]:
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         targets: list[Callable[[], None]] = [lambda: change_tree(rng, parsed.tree)]
-        targets += [lambda b=body: change_bytes(rng, b) for body in parsed.bodies] * 3  # type: ignore[misc]
+        targets += [lambda b=body: change_bytes(rng, b) for body in parsed.bodies] * 3
         if parsed.tables is not None:  # seldom: nearly all changes break the sum
             targets.append(lambda: change_bytes(rng, parsed.tables or bytearray()))
         rng.choice(targets)()

@@ -91,7 +91,7 @@ class Tensor:
 
 def changed(keys: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A map with some keys put in, replaced or left out."""
-    return {key: value for key, value in (keys | changes).items() if value is not ABSENT}
+    return {key: value for key, value in {**keys, **changes}.items() if value is not ABSENT}
 
 
 @dataclass(frozen=True)

@@ -77,14 +77,14 @@ def round_to(value: float, dtype: str) -> int:
         middle = (least + most) // 2
         least, most = (middle, most) if kind.value(middle) <= exact else (least, middle)
     below, above = exact - kind.value(least), kind.value(most) - exact
-    nearest = most if above < below or (above == below and least & 1) else least
-    return sign | nearest
+    up = above < below or (above == below and least & 1 == 1)
+    return sign | (most if up else least)
 
 
 def expand(code: int, mantissa: int) -> int:
     """Integer of a code of a row scale or multiplier (9.4)."""
-    exponent, fraction = code >> mantissa, code % 2**mantissa
-    return (2**mantissa + fraction) << (exponent - 1) if exponent else fraction
+    exponent, fraction = code >> mantissa, code % (1 << mantissa)
+    return ((1 << mantissa) + fraction) << (exponent - 1) if exponent else fraction
 
 
 def weight(total: int, scale: tuple[int, int], row_scale: int, dtype: str) -> int:

@@ -23,6 +23,7 @@ QUANTIZERS = {
     4: "4",
     255: "255",
 }
+HUGE = {"shape": [1 << 48]}
 
 
 def cases() -> Iterator[Case]:
@@ -113,12 +114,16 @@ def _hidden(what: str, rule: str, keys: dict[str, Any], about: str) -> Iterator[
     entry = keys | {"bundle": 0, "segments": [[0, 0]]}
     bundled = PART.tensor(bundle=0, entry=entry)
     yield hides("bundle", text, File([bundled], bundles=[b"?"]))
+    if what == "coding":
+        text = f"{about}, of 2^48 bytes"
+        case = unsupported("coding-huge", rule, "12.1", text, File([one(entry=keys | HUGE)]))
+        yield replace(case, limit=True)
     if what == "dtype":
         text = "its coding is TRANSFORM and its shape is empty"
         entry = keys | {"coding": TRANSFORM, "shape": [0]}
         yield hides("transform", text, File([one(elements=b"", segments=[], entry=entry)]))
         text = "it would be beyond all limits of a decoder"
-        yield hides("limit", text, File([one(entry=keys | {"shape": [1 << 48]})]))
+        yield hides("limit", text, File([one(entry=keys | HUGE)]))
     text = "the tensors of its bundle and of those tied to it cannot be decoded"
     bundled = PART.tensor(bundle=0, entry=keys)
     tensors = [bundled, PART.tensor(name="u", bundle=0), one(name="v", same_as=1), one(name="w")]

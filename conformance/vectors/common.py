@@ -9,6 +9,8 @@ from layout.file import File, Tensor
 from layout.planes import Changes, Part, block
 from layout.transform import IN, OUT, Transform
 
+from vectors.case import Case, reject
+
 # Any small integer: -4 .. 3 by its symbol, others by the escape.
 ANY = Table(-4, (100, 400, 800, 1400, 800, 400, 100, 80), 16)
 EVEN = even(-2, 4)  # -2 .. 1
@@ -40,3 +42,13 @@ def planes_file(part: Part, *tables: Table, **changes: Any) -> File:
     """A file of one tensor in planes; `changes` are those of its only block."""
     segment = block([part], tables, Changes(**changes))
     return File([part.tensor(tables, segments=[segment])], tables or None)
+
+
+def square(**changes: Any) -> Transform:
+    """Two rows and three inputs, whose head is to be looked at."""
+    return matrix([1, -2, 3], [0, 2, -1], **({"scale": (1, -2)} | changes))
+
+
+def broken_head(name: str, section: str, text: str, *tables: Table, **changes: Any) -> Case:
+    """The head of `square`, with something wrong."""
+    return reject(name, section, text, transform_file(square(**changes), *tables))

@@ -143,7 +143,7 @@ def _most_inflated(more: int) -> tuple[File, bytes]:
 
 def _segments() -> Iterator[Case]:
     pair = one("U16", b"\x01\x02\x03\x04")
-    pieces = (b"\x01", b"", b"\x02\x03", b"\x04")
+    pieces: tuple[bytes, ...] = (b"\x01", b"", b"\x02\x03", b"\x04")
     text_ = "a RAW tensor of four segments, one of them empty, that split its elements"
     file = File([replace(pair, segments=pieces)])
     yield accept("raw-segments", "4.4", text_, file)

@@ -204,8 +204,8 @@ def _limits() -> Iterator[Case]:
         segments = [coded.head([])]
         tensor = coded.tensor(segments=segments, elements=b"")
         text = f"2^48 zeros of {dtype} in a few bytes"
-        zeros = limit(f"zeros-{dtype.lower().replace('_', '-')}", text, tensor)
-        yield replace(zeros, tensors=None)  # nobody can write them
+        case = limit(f"zeros-{dtype.lower().replace('_', '-')}", text, tensor)
+        yield replace(case, tensors=None)  # nobody can write them
     empty = Tensor("t", "U8", (1 << 48,), b"", PLANES, [])
     text = "2^48 elements in planes, without segments"
     yield replace(reject("tensor.segments@2-48", "12.4", text, File([empty])), limit=True)

@@ -1,11 +1,11 @@
-"""Vectors, and the head of a transform-coded tensor (6.2, 6.3 and 9)."""
+"""The head of a transform-coded tensor (chapter 9)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from layout.coder import Table, even, stream
+from layout.coder import Table, even
 from layout.elements import uv
 from layout.file import File
 from layout.transform import DCT, FIXED, IN, OUT, TAPS, Basis, Coded, Packed, Transform
@@ -13,124 +13,13 @@ from layout.transform import DCT, FIXED, IN, OUT, TAPS, Basis, Coded, Packed, Tr
 from vectors.case import Case, accept, reject
 from vectors.common import ANY, NOTHING, matrix, transform_file
 
-BYTES = even(0, 256)
-
 
 def cases() -> Iterator[Case]:
     """All vectors of these sections."""
-    yield from _vectors()
-    yield from _broken_vectors()
     yield from _roles()
     yield from _fields()
     yield from _bases()
     yield from _classes()
-
-
-def _square(**changes: Any) -> Transform:
-    """Two rows and three inputs, whose head is to be looked at."""
-    return matrix([1, -2, 3], [0, 2, -1], **({"scale": (1, -2)} | changes))
-
-
-def _broken(name: str, section: str, text: str, *tables: Table, **changes: Any) -> Case:
-    """The head of `_square`, with something wrong."""
-    return reject(name, section, text, transform_file(_square(**changes), *tables))
-
-
-# ---- vectors ----
-
-
-def _vectors() -> Iterator[Case]:
-    def vector(name: str, text: str, *tables: Table, **changes: Any) -> Case:
-        return accept(name, "6.2", text, transform_file(_square(**changes), *tables))
-
-    yield vector("constant", "a constant vector", row_scales=7)
-    yield vector("constant-255", "a constant vector of 255", row_scales=255, scale=(1, -60))
-    for width in range(1, 9):
-        values = [1, (1 << width) - 1]
-        text = f"a packed vector of {width} bits"
-        yield vector(f"packed-{width}", text, row_scales=Packed(values, width))
-    text = "a packed vector of equal values, in more bits than they need"
-    yield vector("packed-equal", text, row_scales=Packed([2, 2], 8))
-    text = "a coded vector"
-    yield vector("coded", text, ANY, BYTES, row_scales=Coded([7, 200], 1))
-    text = "a coded vector of equal values in a table of one member"
-    yield vector("coded-equal", text, ANY, Table(5, (4096,)), row_scales=Coded([5, 5], 1))
-    low = even(0, 4, low_bits=6)
-    text = "a coded vector with low bits"
-    yield vector("coded-low-bits", text, ANY, low, row_scales=Coded([7, 200], 1))
-    text = "a coded vector with escapes"
-    yield vector("coded-escapes", text, row_scales=Coded([7, 200], 0))
-    text = "all vectors are coded, with different tables"
-    yield vector(
-        "all-coded",
-        text,
-        ANY,
-        even(0, 9),
-        BYTES,
-        depths=Coded([8, 3, 8], 2),
-        levels=(Coded([0, 1], 1), Coded([1, 0, 1], 0), Coded([0], 0)),
-        table_map=[0, 0, 0],
-        row_scales=Coded([33, 5], 2),
-        multipliers=Coded([1, 8, 3], 1),
-    )
-    text = "vectors of no values, of each kind: a basis without rows leaves no channels"
-    none = Transform(
-        (1, 2),
-        (OUT, IN),
-        [[]],
-        bases={IN: Basis([], [])},
-        depths=Packed([], 3),
-        levels=(0, Coded([], 0), 0),
-        multipliers=5,
-    )
-    yield accept("no-values", "6.2", text, transform_file(none))
-
-
-def _broken_vectors() -> Iterator[Case]:
-    yield _broken("vector.kind", "6.2", "kind 3 of a vector", raw={"row_scales": b"\3\1"})
-    for width in (0, 9):
-        text = f"a packed vector of {width} bits"
-        data = bytes([1, width]) + b"\1" * width
-        yield _broken(f"vector.width@{width}", "6.2", text, raw={"row_scales": data})
-    text = "depths of 25: a constant vector"
-    yield _broken("vector.range", "6.2", text, depths=25)
-    yield _broken(
-        "vector.range@packed", "6.2", "a packed depth of 25", depths=Packed([8, 25, 8], 5)
-    )
-    text = "a coded depth of 25"
-    yield _broken("vector.range@coded", "6.2", text, depths=Coded([8, 25, 8], 0))
-    text = "a coded row scale of 256"
-    yield _broken("vector.range@256", "6.2", text, raw=_row_scales([1, 256]))
-    text = "a coded row scale of -1"
-    yield _broken("vector.range@negative", "6.2", text, raw=_row_scales([1, -1]))
-    text = "a level of 65"
-    yield _broken("vector.range@level", "6.2", text, levels=(Packed([0, 65], 7), 0, 0))
-    text = "a constant vector of 256, where uv(255) stands"
-    yield _broken("integer.range@vector", "6.2", text, row_scales=256)
-    text = "a shift of 25 in a basis"
-    basis = Basis([[1, 0, 0]], [0], 25)
-    coded = matrix([1], [0], shape=(2, 3), bases={IN: basis}, scale=(1, -30))
-    yield reject("vector.range@shift", "6.2", text, transform_file(coded))
-    text = "a spare bit behind a packed vector is 1"
-    yield _broken("bits.spare@vector", "6.1", text, raw={"row_scales": b"\1\2\x15"})
-    text = "a vector coded with table 1 of 1"
-    yield _broken("table.index@vector", "5.1", text, raw={"row_scales": b"\2\1"})
-    data = File([_square().tensor(segments=[_square().head([ANY])[:-6]], elements=b"")], [ANY])
-    yield reject("segment.short@head", "3.3", "the segment ends in the head", data)
-    text = "one coded integer of the head more than 2^16 + 4 * E"
-    length = 259  # 259^2 is the first square above 2^16 + 4 * n
-    basis = Basis([[0] * length] * length, [0] * length)
-    coded = Transform((length,), (IN,), [[]], bases={IN: basis}, depths=0)
-    yield reject("head.size", "6.3", text, transform_file(coded, NOTHING))
-    text = "as many coded integers of a head as there may be but one"
-    basis = Basis([[0] * length] * (length - 2), [0] * (length - 2))
-    coded = Transform((length,), (IN,), [[]], bases={IN: basis}, depths=0, scale=(5, 0))
-    yield accept("large-head", "6.3", text, transform_file(coded, NOTHING))
-
-
-def _row_scales(values: list[int]) -> dict[str, bytes]:
-    """A coded vector of any integers, as the only one of the head."""
-    return {"row_scales": b"\2\0", "stream": stream(values, [0] * len(values), [ANY])}
 
 
 # ---- roles ----
@@ -167,28 +56,30 @@ def _roles() -> Iterator[Case]:
 
 
 def _fields() -> Iterator[Case]:
-    yield _broken("head.role", "9.1", "role 3", raw={"roles": b"\0\3"})
-    yield _broken("head.scale", "9.3", "scale_mantissa is 0", scale=(0, 0))
+    yield broken_head("head.role", "9.1", "role 3", raw={"roles": b"\0\3"})
+    yield broken_head("head.scale", "9.3", "scale_mantissa is 0", scale=(0, 0))
     text = "scale_mantissa is 2^24 + 1"
-    yield _broken("integer.range@scale-mantissa", "9.1", text, scale=((1 << 24) + 1, 0))
+    yield broken_head("integer.range@scale-mantissa", "9.1", text, scale=((1 << 24) + 1, 0))
     for exponent in (901, -902):
         text = f"scale_exponent is {exponent}"
-        yield _broken(f"integer.range@scale-exponent-{exponent}", "9.1", text, scale=(1, exponent))
-    yield _broken("head.steps", "9.1", "steps is 0", raw={"quantizer": b"\1", "steps": b"\0"})
+        yield broken_head(
+            f"integer.range@scale-exponent-{exponent}", "9.1", text, scale=(1, exponent)
+        )
+    yield broken_head("head.steps", "9.1", "steps is 0", raw={"quantizer": b"\1", "steps": b"\0"})
     text = "steps is 257"
     raw = {"quantizer": b"\1", "steps": uv(257)}
-    yield _broken("integer.range@steps", "9.1", text, ANY, ANY, raw=raw)
-    yield _broken("head.payload_kind", "9.1", "payload_kind is 2", raw={"payload_kind": b"\2"})
-    yield _broken("head.tile@rows", "9.1", "tile_rows is 0", raw={"tile_rows": b"\0"})
-    yield _broken("head.tile@columns", "9.1", "tile_columns is 0", raw={"tile_columns": b"\0"})
+    yield broken_head("integer.range@steps", "9.1", text, ANY, ANY, raw=raw)
+    yield broken_head("head.payload_kind", "9.1", "payload_kind is 2", raw={"payload_kind": b"\2"})
+    yield broken_head("head.tile@rows", "9.1", "tile_rows is 0", raw={"tile_rows": b"\0"})
+    yield broken_head("head.tile@columns", "9.1", "tile_columns is 0", raw={"tile_columns": b"\0"})
     raw = {"tile_rows": uv(1 << 20), "tile_columns": b"\2"}
-    yield _broken("head.tile", "9.1", "a tile of 2^21 indices", raw=raw)
+    yield broken_head("head.tile", "9.1", "a tile of 2^21 indices", raw=raw)
     raw = {"tile_rows": uv((1 << 20) + 1)}
-    yield _broken("integer.range@tile", "9.1", "tile_rows is 2^20 + 1", raw=raw)
+    yield broken_head("integer.range@tile", "9.1", "tile_rows is 2^20 + 1", raw=raw)
     for rows, columns in ((1 << 20, 1), (1, 1 << 20), (1024, 1024)):
         text = f"tiles of {rows} x {columns}, the most there may be, for a smaller matrix"
         raw = {"tile_rows": uv(rows), "tile_columns": uv(columns)}
-        coded = _square(raw=raw) if columns >= 3 and rows >= 2 else _tall(rows, columns)
+        coded = square(raw=raw) if columns >= 3 and rows >= 2 else _tall(rows, columns)
         yield accept(f"tile-{rows}x{columns}", "9.1", text, transform_file(coded))
     text = "a byte lies behind a head without tiles"
     absent = matrix([], [], shape=(2, 2), depths=0)
@@ -276,10 +167,10 @@ def _cube(*sizes: int, **changes: Any) -> Transform:
 
 
 def _broken_bases() -> Iterator[Case]:
-    yield _broken("basis.kind", "9.2", "kind 3 of a basis", raw={"basis1": b"\3"})
+    yield broken_head("basis.kind", "9.2", "kind 3 of a basis", raw={"basis1": b"\3"})
     for axis, name in ((OUT, "out"), (IN, "in")):
         raw = {f"basis{axis}": bytes([DCT])}
-        yield _broken(f"basis.dct@{name}", "9.2", f"a DCT on {name}", raw=raw)
+        yield broken_head(f"basis.dct@{name}", "9.2", f"a DCT on {name}", raw=raw)
     wrong: dict[str, tuple[int, ...]] = {
         "length-17": (17,),
         "4-dimensions": (2, 1, 2, 2),
@@ -307,7 +198,7 @@ def _broken_bases() -> Iterator[Case]:
     text = "the second row of a basis has table 1 of 1"
     start = b"\2\2\0\1\0\0"
     raw = {"basis1": start, "stream": b"\0\0"}
-    yield _broken("table.index@basis", "5.1", text, raw=raw)
+    yield broken_head("table.index@basis", "5.1", text, raw=raw)
 
 
 # ---- classes ----
@@ -343,26 +234,26 @@ def _classes() -> Iterator[Case]:
     yield accept("absent", "9.5", text, transform_file(absent, ANY, wide))
     text = "the trellis takes the table of a class and the one after it, the last two of the file"
     yield classes("trellis-last-tables", text, NOTHING, ANY, wide, table_map=[1], steps=2)
-    yield _broken(
+    yield broken_head(
         "class.count", "9.5", "class_count is 0", raw={"class_count": b"\0", "table_map": b""}
     )
     text = "class_count is 65"
-    yield _broken("integer.range@class-count", "9.5", text, table_map=[0] * 65)
+    yield broken_head("integer.range@class-count", "9.5", text, table_map=[0] * 65)
     text = "a class that no index has names table 1 of 1"
     raw = {"class_count": b"\2", "table_map": b"\0\1"}
-    yield _broken("class.table", "9.5", text, raw=raw)
+    yield broken_head("class.table", "9.5", text, raw=raw)
     text = "with a trellis, a class names the last table of the file"
-    coded = _square(steps=2, payloads={0: b"\0\0"})
+    coded = square(steps=2, payloads={0: b"\0\0"})
     yield reject("class.table@trellis", "9.5", text, transform_file(coded))
     text = "a class names table 0 of a file without tables"
     coded = matrix([], [], shape=(2, 2), depths=0)
     yield reject("class.table@none", "9.5", text, File([coded.tensor()]))
     text = "the two tables of a class have 0 and 1 low bits"
     low = even(-4, 8, low_bits=1)
-    coded = _square(steps=2, payloads={0: b"\0\0\0"})
+    coded = square(steps=2, payloads={0: b"\0\0\0"})
     yield reject("class.low_bits", "9.5", text, transform_file(coded, wide, low))
     text = "a class that no index has names tables of 0 and 1 low bits"
-    coded = _square(steps=2, table_map=[0, 1])
+    coded = square(steps=2, table_map=[0, 1])
     yield reject("class.low_bits@unused", "9.5", text, transform_file(coded, wide, wide, low))
     text = "with fixed lengths there are no classes: levels would be row_scales"
-    yield accept("fixed-no-classes", "9.5", text, File([_square(payload_kind=FIXED).tensor()]))
+    yield accept("fixed-no-classes", "9.5", text, File([square(payload_kind=FIXED).tensor()]))

@@ -9,11 +9,12 @@ from typing import Any
 
 from layout.coder import NEXT_STATE, Table, even
 from layout.file import File
-from layout.transform import FIXED, IN, OUT, RANGE, TAPS, Basis, Packed, Transform
+from layout.transform import FIXED, IN, OUT, RANGE, TAPS, Basis, Packed, Transform, Vector
 
 from vectors.case import Case, accept, reject
 from vectors.common import ANY, EVEN, NOTHING, matrix, transform_file
 
+Levels = tuple[Vector, Vector, Vector]
 PAIR = (ANY, Table(-4, (90, 300, 700, 1700, 700, 300, 200, 90), 16))
 
 
@@ -64,7 +65,7 @@ def _tiles() -> Iterator[Case]:
     taps = Transform((2, 2, 3), (OUT, IN, TAPS), _numbers(2, 6), tile=(2, 4), scale=(1, -1))
     yield accept("tiles-taps", "7.1", text, transform_file(taps))
     text = "classes of a tile: levels are those of its rows and columns in the matrix"
-    levels = (Packed([0, 1, 0, 1, 1], 1), Packed([0, 0, 0, 1, 1, 2, 0], 2), 0)
+    levels: Levels = (Packed([0, 1, 0, 1, 1], 1), Packed([0, 0, 0, 1, 1, 2, 0], 2), 0)
     classes = replace(coded, tile=(2, 3), levels=levels, table_map=[0, 1, 2])
     file = transform_file(classes, ANY, even(-4, 8), even(-3, 7, 5))
     yield accept("tiles-classes", "7.1", text, file)
@@ -137,7 +138,7 @@ def _trellis() -> Iterator[Case]:
     yield trellis("trellis-tiles", text, _numbers(7, 3), 2, tile=(3, 2))
     text = "the trellis with classes of several pairs of tables"
     levels = (Packed([0, 1, 0, 1, 1, 0], 1), Packed([0, 1, 0], 1), 0)
-    known = (*PAIR, even(-4, 8), even(-3, 7, 6))
+    known: tuple[Table, ...] = (*PAIR, even(-4, 8), even(-3, 7, 6))
     coded = matrix(*_numbers(6, 3), steps=3, levels=levels, table_map=[2, 0, 1], scale=(1, -3))
     yield accept("trellis-classes", "7.2", text, File([coded.tensor(known)], known))
     text = "the trellis with tables of two low bits"

@@ -44,10 +44,10 @@ def _integers() -> Iterator[Case]:
         file = planes_file(Part(name, patterns, 8 * dtype.size))
         yield accept(f"planes-{_file_name(name)}", "8.3", text, file)
     for kept in (0, 1, 7, 8, 9, 15, 17, 31, 63, 64):
-        dtype = "U8" if kept < 8 else "I16" if kept < 16 else "U32" if kept < 32 else "U64"
+        name = "U8" if kept < 8 else "I16" if kept < 16 else "U32" if kept < 32 else "U64"
         most = (1 << kept) - 1
-        text = f"{dtype} with {kept} bits kept"
-        file = planes_file(Part(dtype, [0, most, most // 3, most // 5], kept))
+        text = f"{name} with {kept} bits kept"
+        file = planes_file(Part(name, [0, most, most // 3, most // 5], kept))
         yield accept(f"integer-kept-{kept}", "8.3", text, file)
     text = "booleans in planes of one bit"
     yield accept("bool-1", "8.3", text, planes_file(Part("BOOL", [1, 0, 1, 1, 0, 0, 1, 0, 1], 1)))

@@ -236,7 +236,11 @@ def _bound() -> Iterator[Case]:
     text = "the largest multiplier counts, though its column is absent"
     codes = Packed([1, 72], 7)
     entry = TOP // expand(72, 3) - 1  # the second row adds 1
-    fields = {"multipliers": codes, "depths": Packed([24, 0], 5), "indices": [[-(1 << 23)]]}
+    fields: dict[str, Any] = {
+        "multipliers": codes,
+        "depths": Packed([24, 0], 5),
+        "indices": [[-(1 << 23)]],
+    }
     yield bound(True, "multiplier", text, inner(entry - 1, 1, **fields))
     yield bound(False, "multiplier", text, inner(entry, 1, **fields))
     text = "the largest depth counts, though its column is all 0"

@@ -99,8 +99,8 @@ def _extremes() -> Iterator[Case]:
     yield _use(text, "low-2-22", even(1 << 22, 3), [(1 << 22) + 2, 1 << 22, (1 << 22) + 1])
     for bits in (1, 8, 23, 24):
         table = even(-1, 2, low_bits=bits)
-        most = min((1 << bits) - 1, (1 << 23) - 1)
-        values = [max(-(1 << bits), -(1 << 23)), -1, 0, 1, most]
+        reach = min(1 << bits, 1 << 23)
+        values = [-reach, -1, 0, 1, reach - 1]
         yield _use(f"{bits} low bits", f"low-bits-{bits}", table, values)
     table = even(-64, 128, low_bits=24)
     text = "values up to 2^30 by low bits, in a table that nothing uses"
