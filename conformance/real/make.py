@@ -67,6 +67,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.embedding = nn.Linear(8, 48)
         self.positions = nn.Parameter(torch.randn(8, 48) / 8)
+        self.order: Tensor
         self.register_buffer("order", torch.arange(8))
         block = nn.TransformerEncoderLayer(48, 4, 96, batch_first=True, dropout=0.0)
         self.blocks = nn.TransformerEncoder(block, 2, enable_nested_tensor=False)
@@ -144,8 +145,8 @@ def main() -> None:
         ),
     }
     about = {}
-    for name, (model, copy, settings, statistics, description) in wishes.items():
-        data = tqcodec.torch.encode(model, settings, statistics)
+    for name, (original, copy, settings, statistics, description) in wishes.items():
+        data = tqcodec.torch.encode(original, settings, statistics)
         copy.load_state_dict(tqcodec.torch.decode(data))
         copy.eval()
         with torch.no_grad():

@@ -11,7 +11,7 @@ from layout.file import File
 from layout.transform import DCT, FIXED, IN, OUT, TAPS, Basis, Coded, Packed, Transform
 
 from vectors.case import Case, accept, reject
-from vectors.common import ANY, NOTHING, matrix, transform_file
+from vectors.common import ANY, NOTHING, broken_head, matrix, square, transform_file
 
 
 def cases() -> Iterator[Case]:
