@@ -59,6 +59,11 @@ export class WorkerFile {
     return this.ask("record", name);
   }
 
+  /** Checks the whole file, as `TensorFile.verify`. */
+  verify() {
+    return this.ask("verify");
+  }
+
   /** Ends the worker; requests without an answer are rejected. */
   close() {
     for (const { reject } of this.waiting.values()) reject(new Error("closed"));

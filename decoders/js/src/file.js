@@ -2,6 +2,7 @@
 
 import { readDirectory, readHeader } from "./directory.js";
 import { LimitError, malformed } from "./errors.js";
+import { decodeStream } from "./incremental.js";
 import { Coding, HEADER_SIZE } from "./registry.js";
 import { defaultLimit, entriesOfBundles } from "./sequence.js";
 import { readExactly, sourceOf } from "./source.js";
@@ -9,6 +10,8 @@ import { readTables } from "./tables.js";
 import { TensorDecoder, checkSegment, decodeBundle, naming, tensorOf } from "./tensor.js";
 
 const FIRST_READ = 2 ** 16; // header and, of most files, the directory
+
+const CHUNK = 2 ** 20; // read at a time when all is read
 
 const CODINGS = new Map(Object.entries(Coding).map(([name, coding]) => [coding, name.toLowerCase()]));
 
@@ -80,7 +83,11 @@ export class TensorFile {
   }
 
   needTables() {
-    this.tables ??= this.readTables();
+    // A failure may be the network's: the next one who asks tries again.
+    this.tables ??= this.readTables().catch((error) => {
+      this.tables = null;
+      throw error;
+    });
     return this.tables;
   }
 
@@ -92,6 +99,17 @@ export class TensorFile {
     ]);
     checkSegment(segment, bytes);
     return decodeBundle(segment, bytes, this.bundled[index], tables);
+  }
+
+  needBundle(index) {
+    if (this.bundle?.index !== index) {
+      const arrays = this.readBundle(index).catch((error) => {
+        this.bundle = null;
+        throw error;
+      });
+      this.bundle = { index, arrays };
+    }
+    return this.bundle.arrays;
   }
 
   /** The decoder of a tensor with all its segments read, which lie in one piece. */
@@ -133,12 +151,29 @@ export class TensorFile {
       const decoder = await this.decoder(entry);
       return tensorOf(this.entry(name), naming(entry, () => decoder.finish()));
     }
-    if (this.bundle?.index !== entry.bundle) {
-      this.bundle = { index: entry.bundle, arrays: this.readBundle(entry.bundle) };
-    }
-    const arrays = await this.bundle.arrays;
+    const arrays = await this.needBundle(entry.bundle);
     // A copy, lest one who changes or transfers the array changes what the next one gets.
     return tensorOf(this.entry(name), arrays[this.bundled[entry.bundle].indexOf(entry)].slice());
+  }
+
+  /**
+   * Reads the whole file and checks all of it; throws what `decode` would throw, and keeps nothing.
+   *
+   * @returns {Promise<number>} bytes of all tensors
+   */
+  async verify() {
+    let bytes = 0;
+    for await (const tensor of decodeStream(this.chunks(), { limit: this.limit })) bytes += tensor.data.byteLength;
+    return bytes;
+  }
+
+  async *chunks() {
+    for (let offset = 0; ; ) {
+      const bytes = await this.source.read(offset, CHUNK);
+      if (bytes.length > 0) yield bytes;
+      offset += bytes.length;
+      if (bytes.length < CHUNK) return;
+    }
   }
 
   /** The record of a transform-coded tensor: its coefficients and all that turns them into weights; null of others. */

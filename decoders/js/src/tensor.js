@@ -36,8 +36,10 @@ export function checkSegment(segment, bytes) {
     const offset = segment.offset + bytes.length;
     throw new MalformedError("segment.short", `segment of ${segment.length} bytes is cut off`, { offset });
   }
-  if (crc32(bytes) !== segment.crc) {
-    throw new MalformedError("segment.crc", "checksum of a segment is wrong", { offset: segment.offset });
+  const crc = crc32(bytes);
+  if (crc !== segment.crc) {
+    const detail = `CRC-32 of the segment is ${crc}, not ${segment.crc}`;
+    throw new MalformedError("segment.crc", detail, { offset: segment.offset });
   }
 }
 
@@ -46,7 +48,10 @@ function checked(entry, bytes) {
   if (entry.dtype === DTYPES.get("BOOL") && bytes.some((byte) => byte > 1)) {
     throw new MalformedError("tensor.bool", "element that is neither 0 nor 1");
   }
-  if (crc32(bytes) !== entry.check) throw new MalformedError("tensor.check", "checksum of the elements is wrong");
+  const check = crc32(bytes);
+  if (check !== entry.check) {
+    throw new MalformedError("tensor.check", `CRC-32 of the elements is ${check}, not ${entry.check}`);
+  }
   return new entry.dtype.TypedArray(bytes.buffer, bytes.byteOffset, entry.elements);
 }
 

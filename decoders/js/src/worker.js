@@ -25,6 +25,9 @@ const answers = {
   record(name) {
     return file.record(name);
   },
+  verify() {
+    return file.verify();
+  },
 };
 
 /** Buffers of a result, which go over without being copied. */

@@ -21,6 +21,8 @@ export class WorkerFile {
   ): Promise<OpenedFile>;
   tensor(name: string): Promise<Tensor>;
   record(name: string): Promise<TransformRecord | null>;
+  /** Checks the whole file, as `TensorFile.verify`. */
+  verify(): Promise<number>;
   /** Ends the worker; requests without an answer are rejected. */
   close(): unknown;
 }

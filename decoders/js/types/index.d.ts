@@ -181,6 +181,8 @@ export class TensorFile {
   tensor(name: string): Promise<Tensor>;
   /** The record of a transform-coded tensor; null of others. */
   record(name: string): Promise<TransformRecord | null>;
+  /** Reads and checks the whole file, keeping nothing; throws what `decode` would. Gives the bytes of all tensors. */
+  verify(): Promise<number>;
 }
 
 /**

@@ -1,0 +1,60 @@
+/** What several tests need. */
+
+import { readFileSync, readdirSync } from "node:fs";
+
+const FIXTURES = new URL("fixtures/", import.meta.url);
+
+/** Names of all fixtures. */
+export const NAMES = readdirSync(FIXTURES)
+  .filter((name) => name.endsWith(".tqc"))
+  .map((name) => name.slice(0, -4));
+
+/** Bytes of a fixture, in a buffer of their own. */
+export function fixture(name, suffix = ".tqc") {
+  return new Uint8Array(readFileSync(new URL(name + suffix, FIXTURES)));
+}
+
+/** Tensors and metadata of a safetensors file. */
+export function readSafetensors(bytes) {
+  const size = Number(new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true));
+  const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + size)));
+  const tensors = new Map();
+  let metadata = {};
+  for (const [name, value] of Object.entries(header)) {
+    if (name === "__metadata__") {
+      metadata = value;
+      continue;
+    }
+    const [from, to] = value.data_offsets;
+    tensors.set(name, { dtype: value.dtype, shape: value.shape, bytes: bytes.subarray(8 + size + from, 8 + size + to) });
+  }
+  return { tensors, metadata: new Map(Object.entries(metadata)) };
+}
+
+/** [name, dtype, shape, hex of the elements] of tensors, for comparing, by name. */
+export function summary(tensors) {
+  const rows = [...tensors].map(([name, { dtype, shape, bytes }]) => [
+    name,
+    dtype,
+    shape,
+    Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString("hex"),
+  ]);
+  return rows.sort((a, b) => (a[0] < b[0] ? -1 : 1));
+}
+
+/** What a fixture holds, by the reference implementation. */
+export function expected(name) {
+  return summary(readSafetensors(fixture(name, ".safetensors")).tensors);
+}
+
+/** Numbers from a seed: mulberry32. next(n) is in 0 .. n - 1. */
+export function random(seed) {
+  let a = seed >>> 0;
+  return (n) => {
+    a = (a + 0x6d2b79f5) >>> 0;
+    let t = a;
+    t = Math.imul(t ^ (t >>> 15), t | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return Math.floor((((t ^ (t >>> 14)) >>> 0) / 2 ** 32) * n);
+  };
+}
