@@ -46,7 +46,7 @@ static void fail(const char *path, const char *message) {
 static void *read_whole(const char *path, size_t *size) {
     FILE *f = fopen(path, "rb");
     char *bytes = NULL;
-    long end;
+    long end = 0;
     if (f == NULL || fseek(f, 0, SEEK_END) != 0 || (end = ftell(f)) < 0) fail(path, "cannot be read");
     rewind(f);
     bytes = malloc((size_t)end + 1);

@@ -584,6 +584,22 @@ static uint64_t bits_at(const uint8_t *bytes, uint64_t size, uint64_t bit, unsig
     return v >> bit % 8 & ((UINT64_C(1) << width) - 1);
 }
 
+/* n values of one width, up to 8 bits. */
+static void unpack(const uint8_t *bytes, uint64_t size, uint64_t bit, unsigned width, uint64_t n, uint8_t *values) {
+    uint64_t i = 0;
+    if (width == 8 && bit % 8 == 0) {
+        if (n > 0) memcpy(values, bytes + bit / 8, (size_t)n);
+        return;
+    }
+    for (; i + 7 <= n && bit / 8 + 8 <= size; i += 7) { /* seven values and the bits before them in eight bytes */
+        uint64_t v = get_u64(bytes + bit / 8) >> bit % 8;
+        unsigned k;
+        for (k = 0; k < 7; k++, v >>= width) values[i + k] = (uint8_t)(v & ((1U << width) - 1));
+        bit += 7 * width;
+    }
+    for (; i < n; i++, bit += width) values[i] = (uint8_t)bits_at(bytes, size, bit, width);
+}
+
 /* The bytes of n packed bits; their spare bits are checked. */
 static tqc_verdict read_packed(reader *r, uint64_t n, const uint8_t **bytes) {
     TRY(read_bytes(r, divide_up(n, 8), bytes));
@@ -746,7 +762,7 @@ typedef struct {
         diff##j -= scale * (m & 0xFFFF);                                                                                       \
         range##j = scale * (m >> 16 & 0xFFFF);                                                                                 \
         small = range##j >> 32 == 0;                                                                                           \
-        diff##j = small ? diff##j << 32 | *next##j : diff##j;                                                                  \
+        diff##j = diff##j << (small << 5) | (*next##j & (0 - small));                                                          \
         range##j <<= small << 5;                                                                                               \
         next##j += small;                                                                                                      \
     } while (0)
@@ -1671,7 +1687,6 @@ static tqc_verdict read_vector(reader *r, const tqc_tables *tables, uint64_t cou
     unsigned kind, width;
     uint32_t constant;
     const uint8_t *bytes;
-    uint64_t i;
     memset(v, 0, sizeof *v);
     v->count = count;
     v->most = most;
@@ -1685,8 +1700,7 @@ static tqc_verdict read_vector(reader *r, const tqc_tables *tables, uint64_t cou
         if (width < 1 || width > 8) return wrong(r, "vector.width", "the values of a vector are not 1 to 8 bits wide");
         TRY(read_packed(r, count * width, &bytes));
         TRY(take(r->arena, count, 1, &v->values));
-        for (i = 0; i < count; i++)
-            v->values[i] = (uint8_t)bits_at(bytes, divide_up(count * width, 8), i * width, width);
+        unpack(bytes, divide_up(count * width, 8), 0, width, count, v->values);
     } else if (kind == VECTOR_CODED) {
         v->coded = 1;
         TRY(read_u8(r, &v->table));
@@ -2122,31 +2136,36 @@ static tqc_verdict place_low(tile *t, reader *payload) {
 /* Rows of the current step. */
 static uint32_t step_rows(const tile *t) { return (t->rows - t->step + t->steps - 1) / t->steps; }
 
+/* Positions base + columns[0], base + columns[1], ... to those whose quantizer is 0 and those whose quantizer is 1; returns how many have 0. */
+static uint32_t split_columns(const uint32_t *columns, uint32_t n, symbol_order base, const uint8_t *states, symbol_order *even,
+                              symbol_order *odd) {
+    uint32_t i, evens = 0;
+    for (i = 0; i < n; i++) {
+        uint32_t quantizer = states[columns[i]] & 1;
+        even[evens] = odd[i - evens] = base + columns[i]; /* the one that is not meant is written over by the next */
+        evens += quantizer ^ 1;
+    }
+    return evens;
+}
+
 /* Sort the indices of a step by table, where no table is that of two groups: group by group, and in it by quantizer. */
 static void sort_groups(tile *t) {
     const plan *p = t->plan;
-    symbol_order *order = t->order, *const odd = t->odd;
-    uint32_t rows = step_rows(t), j;
+    symbol_order *order = t->order;
+    uint32_t rows = step_rows(t), j, i;
     unsigned g;
     for (g = 0; g < p->groups; g++) {
-        symbol_order even_table = p->table[g] << PLACE_BITS, odd_table = (p->table[g] + 1) << PLACE_BITS;
+        symbol_order first_table = p->table[g] << PLACE_BITS;
         uint32_t odds = 0;
         for (j = 0; j < rows; j++) {
             unsigned list = t->list_of_row[t->step + j * t->steps];
             const uint32_t *columns = t->columns_of_list + (size_t)list * t->columns;
-            const uint32_t *at = columns + (g > 0 ? t->ends[list][g - 1] : 0), *end = columns + t->ends[list][g];
-            uint32_t base = j * t->columns, position, quantizer;
-            for (; at < end; at++) {
-                position = base + *at;
-                quantizer = t->states[position] & 1;
-                *order = position | even_table; /* the one that is not meant is written over by the next */
-                odd[odds] = position | odd_table;
-                order += quantizer ^ 1;
-                odds += quantizer;
-            }
+            uint32_t start = g > 0 ? t->ends[list][g - 1] : 0, n = t->ends[list][g] - start, base = j * t->columns, evens;
+            evens = split_columns(columns + start, n, base | first_table, t->states + base, order, t->odd + odds);
+            order += evens;
+            odds += n - evens;
         }
-        if (odds > 0) memcpy(order, odd, odds * sizeof *odd);
-        order += odds;
+        for (i = 0; i < odds; i++) *order++ = t->odd[i] + (UINT32_C(1) << PLACE_BITS);
     }
 }
 
@@ -2557,7 +2576,8 @@ static tqc_verdict read_bit_plane(reader *r, const part *parts, uint64_t n, unsi
         if (parts[i].width <= 8 * j) continue;
         width = (unsigned)smaller(8, parts[i].width - 8 * j);
         if (inflated == NULL) {
-            for (k = 0; k < parts[i].elements; k++, bit += width) values[k] = (uint8_t)bits_at(packed, size, bit, width);
+            unpack(packed, size, bit, width, parts[i].elements, values);
+            bit += parts[i].elements * width;
         } else {
             values = inflated;
             for (k = 0; k < parts[i].elements; k++)
@@ -3156,13 +3176,15 @@ static tqc_verdict decode_bundles(const tqc_file *f, arena *a, uint8_t *out, int
 }
 
 /* Small transform-coded tensors that wait to be decoded side by side. */
-#define BATCH 16
-#define BATCH_ELEMENTS (UINT64_C(1) << 18)
+#define BATCH 64
+#define BATCH_ELEMENTS (UINT64_C(1) << 20) /* of all together */
+#define SMALL_TENSOR (UINT64_C(1) << 18)
 
 typedef struct {
-    job *jobs[BATCH];
+    job *jobs[BATCH]; /* the largest first: so the lanes end together */
     plan *plans[BATCH];
     unsigned count;
+    uint64_t elements;
     block *mark; /* where their memory begins */
 } batch;
 
@@ -3170,6 +3192,7 @@ static tqc_verdict run_batch(arena *a, batch *b) {
     TRY(run_jobs(a, b->jobs, b->plans, b->count));
     release_to(a, b->mark);
     b->count = 0;
+    b->elements = 0;
     return TQC_DECODED;
 }
 
@@ -3177,13 +3200,19 @@ static tqc_verdict run_batch(arena *a, batch *b) {
 static tqc_verdict add_to_batch(const tqc_file *f, arena *a, uint32_t index, uint8_t *out, batch *b) {
     const entry *e = &f->entries[index];
     tqc_segment *segments;
+    unsigned place;
     job *j;
     TRY(load_segments(f, a, e, &segments));
     TRY(take(a, 1, sizeof *j, &j));
     TRY(open_job(a, f->tables, &e->told, e->type, segments, e->segment_count, j));
     j->out = out;
-    b->jobs[b->count] = j;
-    b->plans[b->count++] = &j->plan;
+    for (place = b->count++; place > 0 && b->jobs[place - 1]->tensor->elements < e->told.elements; place--) {
+        b->jobs[place] = b->jobs[place - 1];
+        b->plans[place] = b->plans[place - 1];
+    }
+    b->jobs[place] = j;
+    b->plans[place] = &j->plan;
+    b->elements += e->told.elements;
     return TQC_DECODED;
 }
 
@@ -3192,10 +3221,11 @@ static tqc_verdict decode_tensors(const tqc_file *f, arena *a, uint8_t *out, int
     batch waiting;
     uint32_t i;
     waiting.count = 0;
+    waiting.elements = 0;
     waiting.mark = a->newest;
     for (i = 0; i < f->entry_count; i++) {
         const tqc_tensor *t = &f->entries[i].told;
-        int small = t->coding == TQC_TRANSFORM && t->supported && t->elements <= BATCH_ELEMENTS;
+        int small = t->coding == TQC_TRANSFORM && t->supported && t->elements <= SMALL_TENSOR;
         block *mark = a->newest;
         uint8_t *to;
         tqc_verdict verdict;
@@ -3207,7 +3237,7 @@ static tqc_verdict decode_tensors(const tqc_file *f, arena *a, uint8_t *out, int
         if (verdict != TQC_DECODED && verdict != TQC_UNSUPPORTED) return verdict;
         if (verdict == TQC_UNSUPPORTED) *unsupported = 1;
         if (!small || verdict == TQC_UNSUPPORTED) release_to(a, mark);
-        if (waiting.count == BATCH) TRY(run_batch(a, &waiting));
+        if (waiting.count == BATCH || waiting.elements > BATCH_ELEMENTS) TRY(run_batch(a, &waiting));
     }
     return run_batch(a, &waiting);
 }
