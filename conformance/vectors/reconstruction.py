@@ -24,6 +24,7 @@ def cases() -> Iterator[Case]:
     yield from _codes()
     yield from _scales()
     yield from _bound()
+    yield from _work()
 
 
 def _rounded(name: str, text: str, dtype: str, values: list[Fraction]) -> Case:
@@ -287,3 +288,30 @@ def _bound() -> Iterator[Case]:
             scale=(1, -50),
         )
         yield bound(accepted, "dct", text, coded)
+
+
+def _work() -> Iterator[Case]:
+    """A DCT of 1024 taps, 960 more than are free: 1024 * 960 is 15 * 2^16 for each row."""
+    for size in (45, 44):
+        coded = Transform(
+            (3, 16, 16, 4),
+            (OUT, TAPS, TAPS, TAPS),
+            [[0] * 1024] * 3,
+            "F8_E5M2",
+            bases={TAPS: DCT},
+            table_map=[0] * (size - 29),
+        )
+        segments = coded.segments([NOTHING])
+        if [len(data) for data in segments] != [size]:
+            raise ValueError(f"{len(segments[0])} bytes, not {size}")
+        file = File([coded.tensor([NOTHING], segments=segments, elements=bytes(3072))], [NOTHING])
+        text = f"3072 elements, 1024 channels and {size} bytes, where 45 are needed"
+        if size == 45:
+            yield accept("work", "10.1", text, file)
+        else:
+            yield reject("reconstruct.work", "10.1", text, file)
+    text = "an explicit basis of 260 rows for 2^17 elements, too many for its bytes"
+    entries = Basis([[0] * 260] * 260, [0] * 260)
+    coded = Transform((512, 260), (OUT, IN), [[]] * 512, "F8_E5M2", bases={IN: entries}, depths=0)
+    tensor = coded.tensor([NOTHING], elements=bytes(512 * 260))
+    yield reject("reconstruct.work@explicit", "10.1", text, File([tensor], [NOTHING]))
