@@ -170,8 +170,8 @@ def hostile_files() -> Iterator[tuple[str, bytes]]:
     yield "legal: values", many_values()
     for count in (5_000, 10_000, 20_000):
         yield f"legal: {count} bundles", small_bundles(count)
-    for side in (1024, 2048, 4096):
-        yield f"legal: basis of {side}", square_basis(side)
+    for rows, columns in ((1 << 18, 64), (4096, 1024), (4096, 2048), (4096, 4096)):
+        yield f"legal: {rows} x {columns}, basis", basis_file(rows, columns)
 
 
 def many_values() -> bytes:
@@ -188,30 +188,29 @@ def many_values() -> bytes:
     return assemble(msgpack.packb({"a": text.decode(), "b": [0] * count}), [])
 
 
-def square_basis(side: int) -> bytes:
-    """A square matrix of zeros with a dense basis on its columns, neither of which costs a bit."""
+def basis_file(rows: int, columns: int) -> bytes:
+    """A matrix of zeros at one bit each, with a dense basis on its columns that costs no bits."""
     from fuzz import assemble
 
     from tqcodec.format.directory import write_directory
     from tqcodec.format.dtypes import DTYPES
     from tqcodec.format.entries import Directory, Entry, Segment
     from tqcodec.format.reader import sv, uv
-    from tqcodec.format.registry import TABLE_SUM, Axis, BasisKind, Coding
+    from tqcodec.format.registry import TABLE_SUM, Axis, BasisKind, Coding, PayloadKind, Quantizer
 
-    no_stream = uv(0) + uv(0)
-    tile = 1024
-    head = bytes([Axis.OUT, Axis.IN]) + uv(1) + sv(0) + bytes([0, 0]) + uv(tile) + uv(tile)
-    head += bytes([BasisKind.NONE, BasisKind.EXPLICIT]) + uv(side) + b"\1" * side + b"\0\0"
-    head += bytes([BasisKind.NONE]) + b"\0\1" + uv(1) + b"\0" + b"\0\0" * 3 + b"\0\1\0\1"
-    payloads = [no_stream] * (-(-side // tile)) ** 2
-    segments = [head + no_stream + payloads[0], *payloads[1:]]
-    # Two tables of one member each: 0 for the indices, 1 for the entries of the basis.
-    tables = uv(2) + bytes([1, 0, 0]) + uv(TABLE_SUM) + bytes([0, 0]) + sv(1) + uv(1)
-    tables += uv(TABLE_SUM)
+    height = (1 << 20) // columns
+    head = bytes([Axis.OUT, Axis.IN]) + uv(1) + sv(0) + bytes([Quantizer.UNIFORM])
+    head += bytes([PayloadKind.FIXED]) + uv(height) + uv(columns)
+    head += bytes([BasisKind.NONE, BasisKind.EXPLICIT]) + uv(columns) + bytes(columns) + b"\0\0"
+    head += bytes([BasisKind.NONE]) + b"\0\1" * 3  # depths, row scales and multipliers of 1
+    stream = uv(0) + uv(0)
+    tiles = [bytes(min(height, rows - i) * columns // 8) for i in range(0, rows, height)]
+    segments = [head + stream + tiles[0], *tiles[1:]]
+    tables = uv(1) + bytes([0, 0]) + sv(1) + uv(1) + uv(TABLE_SUM)  # every entry is 1
     first, *rest = (Segment(len(data), zlib.crc32(data)) for data in [tables, *segments])
-    check = zlib.crc32(bytes(side * side))
-    dtype, coding = DTYPES["F8_E5M2"], Coding.TRANSFORM
-    entry = Entry("t", dtype, (side, side), coding, check, tuple(rest))
+    check = zlib.crc32(bytes(rows * columns))
+    shape, dtype = (rows, columns), DTYPES["F8_E5M2"]
+    entry = Entry("t", dtype, shape, Coding.TRANSFORM, check, tuple(rest))
     return assemble(write_directory(Directory((entry,), (), first))[0], [tables, *segments])
 
 
