@@ -125,9 +125,11 @@ def receive(decoder: Decoder) -> Outcome:
     if reply.verdict:
         return Outcome(VERDICTS[reply.verdict], reply.rule)
     try:
-        return Outcome("decoded", "", read_safetensors(reply.data))
+        answer = read_safetensors(reply.data)
     except BadAnswerError as error:
         return Outcome(f"crash: {error}")
+    tensors = sorted(answer.tensors, key=lambda tensor: tensor.name)
+    return Outcome("decoded", "", Answer(tensors, answer.metadata))
 
 
 @dataclass
