@@ -244,6 +244,16 @@ static uint32_t add_crc(const crc_table *t, uint32_t crc, const uint8_t *p, uint
     return ~crc;
 }
 
+static int is_crc(uint32_t crc, uint32_t stated) {
+#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
+    (void)crc;
+    (void)stated;
+    return 1; /* a fuzzer that has to guess checksums finds nothing */
+#else
+    return crc == stated;
+#endif
+}
+
 /* ---- 3.3 descriptors ---- */
 
 /* Bytes from `at` to `end`. `offset` is the place of `start` in the file, UNKNOWN for inflated bytes. */
@@ -1604,7 +1614,7 @@ static tqc_verdict load(const tqc_file *f, arena *a, uint64_t offset, uint64_t s
 
 static tqc_verdict check_crc(arena *a, const tqc_tables *tables, const uint8_t *bytes, uint64_t size, uint32_t crc,
                              int64_t offset) {
-    if (add_crc(&tables->crc, 0, bytes, size) == crc) return TQC_DECODED;
+    if (is_crc(add_crc(&tables->crc, 0, bytes, size), crc)) return TQC_DECODED;
     return malformed(a, "segment.crc", offset, "the bytes of a segment do not have its CRC-32");
 }
 
@@ -1620,7 +1630,7 @@ static tqc_verdict read_header(tqc_file *f) {
         return malformed(a, "segment.short", (int64_t)f->source.length, "the file ends within the header");
     TRY(load(f, a, 0, HEADER_SIZE, &h));
     if (memcmp(h, signature, 8) != 0) return malformed(a, "header.signature", 0, "not a .tqc file");
-    if (get_u32(h + 24) != add_crc(&f->tables->crc, 0, h, 24))
+    if (!is_crc(add_crc(&f->tables->crc, 0, h, 24), get_u32(h + 24)))
         return malformed(a, "header.crc", 24, "the header does not have its CRC-32");
     if (h[8] != TQC_MAJOR || h[9] != TQC_MINOR)
         return fail(a, TQC_UNSUPPORTED, "header.version", 8, "the file is not of version 0.9");
@@ -1637,7 +1647,7 @@ static tqc_verdict read_header(tqc_file *f) {
     TRY(take(a, f->size, 1, &f->directory));
     mark = a->newest;
     TRY(load(f, a, HEADER_SIZE, f->stored, &stored));
-    if (get_u32(h + 20) != add_crc(&f->tables->crc, 0, stored, f->stored))
+    if (!is_crc(add_crc(&f->tables->crc, 0, stored, f->stored), get_u32(h + 20)))
         return malformed(a, "directory.crc", 20, "the directory does not have its CRC-32");
     if (f->deflated) {
         reader r = new_reader(a, stored, f->stored, HEADER_SIZE);
@@ -2650,7 +2660,7 @@ static tqc_verdict decode_raw(arena *a, uint64_t bytes, const tqc_segment *segme
 
 /* 4.5 */
 static tqc_verdict check_tensor(arena *a, uint32_t crc, uint32_t check) {
-    if (crc == check) return TQC_DECODED;
+    if (is_crc(crc, check)) return TQC_DECODED;
     return malformed(a, "tensor.check", UNKNOWN, "the elements do not have the CRC-32 that the directory states");
 }
 
