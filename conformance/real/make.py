@@ -24,6 +24,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from package import safetensors  # noqa: E402
+from run import read_safetensors  # noqa: E402
 
 LARGE = 100_000  # bytes of a safetensors file beyond which only digests are kept
 TRAINED = 1400  # of 1797 images; the others are for the accuracy
@@ -97,8 +98,6 @@ def train(model: nn.Module, images: Tensor, labels: Tensor) -> None:
 
 def digests(data: bytes) -> str:
     """Expected tensors by the digests of their elements."""
-    from run import read_safetensors
-
     answer = read_safetensors(safetensors(data))
     document: dict[str, Any] = {"metadata": answer.metadata}
     document["tensors"] = [vars(tensor) for tensor in answer.tensors]

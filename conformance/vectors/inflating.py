@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from layout.deflate import (
+    DISTANCES,
     Bits,
     Code,
     Lengths,
@@ -70,10 +71,12 @@ def _valid() -> Iterator[Case]:
     text = "matches of all lengths, 3 to 258"
     tokens: list[Token] = [120, *[(n, 1) for n in range(3, 259)]]
     yield valid("lengths", text, fixed(Bits(), tokens), b"x" * (1 + sum(range(3, 259))))
+    text = "a match of length 258 by code 284, all of whose extra bits are 1"
+    bits = fixed(Bits(), [97, Code(284, (31, 5), 0)])
+    yield valid("length-284", text, bits, b"a" * 259)
     text = "matches of the first and the last distance of each code"
     data, tokens = bytearray(range(256)), list(range(256))
-    for place in range(30):
-        base, extra = _distance(place)
+    for base, extra in DISTANCES:
         for distance in dict.fromkeys((base, base + (1 << extra) - 1)):
             while len(data) < distance:
                 tokens.append((258, 256))
@@ -87,11 +90,6 @@ def _valid() -> Iterator[Case]:
     yield valid("overlap", text, bits, (b"a" * 11 + b"b") * 2)
     text = "an empty block of the fixed codes is the last one"
     yield valid("empty-last", text, fixed(stored(Bits(), TEXT, final=False), b""))
-
-
-def _distance(place: int) -> tuple[int, int]:
-    extra = max(0, place // 2 - 1)
-    return (place + 1, 0) if place < 4 else ((2 + place % 2 << extra) + 1, extra)
 
 
 def _valid_codes() -> Iterator[Case]:

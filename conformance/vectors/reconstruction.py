@@ -143,7 +143,7 @@ def _codes() -> Iterator[Case]:
     yield accept("multipliers", "9.4", text, File([coded.tensor()]))
     text = "a row scale of 0 and a multiplier of 0"
     coded = matrix(
-        [3, 1],
+        [3, -1],
         [1, -1],
         row_scales=Packed([0, 1], 1),
         multipliers=Packed([0, 1], 1),
