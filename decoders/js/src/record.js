@@ -5,6 +5,7 @@ import { dctBasis } from "./dct.js";
 import {
   Axis,
   BasisKind,
+  FREE_CHANNELS,
   MAX_BASIS,
   MAX_BASIS_SHIFT,
   MAX_CLASSES,
@@ -22,6 +23,7 @@ import {
   Quantizer,
   ROW_SCALE_MANTISSA,
   SUM_BITS,
+  WORK_PER_BYTE,
 } from "./registry.js";
 import { readTableIndex } from "./tables.js";
 import { HeadStream, readVector } from "./vectors.js";
@@ -56,8 +58,8 @@ const MULTIPLIERS = expanded(MULTIPLIER_MANTISSA);
  * @property {Uint32Array} kept columns with a depth above 0
  */
 
-/** `transform_head( )` of a tensor of the given shape. @returns {Head} */
-export function readHead(reader, shape, elements, tables) {
+/** `transform_head( )` of a tensor of the given shape whose segments have `stored` bytes. @returns {Head} */
+export function readHead(reader, shape, elements, stored, tables) {
   const head = { roles: [], lengths: [1, 1, 1], channels: [], bases: [], basisKinds: [] };
   for (const n of shape) {
     const role = reader.u8();
@@ -92,6 +94,7 @@ export function readHead(reader, shape, elements, tables) {
 
   const headStream = new HeadStream(elements);
   for (let axis = 0; axis < 3; axis++) readBasis(reader, axis, shape, head, tables, headStream);
+  checkWork(reader, head, elements, stored);
   const [rows, inChannels, tapChannels] = head.channels;
   const columns = inChannels * tapChannels;
   head.rows = rows;
@@ -191,6 +194,15 @@ function keepColumns(head) {
       head.columnLevels[k] = head.levels_in[Math.floor(column / taps)] + head.levels_taps[column % taps];
     }
     k++;
+  }
+}
+
+/** E * N is at most FREE_CHANNELS * E + WORK_PER_BYTE * S (10.1, Work). */
+function checkWork(reader, head, elements, stored) {
+  const used = head.channels.filter((_, axis) => head.basisKinds[axis] !== BasisKind.NONE);
+  const channels = used.reduce((sum, n) => sum + n, 0);
+  if (elements * (channels - FREE_CHANNELS) > WORK_PER_BYTE * stored) {
+    reader.fail("reconstruct.work", `bases of ${channels} channels for ${stored} bytes`);
   }
 }
 

@@ -133,7 +133,8 @@ export class TensorDecoder {
 
   readHead(reader) {
     const { shape, elements, segments } = this.entry;
-    this.head = readHead(reader, shape, elements, this.tables);
+    const stored = segments.reduce((sum, segment) => sum + segment.length, 0);
+    this.head = readHead(reader, shape, elements, stored, this.tables);
     const needed = Math.max(1, countTiles(this.head));
     if (needed !== segments.length) this.wrongSegments(needed);
     this.tiles = [];

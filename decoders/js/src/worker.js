@@ -10,23 +10,25 @@ async function nodePort() {
   return parentPort;
 }
 
-let file = null;
+let opened = Promise.reject(new Error("no file is open"));
+opened.catch(() => {}); // each request that needs it says so
 
 /** What each request is answered with. */
 const answers = {
   async open(source, options) {
-    file = await open(source, options);
+    opened = open(source, options);
+    const file = await opened;
     return { size: file.size, metadata: file.metadata, infos: file.keys().map((name) => file.info(name)) };
   },
   async tensor(name) {
-    const { dtype, shape, data } = await file.tensor(name);
+    const { dtype, shape, data } = await (await opened).tensor(name);
     return { name, dtype, shape, data };
   },
-  record(name) {
-    return file.record(name);
+  async record(name) {
+    return (await opened).record(name);
   },
-  verify() {
-    return file.verify();
+  async verify() {
+    return (await opened).verify();
   },
 };
 
@@ -51,11 +53,5 @@ async function answer({ id, method, args }) {
   }
 }
 
-// In the order in which they come: a file is open before its tensors are asked for.
-let queue = Promise.resolve();
-function receive(message) {
-  queue = queue.then(() => answer(message));
-}
-
-if (port === globalThis) globalThis.onmessage = (event) => receive(event.data);
-else port.on("message", receive);
+if (port === globalThis) globalThis.onmessage = (event) => answer(event.data);
+else port.on("message", answer);

@@ -1,30 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { FORMAT_VERSION, LimitError, MalformedError, TQCError, UnsupportedError, decode, toFloat32 } from "tqcodec";
-import { crc32 } from "../src/crc32.js";
-import { NAMES, expected, fixture, summary } from "./helpers.js";
-
-/** A header and a directory, their checksums right, and what follows. */
-function file(directory, rest = [], { minor = 9, flags = 0 } = {}) {
-  const header = new Uint8Array([0x89, 0x54, 0x51, 0x43, 13, 10, 26, 10, 0, minor, flags, 0, ...new Array(16).fill(0)]);
-  const view = new DataView(header.buffer);
-  view.setUint32(12, directory.length, true);
-  view.setUint32(16, directory.length, true);
-  view.setUint32(20, crc32(Uint8Array.from(directory)), true);
-  view.setUint32(24, crc32(header.subarray(0, 24)), true);
-  return Uint8Array.from([...header, ...directory, ...rest]);
-}
-
-const text = (string) => [0xa0 + Buffer.from(string).length, ...Buffer.from(string)];
-
-/** A directory of one raw tensor; values of keys are bytes of MessagePack. */
-function raw(changes = {}) {
-  const entry = {
-    check: [0], coding: [0], dtype: text("U8"), name: text("w"), segments: [0x90], shape: [0x91, 0], ...changes,
-  };
-  const pairs = Object.entries(entry).filter(([, value]) => value !== null);
-  return [0x81, ...text("tensors"), 0x91, 0x80 + pairs.length, ...pairs.flatMap(([key, value]) => [...text(key), ...value])];
-}
+import { NAMES, expected, file, fixture, raw, summary, text } from "./helpers.js";
 
 function refused(bytes, Kind, rule) {
   assert.throws(() => decode(bytes), (error) => {

@@ -1,6 +1,7 @@
 /** What several tests need. */
 
 import { readFileSync, readdirSync } from "node:fs";
+import { crc32 } from "../src/crc32.js";
 
 const FIXTURES = new URL("fixtures/", import.meta.url);
 
@@ -45,6 +46,29 @@ export function summary(tensors) {
 /** What a fixture holds, by the reference implementation. */
 export function expected(name) {
   return summary(readSafetensors(fixture(name, ".safetensors")).tensors);
+}
+
+/** A header and a directory, their checksums right, and what follows. */
+export function file(directory, rest = [], { minor = 9, flags = 0 } = {}) {
+  const header = new Uint8Array([0x89, 0x54, 0x51, 0x43, 13, 10, 26, 10, 0, minor, flags, 0, ...new Array(16).fill(0)]);
+  const view = new DataView(header.buffer);
+  view.setUint32(12, directory.length, true);
+  view.setUint32(16, directory.length, true);
+  view.setUint32(20, crc32(Uint8Array.from(directory)), true);
+  view.setUint32(24, crc32(header.subarray(0, 24)), true);
+  return Uint8Array.from([...header, ...directory, ...rest]);
+}
+
+/** A short string of MessagePack. */
+export const text = (string) => [0xa0 + Buffer.from(string).length, ...Buffer.from(string)];
+
+/** A directory of one raw tensor; values of keys are bytes of MessagePack. */
+export function raw(changes = {}) {
+  const entry = {
+    check: [0], coding: [0], dtype: text("U8"), name: text("w"), segments: [0x90], shape: [0x91, 0], ...changes,
+  };
+  const pairs = Object.entries(entry).filter(([, value]) => value !== null);
+  return [0x81, ...text("tensors"), 0x91, 0x80 + pairs.length, ...pairs.flatMap(([key, value]) => [...text(key), ...value])];
 }
 
 /** Numbers from a seed: mulberry32. next(n) is in 0 .. n - 1. */
