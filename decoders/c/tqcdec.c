@@ -13,7 +13,7 @@
 #define MAX_DIRECTORY (UINT32_C(1) << 26)
 #define MAX_TABLES_SIZE (UINT32_C(1) << 20)
 #define MAX_INFLATION 64
-#define VALUES_PER_BYTE 4
+#define FREE_VALUES (UINT64_C(1) << 14)
 #define MAX_NESTING 8
 #define MAX_NAME 4096
 #define MAX_DIMENSIONS 16
@@ -39,6 +39,8 @@
 #define MAX_VECTOR 255
 #define MAX_SCALE_MANTISSA (UINT32_C(1) << 24)
 #define MAX_SCALE_EXPONENT 900
+#define FREE_CHANNELS 64
+#define WORK_PER_BYTE (UINT64_C(1) << 16)
 #define SUM_BITS 53
 #define TABLE_BITS 12
 #define TABLE_SUM 4096
@@ -347,6 +349,7 @@ typedef struct {
     const uint8_t *at, *end;
     uint64_t bits;
     unsigned held; /* bits in `bits` */
+    int cut;       /* the input has ended too early */
     uint8_t *out;
     size_t done, size;
     huffman literals, distances;
@@ -365,7 +368,10 @@ static void refill(inflater *f) {
 static int take_bits(inflater *f, unsigned n) {
     int value;
     refill(f);
-    if (f->held < n) return -1;
+    if (f->held < n) {
+        f->cut = 1;
+        return -1;
+    }
     value = (int)(f->bits & ((UINT32_C(1) << n) - 1));
     f->bits >>= n;
     f->held -= n;
@@ -419,7 +425,11 @@ static int take_symbol(inflater *f, const huffman *h) {
             code <<= 1;
         }
     }
-    if (length > MAX_CODE_LENGTH || length > f->held) return -1;
+    if (length > MAX_CODE_LENGTH) return -1;
+    if (length > f->held) {
+        f->cut = 1;
+        return -1;
+    }
     f->bits >>= length;
     f->held -= length;
     return (int)(entry >> 4);
@@ -434,11 +444,10 @@ static inflate_result inflate_stored(inflater *f) {
     f->bits = 0;
     f->held = 0;
     p = f->at;
-    if (f->end - p < 4) return INFLATE_BAD;
+    if (f->end - p < 4) return INFLATE_SIZE;
     length = p[0] | (unsigned)p[1] << 8;
     if (length != ((p[2] | (unsigned)p[3] << 8) ^ 0xFFFF)) return INFLATE_BAD;
-    if (f->end - p - 4 < (ptrdiff_t)length) return INFLATE_BAD;
-    if (length > f->size - f->done) return INFLATE_SIZE;
+    if (f->end - p - 4 < (ptrdiff_t)length || length > f->size - f->done) return INFLATE_SIZE;
     if (length > 0) memcpy(f->out + f->done, p + 4, length);
     f->done += length;
     f->at += 4 + length;
@@ -544,6 +553,7 @@ static inflate_result inflate_raw(inflater *f, const uint8_t *data, size_t store
     f->end = data + stored;
     f->bits = 0;
     f->held = 0;
+    f->cut = 0;
     f->out = out;
     f->done = 0;
     f->size = size;
@@ -570,12 +580,14 @@ static tqc_verdict read_deflated(reader *r, uint64_t stored, uint8_t *out, size_
     block *mark = r->arena->newest;
     int64_t at = place(r);
     inflate_result result;
+    int cut;
     TRY(read_bytes(r, stored, &data));
     TRY(take(r->arena, 1, sizeof *f, &f));
     result = inflate_raw(f, data, (size_t)stored, out, size);
+    cut = f->cut;
     release_to(r->arena, mark);
-    if (result == INFLATE_BAD) return malformed(r->arena, "deflate.stream", at, "not a valid DEFLATE stream");
-    if (result == INFLATE_SIZE)
+    if (result == INFLATE_BAD && !cut) return malformed(r->arena, "deflate.stream", at, "not a valid DEFLATE stream");
+    if (result != INFLATED)
         return malformed(r->arena, "deflate.size", at, "a DEFLATE stream has another size than stated");
     return TQC_DECODED;
 }
@@ -1563,7 +1575,7 @@ static tqc_verdict read_directory(tqc_file *f) {
     arena *a = &f->arena;
     int64_t at = f->deflated ? UNKNOWN : HEADER_SIZE;
     reader r = new_reader(a, f->directory, f->size, at), found[FILE_KEYS];
-    uint64_t most = (UINT64_C(1) << 16) + VALUES_PER_BYTE * (uint64_t)f->stored, left = most;
+    uint64_t most = FREE_VALUES + f->stored, left = most;
     TRY(check_value(&r, 0, &left));
     f->values = most - left;
     if (r.at != r.end) return wrong(&r, "directory.msgpack", "bytes are left over behind the directory");
@@ -1583,7 +1595,7 @@ static tqc_verdict read_directory(tqc_file *f) {
 static tqc_verdict place_segment(tqc_file *f, segment *s, uint64_t *end) {
     s->offset = *end;
     if (s->length > f->source.length - *end)
-        return malformed(&f->arena, "segment.short", (int64_t)*end, "a segment reaches past the end of the file");
+        return malformed(&f->arena, "container.length", (int64_t)*end, "a segment reaches past the end of the file");
     *end += s->length;
     return TQC_DECODED;
 }
@@ -1811,6 +1823,16 @@ static tqc_verdict read_classes(reader *r, const tqc_tables *tables, head *h) {
     return TQC_DECODED;
 }
 
+/* 10.1, work: channels of bases beyond the first few are paid for by the bytes of the segments. */
+static tqc_verdict check_work(const reader *r, const tqc_tensor *t, const head *h, uint64_t bytes) {
+    uint64_t channels = 0, paid = smaller(bytes, UINT64_MAX / WORK_PER_BYTE) * WORK_PER_BYTE / t->elements;
+    unsigned axis;
+    for (axis = 0; axis < AXES; axis++)
+        if (h->bases[axis].kind != BASIS_NONE) channels += h->channels[axis];
+    if (channels <= FREE_CHANNELS || channels - FREE_CHANNELS <= paid) return TQC_DECODED;
+    return wrong(r, "reconstruct.work", "the bases have too many channels for the bytes of the tensor");
+}
+
 /* 6.3: what is coded in the stream of a head, in its order. */
 typedef struct {
     run *runs;
@@ -2020,8 +2042,10 @@ static tqc_verdict keep_columns(arena *a, head *h) {
     return TQC_DECODED;
 }
 
-static tqc_verdict read_head(reader *r, const tqc_tables *tables, const tqc_tensor *t, uint64_t segments, head *h) {
+static tqc_verdict read_head(reader *r, const tqc_tables *tables, const tqc_tensor *t, uint64_t segments, uint64_t bytes,
+                             head *h) {
     TRY(read_head_fields(r, tables, t, h));
+    TRY(check_work(r, t, h, bytes));
     TRY(read_head_stream(r, tables, t, h));
     if (h->bases[TAPS].kind == BASIS_DCT) TRY(make_dct(r->arena, t, h));
     TRY(check_bound(r->arena, h));
@@ -2494,7 +2518,7 @@ static tqc_verdict read_plane(reader *r, uint64_t count, uint8_t **inflated) {
     TRY(read_u8(r, &kind));
     if (kind > PLANE_DEFLATED) return wrong(r, "plane.kind", "unknown kind of a plane");
     if (kind == PLANE_PACKED) return TQC_DECODED;
-    TRY(read_uv(r, bytes_left(r), &size));
+    TRY(read_uv(r, UINT64_MAX, &size));
     TRY(take(r->arena, count, 1, inflated));
     return read_deflated(r, size, *inflated, (size_t)count);
 }
@@ -2849,7 +2873,7 @@ static void multiply(rebuilding *b, uint64_t o, size_t n) {
     else
         for (k = 0; k < n * kept; k++) b->sums[k] = q[k];
     for (r = 0; r < n && b->multipliers != NULL; r++)
-        for (k = 0; k < kept; k++) b->sums[r * kept + k] *= b->multipliers[k];
+        for (k = 0; k < kept; k++) b->sums[r * kept + k] = b->sums[r * kept + k] * b->multipliers[k] + 0.0; /* no -0 */
 }
 
 /* Put kept columns at their places; absent ones are 0. */
@@ -2940,10 +2964,12 @@ typedef struct {
 
 static tqc_verdict open_job(arena *a, const tqc_tables *tables, const tqc_tensor *t, const dtype *type,
                             const tqc_segment *segments, uint64_t count, job *j) {
+    uint64_t bytes = 0, k;
     reader r;
     if (count == 0) return wrong_segments(a, "a transform-coded tensor without segments");
+    for (k = 0; k < count; k++) bytes += segments[k].size;
     r = segment_reader(a, &segments[0]);
-    TRY(read_head(&r, tables, t, count, &j->head));
+    TRY(read_head(&r, tables, t, count, bytes, &j->head));
     if (j->head.bands == 0) TRY(end_of(&r));
     j->tensor = t;
     j->type = type;
