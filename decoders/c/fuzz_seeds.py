@@ -13,7 +13,23 @@ from fuzz import Parsed, golden_files
 
 from tqcodec.format.registry import HEADER_SIZE
 
-TYPES = "BOOL U8 I8 U16 I16 U32 I32 U64 I64 F16 F8_E4M3 F8_E5M2 BF16 F32 F64".split()
+TYPES = [
+    "BOOL",
+    "U8",
+    "I8",
+    "U16",
+    "I16",
+    "U32",
+    "I32",
+    "U64",
+    "I64",
+    "F16",
+    "F8_E4M3",
+    "F8_E5M2",
+    "BF16",
+    "F32",
+    "F64",
+]
 
 
 def plain(data: bytes) -> bytes:
@@ -39,9 +55,13 @@ def main() -> None:
             if not segments:
                 continue
             shape = entry["shape"]
-            head = bytes([1, TYPES.index(entry["dtype"]), entry["coding"], len(shape), *shape, len(segments)])
+            head = bytes(
+                [1, TYPES.index(entry["dtype"]), entry["coding"], len(shape), *shape, len(segments)]
+            )
             sizes = struct.pack(f"<{1 + len(segments)}H", len(tables), *map(len, segments))
-            (folder / f"{name}{number}.parts").write_bytes(head + sizes + tables + b"".join(segments))
+            (folder / f"{name}{number}.parts").write_bytes(
+                head + sizes + tables + b"".join(segments)
+            )
 
 
 if __name__ == "__main__":

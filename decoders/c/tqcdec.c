@@ -3089,8 +3089,14 @@ static tqc_verdict check_segments(arena *a, const tqc_tables *tables, const tqc_
 
 static tqc_verdict unsupported_tensor(arena *a, const tqc_tensor *t) {
     if (t->dtype == NULL) return fail(a, TQC_UNSUPPORTED, "directory.dtype", UNKNOWN, "unknown element type");
-    if (t->coding > TQC_TRANSFORM) return fail(a, TQC_UNSUPPORTED, "directory.coding", UNKNOWN, "unknown coding");
-    return fail(a, TQC_UNSUPPORTED, "directory.coding", UNKNOWN, "a tensor of the same bundle is of unknown type or coding");
+    return fail(a, TQC_UNSUPPORTED, "directory.coding", UNKNOWN, "unknown coding");
+}
+
+/* A bundle that names a tensor of unknown type or coding. */
+static tqc_verdict unsupported_bundle(const tqc_file *f, arena *a, const bundle *of) {
+    uint32_t i = of->first;
+    while (f->entries[i].type != NULL && f->entries[i].told.coding <= TQC_TRANSFORM) i = f->entries[i].next_in_bundle;
+    return unsupported_tensor(a, &f->entries[i].told);
 }
 
 /* A tensor of its own segments, whose CRCs are right. */
@@ -3136,7 +3142,7 @@ static tqc_verdict decode_bundle(const tqc_file *f, arena *a, const bundle *of, 
     TRY(load(f, a, of->segment.offset, of->segment.length, &bytes));
     TRY(check_crc(a, f->tables, bytes, of->segment.length, of->segment.crc, (int64_t)of->segment.offset));
     *parts = NULL;
-    if (!of->supported) return unsupported_tensor(a, &f->entries[of->first].told);
+    if (!of->supported) return unsupported_bundle(f, a, of);
     for (i = of->first; i != NO_ENTRY; i = f->entries[i].next_in_bundle) n++;
     TRY(take_zeros(a, n, sizeof **parts, parts));
     n = 0;
