@@ -1,7 +1,7 @@
 /* Speed of the decoder on one core:  tqcdec-bench FILE.tqc...
  *
- * For each file, the best of several runs: of decoding the payloads of all transform-coded tensors to coefficients, checksums of
- * their segments included, and of decoding the whole file to elements with every check.
+ * For each file, the best of several runs: of decoding the payloads of all transform-coded tensors to coefficients,
+ * checksums of their segments included, and of decoding the whole file to elements with every check.
  */
 #include "tqcdec.h"
 

@@ -1,8 +1,9 @@
 /* Fuzzing with libFuzzer:  make fuzz
  *
- * Built with FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION, in which every checksum counts as right. The first byte of an input says what
- * follows: 0 a whole file; 1 the tables and the segments of one tensor, without the container, so that bytes may come and go:
- * u8 type, u8 coding, u8 dimensions, u8 for each, u8 segments, u16 size of the tables, u16 size of each segment but the last.
+ * Built with FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION, in which every checksum counts as right. The first byte of an
+ * input says what follows: 0 a whole file; 1 the tables and the segments of one tensor, without the container, so that
+ * bytes may come and go: u8 type, u8 coding, u8 dimensions, u8 for each, u8 segments, u16 size of the tables, u16 size
+ * of each segment but the last.
  */
 #include "tqcdec.h"
 
@@ -12,7 +13,7 @@
 
 enum { MOST_BYTES = 1 << 22 };
 
-static const char *const types[] = {"BOOL", "U8",  "I8",      "U16",     "I16", "U32",  "I32", "U64",
+static const char *const types[] = {"BOOL", "U8",  "I8",      "U16",     "I16",  "U32", "I32", "U64",
                                     "I64",  "F16", "F8_E4M3", "F8_E5M2", "BF16", "F32", "F64"};
 
 static void check(int condition) {
@@ -55,8 +56,10 @@ static void decode_file(const uint8_t *data, size_t size) {
     for (i = 0; i < tqc_tensor_count(file); i++) {
         const tqc_tensor *t = tqc_tensor_at(file, i);
         check(tqc_find(file, t->name, t->name_size) == (int64_t)i);
-        if (tqc_decode(file, i, workspace, single, t->bytes, &error) != TQC_DECODED) decoded = 0;
-        else check(all != TQC_DECODED || memcmp(single, out + t->position, (size_t)t->bytes) == 0);
+        if (tqc_decode(file, i, workspace, single, t->bytes, &error) != TQC_DECODED)
+            decoded = 0;
+        else
+            check(all != TQC_DECODED || memcmp(single, out + t->position, (size_t)t->bytes) == 0);
         tqc_decode_coefficients(file, i, workspace, &coefficients, &error);
     }
     check(all == TQC_DECODED ? decoded : 1);
@@ -119,7 +122,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size == 0) return 0;
-    if (data[0] % 2 == 0) decode_file(data + 1, size - 1);
-    else decode_parts(data + 1, size - 1);
+    if (data[0] % 2 == 0)
+        decode_file(data + 1, size - 1);
+    else
+        decode_parts(data + 1, size - 1);
     return 0;
 }

@@ -62,10 +62,10 @@ enum { PLANE_PACKED = 0, PLANE_DEFLATED = 1 };
 #define DEFAULT_DECODED_PER_BYTE 1000
 
 #define UNKNOWN (-1)
-#define TRY(call)                                                                                                              \
-    do {                                                                                                                       \
-        tqc_verdict verdict_ = (call);                                                                                         \
-        if (verdict_ != TQC_DECODED) return verdict_;                                                                          \
+#define TRY(call)                                     \
+    do {                                              \
+        tqc_verdict verdict_ = (call);                \
+        if (verdict_ != TQC_DECODED) return verdict_; \
     } while (0)
 
 static uint64_t smaller(uint64_t a, uint64_t b) { return a < b ? a : b; }
@@ -145,7 +145,8 @@ static void tell(const arena *a, tqc_verdict verdict, const char *rule, int64_t 
 }
 
 /* Like `malformed` below it returns its verdict in a way that compilers see through. */
-static inline tqc_verdict fail(const arena *a, tqc_verdict verdict, const char *rule, int64_t offset, const char *message) {
+static inline tqc_verdict fail(const arena *a, tqc_verdict verdict, const char *rule, int64_t offset,
+                               const char *message) {
     tell(a, verdict, rule, offset, message);
     return verdict;
 }
@@ -232,16 +233,16 @@ static void make_crc(crc_table *t) {
 
 /* What the four bytes of a word give that `behind` other bytes follow. */
 static uint32_t crc_word(const crc_table *t, unsigned behind, uint32_t word) {
-    return t->slice[behind + 3][word & 255] ^ t->slice[behind + 2][word >> 8 & 255] ^ t->slice[behind + 1][word >> 16 & 255] ^
-           t->slice[behind][word >> 24];
+    return t->slice[behind + 3][word & 255] ^ t->slice[behind + 2][word >> 8 & 255] ^
+           t->slice[behind + 1][word >> 16 & 255] ^ t->slice[behind][word >> 24];
 }
 
 /* The CRC of bytes behind others whose CRC is `crc`; 0 to begin with. */
 static uint32_t add_crc(const crc_table *t, uint32_t crc, const uint8_t *p, uint64_t size) {
     crc = ~crc;
     for (; size >= 16; size -= 16, p += 16)
-        crc = crc_word(t, 12, get_u32(p) ^ crc) ^ crc_word(t, 8, get_u32(p + 4)) ^
-              crc_word(t, 4, get_u32(p + 8)) ^ crc_word(t, 0, get_u32(p + 12));
+        crc = crc_word(t, 12, get_u32(p) ^ crc) ^ crc_word(t, 8, get_u32(p + 4)) ^ crc_word(t, 4, get_u32(p + 8)) ^
+              crc_word(t, 0, get_u32(p + 12));
     for (; size > 0; size--, p++) crc = crc >> 8 ^ t->slice[0][(crc ^ *p) & 255];
     return ~crc;
 }
@@ -340,9 +341,9 @@ static tqc_verdict end_of(const reader *r) {
 
 /* A Huffman code. Codes of up to FAST_BITS bits are looked up, longer ones counted through. */
 typedef struct {
-    uint16_t fast[1 << FAST_BITS];           /* symbol << 4 | length; 0 if there is no such code */
-    uint16_t count[MAX_CODE_LENGTH + 1];     /* codes of each length */
-    uint16_t symbol[288];                    /* in the order of their codes */
+    uint16_t fast[1 << FAST_BITS];       /* symbol << 4 | length; 0 if there is no such code */
+    uint16_t count[MAX_CODE_LENGTH + 1]; /* codes of each length */
+    uint16_t symbol[288];                /* in the order of their codes */
 } huffman;
 
 typedef struct {
@@ -378,8 +379,8 @@ static int take_bits(inflater *f, unsigned n) {
     return value;
 }
 
-/* A code from its lengths. Incomplete ones are refused but for those that 3.3 allows: with `single` one code of length 1, with `none` no
- * code at all. */
+/* A code from its lengths. Incomplete ones are refused but for those that 3.3 allows: with `single` one code of length
+ * 1, with `none` no code at all. */
 static int make_code(huffman *h, const uint8_t *lengths, unsigned n, int single, int none) {
     uint16_t first[MAX_CODE_LENGTH + 1], next[MAX_CODE_LENGTH + 1];
     unsigned i, length, code = 0, index = 0;
@@ -409,7 +410,8 @@ static int make_code(huffman *h, const uint8_t *lengths, unsigned n, int single,
     return 1;
 }
 
-/* The next symbol; -1 for a missing code or behind the end. At least MAX_CODE_LENGTH bits are held unless the input ends. */
+/* The next symbol; -1 for a missing code or behind the end. At least MAX_CODE_LENGTH bits are held unless the input
+ * ends. */
 static int take_symbol(inflater *f, const huffman *h) {
     unsigned entry = h->fast[f->bits & ((1 << FAST_BITS) - 1)];
     unsigned length = entry & 15, code = 0, first = 0, index = 0;
@@ -502,15 +504,18 @@ static int dynamic_codes(inflater *f) {
         n += (unsigned)repeat;
     }
     if (lengths[256] == 0) return 0;
-    return make_code(&f->literals, lengths, literals, 1, 0) && make_code(&f->distances, lengths + literals, distances, 1, 1);
+    return make_code(&f->literals, lengths, literals, 1, 0) &&
+           make_code(&f->distances, lengths + literals, distances, 1, 1);
 }
 
 static inflate_result inflate_codes(inflater *f) {
     static const uint16_t length_base[29] = {3,  4,  5,  6,  7,  8,  9,  10, 11,  13,  15,  17,  19,  23, 27,
                                              31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258};
-    static const uint8_t length_bits[29] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0};
-    static const uint16_t distance_base[30] = {1,   2,   3,   4,   5,   7,    9,    13,   17,   25,   33,   49,   65,    97,    129,
-                                               193, 257, 385, 513, 769, 1025, 1537, 2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577};
+    static const uint8_t length_bits[29] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2,
+                                            2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0};
+    static const uint16_t distance_base[30] = {1,    2,    3,    4,    5,    7,    9,    13,    17,    25,
+                                               33,   49,   65,   97,   129,  193,  257,  385,   513,   769,
+                                               1025, 1537, 2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577};
     static const uint8_t distance_bits[30] = {0, 0, 0, 0, 1, 1, 2, 2,  3,  3,  4,  4,  5,  5,  6,
                                               6, 7, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13};
     for (;;) {
@@ -625,7 +630,8 @@ static void unpack(const uint8_t *bytes, uint64_t size, uint64_t bit, unsigned w
 /* The bytes of n packed bits; their spare bits are checked. */
 static tqc_verdict read_packed(reader *r, uint64_t n, const uint8_t **bytes) {
     TRY(read_bytes(r, divide_up(n, 8), bytes));
-    if (n % 8 != 0 && r->at[-1] >> n % 8 != 0) return wrong(r, "bits.spare", "spare bits of a packed sequence are not 0");
+    if (n % 8 != 0 && r->at[-1] >> n % 8 != 0)
+        return wrong(r, "bits.spare", "spare bits of a packed sequence are not 0");
     return TQC_DECODED;
 }
 
@@ -634,8 +640,8 @@ static tqc_verdict read_packed(reader *r, uint64_t n, const uint8_t **bytes) {
 /* diff < range, so a quotient of the decoder is below 4096 * (1 + 2^-8): slots from TABLE_SUM on are invalid data. */
 #define SLOTS (TABLE_SUM + 16)
 
-/* What a decoder needs of a member in one word: bits 0-15 its start, 16-31 its weight, 32 set for what is no symbol, 33-63 the symbol
- * plus SYMBOL_BIAS. */
+/* What a decoder needs of a member in one word: bits 0-15 its start, 16-31 its weight, 32 set for what is no symbol,
+ * 33-63 the symbol plus SYMBOL_BIAS. */
 typedef uint64_t member;
 
 #define SYMBOL_BIAS (INT32_C(1) << 30)
@@ -721,8 +727,8 @@ static tqc_verdict read_table(reader *r, table *t, uint32_t *total) {
         while (start < TABLE_SUM) t->number[start++] = (uint16_t)n;
         n++;
     }
-    /* Behind the last slot diff - 4096 * scale is below 2^24, and a weight of 16 makes a range of 2^24 and above: the decoder goes on
-     * in its bounds until the symbols are looked at. */
+    /* Behind the last slot diff - 4096 * scale is below 2^24, and a weight of 16 makes a range of 2^24 and above: the
+     * decoder goes on in its bounds until the symbols are looked at. */
     members[n] = make_member(TABLE_SUM, SLOTS - TABLE_SUM, 1, INVALID);
     while (start < SLOTS) t->number[start++] = (uint16_t)n;
     return TQC_DECODED;
@@ -745,8 +751,8 @@ static tqc_verdict check_table(const reader *r, const tqc_tables *tables, unsign
 
 /* ---- 5.2 range decoder ---- */
 
-/* Symbols are decoded in chunks of at most CHUNK, behind which it is checked that the words have not ended. A symbol takes at most one
- * word, so CHUNK words of 0 behind the last one keep the decoder in bounds. */
+/* Symbols are decoded in chunks of at most CHUNK, behind which it is checked that the words have not ended. A symbol
+ * takes at most one word, so CHUNK words of 0 behind the last one keep the decoder in bounds. */
 #define CHUNK 256
 
 /* Where a symbol goes and how it is coded: its place among the symbols, and above PLACE_BITS its table. */
@@ -765,34 +771,34 @@ typedef struct {
     int special; /* a symbol of the chunk is ESCAPED or INVALID */
 } lane;
 
-#define LANE_LOAD(j)                                                                                                           \
-    lane *lane##j = lanes[j];                                                                                                  \
-    uint64_t diff##j = lane##j->diff, range##j = lane##j->range, special##j = 0;                                               \
-    const uint32_t *next##j = lane##j->next;                                                                                   \
-    const symbol_order *const order##j = lane##j->order;                                                                       \
-    const table *const tables##j = lane##j->tables;                                                                            \
+#define LANE_LOAD(j)                                                             \
+    lane *lane##j = lanes[j];                                                    \
+    uint64_t diff##j = lane##j->diff, range##j = lane##j->range, special##j = 0; \
+    const uint32_t *next##j = lane##j->next;                                     \
+    const symbol_order *const order##j = lane##j->order;                         \
+    const table *const tables##j = lane##j->tables;                              \
     int32_t *const symbols##j = lane##j->symbols
 
-#define LANE_DECODE(j)                                                                                                         \
-    do {                                                                                                                       \
-        const table *t = &tables##j[order##j[i] >> PLACE_BITS];                                                                \
-        uint64_t scale = range##j >> 24 << (24 - TABLE_BITS);                                                                  \
-        member m = t->members[t->number[diff##j / scale]];                                                                     \
-        uint64_t small;                                                                                                        \
-        symbols##j[order##j[i] & PLACE_MASK] = member_symbol(m);                                                               \
-        special##j |= m;                                                                                                       \
-        diff##j -= scale * (m & 0xFFFF);                                                                                       \
-        range##j = scale * (m >> 16 & 0xFFFF);                                                                                 \
-        small = range##j >> 32 == 0;                                                                                           \
-        diff##j = diff##j << (small << 5) | (*next##j & (0 - small));                                                          \
-        range##j <<= small << 5;                                                                                               \
-        next##j += small;                                                                                                      \
+#define LANE_DECODE(j)                                                \
+    do {                                                              \
+        const table *t = &tables##j[order##j[i] >> PLACE_BITS];       \
+        uint64_t scale = range##j >> 24 << (24 - TABLE_BITS);         \
+        member m = t->members[t->number[diff##j / scale]];            \
+        uint64_t small;                                               \
+        symbols##j[order##j[i] & PLACE_MASK] = member_symbol(m);      \
+        special##j |= m;                                              \
+        diff##j -= scale * (m & 0xFFFF);                              \
+        range##j = scale * (m >> 16 & 0xFFFF);                        \
+        small = range##j >> 32 == 0;                                  \
+        diff##j = diff##j << (small << 5) | (*next##j & (0 - small)); \
+        range##j <<= small << 5;                                      \
+        next##j += small;                                             \
     } while (0)
 
-#define LANE_STORE(j)                                                                                                          \
-    lane##j->diff = diff##j;                                                                                                   \
-    lane##j->range = range##j;                                                                                                 \
-    lane##j->next = next##j;                                                                                                   \
+#define LANE_STORE(j)          \
+    lane##j->diff = diff##j;   \
+    lane##j->range = range##j; \
+    lane##j->next = next##j;   \
     lane##j->special = (int)(special##j >> 32 & 1)
 
 static void decode_1(lane *const *lanes, uint32_t n) {
@@ -814,7 +820,8 @@ static void decode_2(lane *const *lanes, uint32_t n) {
     LANE_STORE(1);
 }
 
-/* Decoding a symbol is a chain of a division, two loads and a product; several payloads at once fill the waiting time. */
+/* Decoding a symbol is a chain of a division, two loads and a product; several payloads at once fill the waiting time.
+ */
 static void decode_4(lane *const *lanes, uint32_t n) {
     uint32_t i;
     LANE_LOAD(0);
@@ -900,7 +907,8 @@ static tqc_verdict end_chunk(stream *s, uint32_t n) {
             int64_t value;
             if (*symbol == INVALID) return malformed(s->arena, "payload.invalid", s->offset, "a slot is 4096 or above");
             if (*symbol != ESCAPED) continue;
-            if (s->escapes_left == 0) return malformed(s->arena, "stream.escapes", s->offset, "more escapes than stated");
+            if (s->escapes_left == 0)
+                return malformed(s->arena, "stream.escapes", s->offset, "more escapes than stated");
             value = take_escape(s);
             if (value >= t->low && value < t->low + (int64_t)t->size)
                 return malformed(s->arena, "stream.escape", s->offset, "an escape has a symbol of its own");
@@ -1011,9 +1019,9 @@ typedef struct {
 } dtype;
 
 static const dtype dtypes[] = {
-    {"BOOL", 1, 0, 0, 0}, {"U8", 1, 0, 0, 0},      {"I8", 1, 0, 0, 0},      {"U16", 2, 0, 0, 0},  {"I16", 2, 0, 0, 0},
-    {"U32", 4, 0, 0, 0},  {"I32", 4, 0, 0, 0},     {"U64", 8, 0, 0, 0},     {"I64", 8, 0, 0, 0},  {"F8_E4M3", 1, 4, 3, 0},
-    {"F8_E5M2", 1, 5, 2, 1}, {"F16", 2, 5, 10, 1}, {"BF16", 2, 8, 7, 1},    {"F32", 4, 8, 23, 1}, {"F64", 8, 11, 52, 1},
+    {"BOOL", 1, 0, 0, 0},    {"U8", 1, 0, 0, 0},   {"I8", 1, 0, 0, 0},   {"U16", 2, 0, 0, 0},  {"I16", 2, 0, 0, 0},
+    {"U32", 4, 0, 0, 0},     {"I32", 4, 0, 0, 0},  {"U64", 8, 0, 0, 0},  {"I64", 8, 0, 0, 0},  {"F8_E4M3", 1, 4, 3, 0},
+    {"F8_E5M2", 1, 5, 2, 1}, {"F16", 2, 5, 10, 1}, {"BF16", 2, 8, 7, 1}, {"F32", 4, 8, 23, 1}, {"F64", 8, 11, 52, 1},
 };
 
 static const dtype *find_dtype(const char *name, size_t size) {
@@ -1036,7 +1044,15 @@ static tqc_verdict check_elements(arena *a, const dtype *type, const uint8_t *ou
 
 /* ---- 4.3 directory: MessagePack ---- */
 
-typedef enum { VALUE_NIL, VALUE_BOOLEAN, VALUE_UNSIGNED, VALUE_NEGATIVE, VALUE_STRING, VALUE_ARRAY, VALUE_MAP } value_type;
+typedef enum {
+    VALUE_NIL,
+    VALUE_BOOLEAN,
+    VALUE_UNSIGNED,
+    VALUE_NEGATIVE,
+    VALUE_STRING,
+    VALUE_ARRAY,
+    VALUE_MAP
+} value_type;
 
 /* A value but for what lies in it. */
 typedef struct {
@@ -1063,8 +1079,7 @@ static tqc_verdict read_signed(reader *r, unsigned size, uint64_t *number) {
     uint64_t shorter = size == 1 ? 32 : sign >> 4 * size; /* from minus this on there is a shorter form */
     TRY(read_number(r, size, 0, &v));
     v = (v ^ sign) - sign;
-    if (v < sign || v >= 0 - shorter)
-        return wrong(r, "directory.canonical", "an integer is not in its shortest form");
+    if (v < sign || v >= 0 - shorter) return wrong(r, "directory.canonical", "an integer is not in its shortest form");
     *number = v;
     return TQC_DECODED;
 }
@@ -1231,8 +1246,8 @@ static tqc_verdict read_array(reader *r, uint64_t length) {
     return malformed(r->arena, "directory.type", v.offset, "an array of the directory has the wrong length");
 }
 
-/* Put the wanted values of a map, whose keys are in ascending order in `keys`, into `found`: readers at the values, of which `at` is NULL for
- * keys that are not there. */
+/* Put the wanted values of a map, whose keys are in ascending order in `keys`, into `found`: readers at the values, of
+ * which `at` is NULL for keys that are not there. */
 static tqc_verdict read_map(reader *r, const char *const *keys, reader *found, unsigned n) {
     value map, key;
     unsigned i;
@@ -1652,7 +1667,8 @@ static tqc_verdict read_header(tqc_file *f) {
     f->stored = get_u32(h + 12);
     f->size = get_u32(h + 16);
     if (f->size > MAX_DIRECTORY) return malformed(a, "directory.size", 16, "the directory has more than 2^26 bytes");
-    if (f->deflated ? f->stored >= f->size || f->size > 65536 + MAX_INFLATION * (uint64_t)f->stored : f->stored != f->size)
+    if (f->deflated ? f->stored >= f->size || f->size > 65536 + MAX_INFLATION * (uint64_t)f->stored
+                    : f->stored != f->size)
         return malformed(a, "directory.stored", 12, "the stored size of the directory does not go with its size");
     if (f->stored > f->source.length - HEADER_SIZE)
         return malformed(a, "segment.short", HEADER_SIZE, "the directory reaches past the end of the file");
@@ -1755,9 +1771,9 @@ typedef struct {
     uint32_t class_count;
     uint8_t table_map[MAX_CLASSES];
     uint64_t kept;
-    uint32_t *column;     /* of each kept column, its number */
-    uint32_t *half;       /* of each kept column, 2^(depth - 1) */
-    uint8_t *level;       /* of each kept column, levels_in + levels_taps */
+    uint32_t *column; /* of each kept column, its number */
+    uint32_t *half;   /* of each kept column, 2^(depth - 1) */
+    uint8_t *level;   /* of each kept column, levels_in + levels_taps */
     uint64_t bands, tiles_across;
 } head;
 
@@ -1900,8 +1916,7 @@ static tqc_verdict read_head_stream(reader *r, const tqc_tables *tables, const t
     TRY(take(r->arena, all.integers, sizeof *values, &values));
     TRY(read_row_stream(r, tables, all.runs, all.count, values));
     rest = values;
-    for (axis = 0; axis < AXES; axis++)
-        TRY(fill_basis(r, &h->bases[axis], h->channels[axis], h->length[axis], &rest));
+    for (axis = 0; axis < AXES; axis++) TRY(fill_basis(r, &h->bases[axis], h->channels[axis], h->length[axis], &rest));
     TRY(fill_vector(r, &h->depths, &rest));
     for (axis = 0; axis < AXES; axis++) TRY(fill_vector(r, &h->levels[axis], &rest));
     TRY(fill_vector(r, &h->row_scales, &rest));
@@ -1916,7 +1931,8 @@ static tqc_verdict read_head_fields(reader *r, const tqc_tables *tables, const t
     if (h->scale_mantissa == 0) return wrong(r, "head.scale", "the scale is 0");
     TRY(read_sv(r, MAX_SCALE_EXPONENT, &h->scale_exponent));
     TRY(read_u8(r, &h->quantizer));
-    if (h->quantizer > TRELLIS) return fail(r->arena, TQC_UNSUPPORTED, "head.quantizer", place(r) - 1, "unknown quantizer");
+    if (h->quantizer > TRELLIS)
+        return fail(r->arena, TQC_UNSUPPORTED, "head.quantizer", place(r) - 1, "unknown quantizer");
     if (h->quantizer == TRELLIS) {
         TRY(read_uv32(r, MAX_STEPS, &h->steps));
         if (h->steps == 0) return wrong(r, "head.steps", "segments of the trellis have no rows");
@@ -2002,8 +2018,8 @@ static tqc_verdict sum_basis(arena *a, basis *b, uint64_t channels, uint64_t len
     return TQC_DECODED;
 }
 
-/* 10.1, bound. Each factor is an integer, at least 1 and at most 2^79. A product of doubles is inexact only above 2^53, and rounding
- * does not bring it below. */
+/* 10.1, bound. Each factor is an integer, at least 1 and at most 2^79. A product of doubles is inexact only above 2^53,
+ * and rounding does not bring it below. */
 static tqc_verdict check_bound(arena *a, head *h) {
     double bound = 1;
     unsigned depth = 0, code = 0, axis;
@@ -2026,7 +2042,8 @@ static tqc_verdict check_bound(arena *a, head *h) {
 /* Find the kept columns and what decoding needs of each. */
 static tqc_verdict keep_columns(arena *a, head *h) {
     uint64_t i, k = 0;
-    if (h->columns > UINT32_MAX) return fail(a, TQC_LIMIT, "limit.columns", UNKNOWN, "a tensor of more than 2^32 columns");
+    if (h->columns > UINT32_MAX)
+        return fail(a, TQC_LIMIT, "limit.columns", UNKNOWN, "a tensor of more than 2^32 columns");
     for (i = 0; i < h->columns; i++) h->kept += h->depths.values[i] > 0;
     TRY(take(a, h->kept, sizeof *h->column, &h->column));
     TRY(take(a, h->kept, sizeof *h->half, &h->half));
@@ -2036,14 +2053,15 @@ static tqc_verdict keep_columns(arena *a, head *h) {
         h->column[k] = (uint32_t)i;
         h->half[k] = UINT32_C(1) << (h->depths.values[i] - 1);
         if (h->payload_kind == RANGE)
-            h->level[k] = (uint8_t)(h->levels[IN].values[i / h->channels[TAPS]] + h->levels[TAPS].values[i % h->channels[TAPS]]);
+            h->level[k] =
+                (uint8_t)(h->levels[IN].values[i / h->channels[TAPS]] + h->levels[TAPS].values[i % h->channels[TAPS]]);
         k++;
     }
     return TQC_DECODED;
 }
 
-static tqc_verdict read_head(reader *r, const tqc_tables *tables, const tqc_tensor *t, uint64_t segments, uint64_t bytes,
-                             head *h) {
+static tqc_verdict read_head(reader *r, const tqc_tables *tables, const tqc_tensor *t, uint64_t segments,
+                             uint64_t bytes, head *h) {
     TRY(read_head_fields(r, tables, t, h));
     TRY(check_work(r, t, h, bytes));
     TRY(read_head_stream(r, tables, t, h));
@@ -2061,7 +2079,8 @@ static tqc_verdict read_head(reader *r, const tqc_tables *tables, const tqc_tens
 
 /* ---- 7 payloads and the trellis ---- */
 
-/* How the payloads of a tensor are decoded, and where to. Indices are grouped by the table of quantizer 0, groups in ascending order. */
+/* How the payloads of a tensor are decoded, and where to. Indices are grouped by the table of quantizer 0, groups in
+ * ascending order. */
 typedef struct {
     const head *head;
     const tqc_tables *tables;
@@ -2080,7 +2099,8 @@ typedef struct {
     uint64_t first_row; /* of `coefficients` */
 } plan;
 
-/* A tile that is being decoded. The indices of a step are numbered row by row: j * columns + c is that of row step + j * steps. */
+/* A tile that is being decoded. The indices of a step are numbered row by row: j * columns + c is that of row step + j
+ * * steps. */
 typedef struct {
     const plan *plan;
     stream stream;
@@ -2088,12 +2108,12 @@ typedef struct {
     uint64_t low_bits;
     uint64_t first_row, first_column;
     uint32_t rows, columns;
-    uint32_t step, steps;      /* of this tile */
-    uint32_t left;             /* symbols of the step */
-    uint8_t *list_of_row;      /* rows of one level share a list: */
-    uint32_t *columns_of_list; /* the columns in the order of their groups, then of position */
+    uint32_t step, steps;          /* of this tile */
+    uint32_t left;                 /* symbols of the step */
+    uint8_t *list_of_row;          /* rows of one level share a list: */
+    uint32_t *columns_of_list;     /* the columns in the order of their groups, then of position */
     uint32_t (*ends)[MAX_CLASSES]; /* where those of each group end */
-    uint64_t *low_of_row;      /* bits of `low` before the row */
+    uint64_t *low_of_row;          /* bits of `low` before the row */
     uint32_t *words;
     symbol_order *order, *odd;
     uint8_t *states;
@@ -2170,9 +2190,10 @@ static tqc_verdict place_low(tile *t, reader *payload) {
 /* Rows of the current step. */
 static uint32_t step_rows(const tile *t) { return (t->rows - t->step + t->steps - 1) / t->steps; }
 
-/* Positions base + columns[0], base + columns[1], ... to those whose quantizer is 0 and those whose quantizer is 1; returns how many have 0. */
-static uint32_t split_columns(const uint32_t *columns, uint32_t n, symbol_order base, const uint8_t *states, symbol_order *even,
-                              symbol_order *odd) {
+/* Positions base + columns[0], base + columns[1], ... to those whose quantizer is 0 and those whose quantizer is 1;
+ * returns how many have 0. */
+static uint32_t split_columns(const uint32_t *columns, uint32_t n, symbol_order base, const uint8_t *states,
+                              symbol_order *even, symbol_order *odd) {
     uint32_t i, evens = 0;
     for (i = 0; i < n; i++) {
         uint32_t quantizer = states[columns[i]] & 1;
@@ -2194,7 +2215,8 @@ static void sort_groups(tile *t) {
         for (j = 0; j < rows; j++) {
             unsigned list = t->list_of_row[t->step + j * t->steps];
             const uint32_t *columns = t->columns_of_list + (size_t)list * t->columns;
-            uint32_t start = g > 0 ? t->ends[list][g - 1] : 0, n = t->ends[list][g] - start, base = j * t->columns, evens;
+            uint32_t start = g > 0 ? t->ends[list][g - 1] : 0, n = t->ends[list][g] - start, base = j * t->columns,
+                     evens;
             evens = split_columns(columns + start, n, base | first_table, t->states + base, order, t->odd + odds);
             order += evens;
             odds += n - evens;
@@ -2232,8 +2254,10 @@ static void take_certain(tile *t) {
     uint32_t i, left = 0;
     for (i = 0; i < t->left; i++) {
         const table *of = &tables[t->order[i] >> PLACE_BITS];
-        if (of->certain) t->indices[t->order[i] & PLACE_MASK] = of->low;
-        else t->order[left++] = t->order[i];
+        if (of->certain)
+            t->indices[t->order[i] & PLACE_MASK] = of->low;
+        else
+            t->order[left++] = t->order[i];
     }
     t->left = left;
 }
@@ -2241,13 +2265,17 @@ static void take_certain(tile *t) {
 static void start_step(tile *t) {
     t->left = step_rows(t) * t->columns;
     t->stream.coder.order = t->order;
-    if (t->plan->overlap) sort_tables(t);
-    else sort_groups(t);
+    if (t->plan->overlap)
+        sort_tables(t);
+    else
+        sort_groups(t);
     if (t->plan->certain) take_certain(t);
 }
 
-/* Indices of a row to coefficients, and states to the next ones (7.2). What it returns is not 0 if an index is out of range. */
-static uint32_t dequantize(const int32_t *indices, const uint32_t *half, uint32_t n, uint8_t *states, int32_t *coefficients) {
+/* Indices of a row to coefficients, and states to the next ones (7.2). What it returns is not 0 if an index is out of
+ * range. */
+static uint32_t dequantize(const int32_t *indices, const uint32_t *half, uint32_t n, uint8_t *states,
+                           int32_t *coefficients) {
     uint32_t wrong_bits = 0, i;
     if (states == NULL) {
         for (i = 0; i < n; i++) {
@@ -2272,7 +2300,8 @@ static tqc_verdict store_row(const tile *t, uint32_t row, const int32_t *indices
     int32_t *to = p->coefficients + (size_t)(t->first_row + row - p->first_row) * (size_t)h->kept + t->first_column;
     if (h->quantizer != TRELLIS) states = NULL;
     if (dequantize(indices, h->half + t->first_column, t->columns, states, to) == 0) return TQC_DECODED;
-    return malformed(t->stream.arena, "payload.depth", t->stream.offset, "an index is out of the range of its column's depth");
+    return malformed(t->stream.arena, "payload.depth", t->stream.offset,
+                     "an index is out of the range of its column's depth");
 }
 
 /* Put the low bits to the symbols of a row. */
@@ -2386,11 +2415,14 @@ typedef struct {
 
 static void need_lanes(lanes_memory *m, const plan *p) {
     const head *h = p->head;
-    uint64_t rows = smaller(h->tile_rows, h->channels[OUT]), columns = smaller(h->tile_columns, h->kept), step = rows * columns, i;
+    uint64_t rows = smaller(h->tile_rows, h->channels[OUT]), columns = smaller(h->tile_columns, h->kept),
+             step = rows * columns, i;
     uint64_t lists = smaller(rows, MAX_CLASSES + 1);
     if (rows == 0) return;
-    if (h->payload_kind == FIXED) step = columns; /* a row after the other */
-    else if (h->quantizer == TRELLIS) step = divide_up(rows, smaller(h->steps, rows)) * columns;
+    if (h->payload_kind == FIXED)
+        step = columns; /* a row after the other */
+    else if (h->quantizer == TRELLIS)
+        step = divide_up(rows, smaller(h->steps, rows)) * columns;
     if (step > m->step) m->step = step;
     if (h->payload_kind == FIXED) return;
     for (i = 0; i < h->bands * h->tiles_across; i++)
@@ -2441,8 +2473,10 @@ static tqc_verdict take_tile(lanes_memory *m, tile *t, tile_queue *queue) {
         concern_plan(m->arena, p);
         if (queue->next < queue->end) {
             uint64_t index = queue->next++;
-            if (p->head->payload_kind == FIXED) TRY(decode_fixed(m->arena, t, p, index));
-            else TRY(start_tile(m->arena, t, p, index));
+            if (p->head->payload_kind == FIXED)
+                TRY(decode_fixed(m->arena, t, p, index));
+            else
+                TRY(start_tile(m->arena, t, p, index));
             continue;
         }
         if (--queue->count == 0) break;
@@ -2540,7 +2574,8 @@ static tqc_verdict read_part_heads(reader *r, const tqc_tables *tables, part *pa
 }
 
 /* 8.2: exponents, where elements will be put together. */
-static tqc_verdict read_exponents(reader *r, const tqc_tables *tables, const part *parts, uint64_t n, uint64_t *elements) {
+static tqc_verdict read_exponents(reader *r, const tqc_tables *tables, const part *parts, uint64_t n,
+                                  uint64_t *elements) {
     run *runs;
     uint32_t count = 0;
     uint64_t integers = 0, i, k;
@@ -2615,7 +2650,8 @@ static tqc_verdict read_bit_plane(reader *r, const part *parts, uint64_t n, unsi
         } else {
             values = inflated;
             for (k = 0; k < parts[i].elements; k++)
-                if (values[k] >> width != 0) return wrong(r, "plane.range", "a byte of a plane has more bits than its value");
+                if (values[k] >> width != 0)
+                    return wrong(r, "plane.range", "a byte of a plane has more bits than its value");
             inflated += parts[i].elements;
         }
         add_rest(&parts[i], j, values, elements + parts[i].start);
@@ -2642,21 +2678,31 @@ static tqc_verdict read_block(reader *r, const tqc_tables *tables, part *parts, 
 static void put_elements(const uint64_t *elements, uint64_t n, unsigned size, uint8_t *out) {
     uint64_t i;
     switch (size) {
-    case 1: for (i = 0; i < n; i++) out[i] = (uint8_t)elements[i]; break;
-    case 2: for (i = 0; i < n; i++) put_bytes(out + 2 * i, elements[i], 2); break;
-    case 4: for (i = 0; i < n; i++) put_bytes(out + 4 * i, elements[i], 4); break;
-    default: for (i = 0; i < n; i++) put_bytes(out + 8 * i, elements[i], 8);
+    case 1:
+        for (i = 0; i < n; i++) out[i] = (uint8_t)elements[i];
+        break;
+    case 2:
+        for (i = 0; i < n; i++) put_bytes(out + 2 * i, elements[i], 2);
+        break;
+    case 4:
+        for (i = 0; i < n; i++) put_bytes(out + 4 * i, elements[i], 4);
+        break;
+    default:
+        for (i = 0; i < n; i++) put_bytes(out + 8 * i, elements[i], 8);
     }
 }
 
 static reader segment_reader(arena *a, const tqc_segment *s) { return new_reader(a, s->data, s->size, s->offset); }
 
-static tqc_verdict wrong_segments(arena *a, const char *message) { return malformed(a, "tensor.segments", UNKNOWN, message); }
+static tqc_verdict wrong_segments(arena *a, const char *message) {
+    return malformed(a, "tensor.segments", UNKNOWN, message);
+}
 
 static tqc_verdict decode_planes(arena *a, const tqc_tables *tables, const tqc_tensor *t, const dtype *type,
                                  const tqc_segment *segments, uint64_t count, uint8_t *out) {
     uint64_t *elements, done = 0, k;
-    if (count != divide_up(t->elements, MAX_SYMBOLS)) return wrong_segments(a, "not one segment for each 2^20 elements");
+    if (count != divide_up(t->elements, MAX_SYMBOLS))
+        return wrong_segments(a, "not one segment for each 2^20 elements");
     TRY(take(a, smaller(t->elements, MAX_SYMBOLS), sizeof *elements, &elements));
     for (k = 0; k < count; k++) {
         reader r = segment_reader(a, &segments[k]);
@@ -2690,8 +2736,8 @@ static tqc_verdict check_tensor(arena *a, uint32_t crc, uint32_t check) {
 
 /* ---- 10 reconstruction ---- */
 
-/* The pattern of v rounded to a type of e exponent and m < 52 mantissa bits, its magnitude at most the largest finite number (10.1,
- * step 6). v is 0 or a normal number. */
+/* The pattern of v rounded to a type of e exponent and m < 52 mantissa bits, its magnitude at most the largest finite
+ * number (10.1, step 6). v is 0 or a normal number. */
 static inline uint64_t round_to(double v, int e, int m, int infinities) {
     int lowest = 2 - (1 << (e - 1)), exponent, drop;
     uint64_t bits, fraction, rounded, rest, half, pattern, largest;
@@ -2714,7 +2760,8 @@ static inline uint64_t round_to(double v, int e, int m, int infinities) {
 static int has_native_f32(void) {
     const float one = 1;
     static const uint8_t pattern[4] = {0, 0, 0x80, 0x3F};
-    return FLT_RADIX == 2 && FLT_MANT_DIG == 24 && FLT_MAX_EXP == 128 && sizeof one == 4 && memcmp(&one, pattern, 4) == 0;
+    return FLT_RADIX == 2 && FLT_MANT_DIG == 24 && FLT_MAX_EXP == 128 && sizeof one == 4 &&
+           memcmp(&one, pattern, 4) == 0;
 }
 
 /* n values in order, by casts: none may be subnormal or overflow. */
@@ -2753,11 +2800,12 @@ static void put_values(const dtype *type, const double *values, double step, uin
 }
 
 /* out[i] += SUM over k of factors[k * factor_step] * rows[k][i], the rows being `width` apart. */
-static void add_products(double *out, size_t n, const double *factors, size_t factor_step, const double *rows, size_t width,
-                         size_t count) {
+static void add_products(double *out, size_t n, const double *factors, size_t factor_step, const double *rows,
+                         size_t width, size_t count) {
     size_t i;
     for (; count >= 4; count -= 4, factors += 4 * factor_step, rows += 4 * width) {
-        const double a = factors[0], b = factors[factor_step], c = factors[2 * factor_step], d = factors[3 * factor_step];
+        const double a = factors[0], b = factors[factor_step], c = factors[2 * factor_step],
+                     d = factors[3 * factor_step];
         const double *r0 = rows, *r1 = rows + width, *r2 = rows + 2 * width, *r3 = rows + 3 * width;
         for (i = 0; i < n; i++) out[i] += a * r0[i] + b * r1[i] + (c * r2[i] + d * r3[i]);
     }
@@ -2768,7 +2816,8 @@ static void add_products(double *out, size_t n, const double *factors, size_t fa
 /* From coefficients to elements, a block of rows at a time: so much fits in a cache. */
 #define BLOCK_VALUES 4096
 
-/* Blocks of rows on their way. With a basis on `in` or `taps`, values lie by taps, rows and inputs; else by rows, inputs and taps. */
+/* Blocks of rows on their way. With a basis on `in` or `taps`, values lie by taps, rows and inputs; else by rows,
+ * inputs and taps. */
 typedef struct {
     arena *arena;
     const crc_table *crc_table;
@@ -2777,7 +2826,7 @@ typedef struct {
     const dtype *type;
     const int32_t *coefficients; /* of the rows from first_row on */
     uint64_t first_row;
-    uint64_t block; /* rows of a block */
+    uint64_t block;      /* rows of a block */
     double *multipliers; /* of the kept columns; NULL if all are 1 */
     double *sums;        /* rows x kept */
     double *operands;    /* four rows of coefficients for a basis on `out` */
@@ -2869,7 +2918,8 @@ static void apply_out(rebuilding *b, uint64_t o, size_t n) {
 static void multiply(rebuilding *b, uint64_t o, size_t n) {
     const int32_t *q = b->coefficients + (o - b->first_row) * b->head->kept;
     size_t kept = (size_t)b->head->kept, r, k;
-    if (b->head->bases[OUT].rows != NULL) apply_out(b, o, n);
+    if (b->head->bases[OUT].rows != NULL)
+        apply_out(b, o, n);
     else
         for (k = 0; k < n * kept; k++) b->sums[k] = q[k];
     for (r = 0; r < n && b->multipliers != NULL; r++)
@@ -2879,7 +2929,8 @@ static void multiply(rebuilding *b, uint64_t o, size_t n) {
 /* Put kept columns at their places; absent ones are 0. */
 static const double *spread(rebuilding *b, size_t n, int by_taps) {
     const head *h = b->head;
-    size_t kept = (size_t)h->kept, columns = (size_t)h->columns, in = (size_t)h->channels[IN], taps = (size_t)h->channels[TAPS];
+    size_t kept = (size_t)h->kept, columns = (size_t)h->columns, in = (size_t)h->channels[IN],
+           taps = (size_t)h->channels[TAPS];
     size_t r, k;
     if (kept == columns && (!by_taps || taps == 1)) return b->sums;
     if (kept < columns) memset(b->cells, 0, n * columns * sizeof *b->cells);
@@ -2896,7 +2947,8 @@ static const double *apply_taps(rebuilding *b, size_t n, const double *values) {
     size_t positions = (size_t)h->length[TAPS], width = n * (size_t)h->channels[IN], t;
     memset(b->taps, 0, positions * width * sizeof *b->taps);
     for (t = 0; t < positions; t++)
-        add_products(b->taps + t * width, width, h->bases[TAPS].rows + t, positions, values, width, (size_t)h->channels[TAPS]);
+        add_products(b->taps + t * width, width, h->bases[TAPS].rows + t, positions, values, width,
+                     (size_t)h->channels[TAPS]);
     return b->taps;
 }
 
@@ -2912,7 +2964,8 @@ static const double *apply_in(rebuilding *b, size_t n, const double *values) {
 /* Steps 5 and 6 for the row o, whose weights lie in order. */
 static void put_row(rebuilding *b, uint64_t o, const double *weights) {
     const head *h = b->head;
-    uint64_t in = h->length[IN], taps = h->length[TAPS], scale = tqc_expand(h->row_scales.values[o], ROW_SCALE_MANTISSA), i, t;
+    uint64_t in = h->length[IN], taps = h->length[TAPS],
+             scale = tqc_expand(h->row_scales.values[o], ROW_SCALE_MANTISSA), i, t;
     unsigned size = b->type->size;
     double step = ldexp((double)(h->scale_mantissa * scale), h->scale_exponent);
     const uint8_t *from = b->pattern;
@@ -2924,7 +2977,8 @@ static void put_row(rebuilding *b, uint64_t o, const double *weights) {
     }
     put_values(b->type, weights, step, in * taps, b->pattern);
     for (i = 0; i < in; i++)
-        for (t = 0; t < taps; t++, from += size) memcpy(b->out + b->place[OUT][o] + b->place[IN][i] + b->place[TAPS][t], from, size);
+        for (t = 0; t < taps; t++, from += size)
+            memcpy(b->out + b->place[OUT][o] + b->place[IN][i] + b->place[TAPS][t], from, size);
 }
 
 /* The rows from o up to `end`. */
@@ -3003,7 +3057,8 @@ static tqc_verdict start_job(arena *a, const job *j, rebuilding *b) {
 
 static tqc_verdict end_job(const rebuilding *b) {
     const tqc_tensor *t = b->tensor;
-    return check_tensor(b->arena, b->place[OUT] == NULL ? b->crc : add_crc(b->crc_table, 0, b->out, t->bytes), t->check);
+    return check_tensor(b->arena, b->place[OUT] == NULL ? b->crc : add_crc(b->crc_table, 0, b->out, t->bytes),
+                        t->check);
 }
 
 /* As many bands at a time as have this many coefficients and tiles for all lanes. */
@@ -3109,8 +3164,10 @@ static tqc_verdict decode_coding(arena *a, const tqc_tables *tables, const tqc_t
         j->out = out;
         return run_job(a, j);
     }
-    if (t->coding == TQC_RAW) TRY(decode_raw(a, t->bytes, segments, count, out));
-    else TRY(decode_planes(a, tables, t, type, segments, count, out));
+    if (t->coding == TQC_RAW)
+        TRY(decode_raw(a, t->bytes, segments, count, out));
+    else
+        TRY(decode_planes(a, tables, t, type, segments, count, out));
     TRY(check_elements(a, type, out, t->bytes));
     return check_tensor(a, add_crc(&tables->crc, 0, out, t->bytes), t->check);
 }
@@ -3161,8 +3218,8 @@ static tqc_verdict decode_bundle(const tqc_file *f, arena *a, const bundle *of, 
 }
 
 /* One tensor of a decoded bundle. */
-static tqc_verdict put_bundled(const tqc_file *f, arena *a, const tqc_tensor *t, const part *p, const uint64_t *elements,
-                               uint8_t *out) {
+static tqc_verdict put_bundled(const tqc_file *f, arena *a, const tqc_tensor *t, const part *p,
+                               const uint64_t *elements, uint8_t *out) {
     put_elements(elements + p->start, p->elements, p->type->size, out);
     TRY(check_elements(a, p->type, out, t->bytes));
     return check_tensor(a, add_crc(&f->tables->crc, 0, out, t->bytes), t->check);
@@ -3208,8 +3265,10 @@ static tqc_verdict decode_bundles(const tqc_file *f, arena *a, uint8_t *out, int
             const tqc_tensor *t = &f->entries[i].told;
             uint8_t *to;
             concern(a, f, i);
-            if (out != NULL) to = out + t->position;
-            else TRY(take(a, t->bytes, 1, &to));
+            if (out != NULL)
+                to = out + t->position;
+            else
+                TRY(take(a, t->bytes, 1, &to));
             TRY(put_bundled(f, a, t, parts++, elements, to));
         }
         release_to(a, mark);
@@ -3273,8 +3332,10 @@ static tqc_verdict decode_tensors(const tqc_file *f, arena *a, uint8_t *out, int
         tqc_verdict verdict;
         if (t->same_as >= 0 || (t->bundle >= 0 && f->entries[i].segment_count == 0)) continue;
         concern(a, f, i);
-        if (out != NULL) to = out + t->position;
-        else TRY(take(a, t->bytes, 1, &to));
+        if (out != NULL)
+            to = out + t->position;
+        else
+            TRY(take(a, t->bytes, 1, &to));
         verdict = small ? add_to_batch(f, a, i, to, &waiting) : decode_own(f, a, i, to);
         if (verdict != TQC_DECODED && verdict != TQC_UNSUPPORTED) return verdict;
         if (verdict == TQC_UNSUPPORTED) *unsupported = 1;
@@ -3316,7 +3377,8 @@ static arena *enter(tqc_workspace *workspace, const tqc_file *f, int64_t index, 
     return a;
 }
 
-tqc_verdict tqc_tables_open(const void *data, size_t size, const tqc_options *options, tqc_tables **tables, tqc_error *error) {
+tqc_verdict tqc_tables_open(const void *data, size_t size, const tqc_options *options, tqc_tables **tables,
+                            tqc_error *error) {
     arena a = new_arena(options);
     tqc_tables *t;
     tqc_verdict verdict;
@@ -3332,8 +3394,10 @@ tqc_verdict tqc_tables_open(const void *data, size_t size, const tqc_options *op
         verdict = read_tables(&r, t);
     }
     t->arena.error = NULL;
-    if (verdict != TQC_DECODED) tqc_tables_close(t);
-    else *tables = t;
+    if (verdict != TQC_DECODED)
+        tqc_tables_close(t);
+    else
+        *tables = t;
     return verdict;
 }
 
@@ -3363,8 +3427,8 @@ static tqc_verdict read_file(tqc_file *f) {
     return TQC_DECODED;
 }
 
-static tqc_verdict open_file(const tqc_source *source, const uint8_t *memory, const tqc_options *options, tqc_file **file,
-                             tqc_error *error) {
+static tqc_verdict open_file(const tqc_source *source, const uint8_t *memory, const tqc_options *options,
+                             tqc_file **file, tqc_error *error) {
     arena a = new_arena(options);
     tqc_file *f;
     tqc_verdict verdict;
@@ -3381,12 +3445,15 @@ static tqc_verdict open_file(const tqc_source *source, const uint8_t *memory, co
         verdict = read_file(f);
     }
     f->arena.error = NULL;
-    if (verdict != TQC_DECODED) tqc_close(f);
-    else *file = f;
+    if (verdict != TQC_DECODED)
+        tqc_close(f);
+    else
+        *file = f;
     return verdict;
 }
 
-tqc_verdict tqc_open_memory(const void *data, size_t size, const tqc_options *options, tqc_file **file, tqc_error *error) {
+tqc_verdict tqc_open_memory(const void *data, size_t size, const tqc_options *options, tqc_file **file,
+                            tqc_error *error) {
     tqc_source source = {NULL, NULL, 0};
     source.length = size;
     return open_file(&source, data, options, file, error);
@@ -3416,8 +3483,10 @@ int64_t tqc_find(const tqc_file *file, const char *name, size_t name_size) {
         const tqc_tensor *t = &file->entries[index].told;
         int order = compare_text((const uint8_t *)name, name_size, (const uint8_t *)t->name, t->name_size);
         if (order == 0) return index;
-        if (order < 0) high = middle;
-        else low = middle + 1;
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
     }
     return UNKNOWN;
 }
@@ -3457,7 +3526,8 @@ tqc_verdict tqc_decode(const tqc_file *file, size_t index, tqc_workspace *worksp
     concern(a, file, (int64_t)index);
     if (size != t->bytes) return leave(a, misuse(a, "the buffer has not the size of the tensor"));
     target = (uint32_t)(t->same_as >= 0 ? (size_t)t->same_as : index);
-    if (t->bundle >= 0 && file->entries[target].segment_count == 0) return leave(a, decode_bundled(file, a, target, out));
+    if (t->bundle >= 0 && file->entries[target].segment_count == 0)
+        return leave(a, decode_bundled(file, a, target, out));
     return leave(a, decode_own(file, a, target, out));
 }
 
@@ -3531,8 +3601,8 @@ tqc_verdict tqc_decode_coefficients(const tqc_file *file, size_t index, tqc_work
     return TQC_DECODED;
 }
 
-tqc_verdict tqc_decode_segments(const tqc_tables *tables, const tqc_tensor *tensor, const tqc_segment *segments, size_t count,
-                                tqc_workspace *workspace, void *out, uint64_t size, tqc_error *error) {
+tqc_verdict tqc_decode_segments(const tqc_tables *tables, const tqc_tensor *tensor, const tqc_segment *segments,
+                                size_t count, tqc_workspace *workspace, void *out, uint64_t size, tqc_error *error) {
     arena *a = enter(workspace, NULL, UNKNOWN, error);
     const dtype *type = tensor->dtype != NULL ? find_dtype(tensor->dtype, strlen(tensor->dtype)) : NULL;
     tqc_tensor t = *tensor;
