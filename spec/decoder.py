@@ -37,7 +37,7 @@ MAX_LOW_BITS, MAX_VALUE, MAX_CLASSES, MAX_DEPTH = 24, 2**30, 64, 24
 MAX_SYMBOLS, MAX_PART_HEAD, MAX_OFFSET, MAX_STEPS = 2**20, 16, 2**12, 256
 MAX_BASIS, MAX_BASIS_SHIFT, MAX_DCT, MAX_DCT_TAPS, MAX_DCT_DIMENSIONS = 2**24, 24, 16, 1024, 3
 MAX_HEAD, MAX_VECTOR, MAX_SCALE_MANTISSA, MAX_SCALE_EXPONENT = 2**24, 255, 2**24, 900
-FREE_CHANNELS, WORK_PER_BYTE = 64, 2**16
+FREE_CHANNELS, WORK_PER_BYTE = 64, 2**14
 SUM_BITS, TABLE_BITS, TABLE_SUM = 53, 12, 4096
 ROW_SCALE_MANTISSA, MULTIPLIER_MANTISSA = 5, 3
 SYMMETRIC, ESCAPE = 1, 2  # flags of a table
@@ -1176,8 +1176,8 @@ def read_basis(
     if kind != BASIS_EXPLICIT:
         return Basis(kind, length, dimensions)
     # > With EXPLICIT it has `rows` channels. rows times the length of the axis MUST be at most
-    # > MAX_BASIS **[basis.size]**. The stream of the head codes the entries, row by row, entries of
-    # > row k with table[k]. -- 9.2
+    # > MAX_BASIS **[basis.size]**. -- 9.2
+    # > The stream of the head codes the entries, row by row, entries of row k with table[k]. -- 9.2
     rows = reader.uv(length)
     reader.must(rows * length <= MAX_BASIS, "basis.size", f"{rows} rows of {length} entries")
     row_tables = [read_table_index(reader, tables) for _ in range(rows)]

@@ -1,11 +1,16 @@
 #!/usr/bin/env bash
-# Sets up an environment in .venv and runs what CI runs: format, lint, types, tests.
+# Sets up an environment in .venv and runs what CI runs: format, lint, types, tests of all decoders.
+# What needs a C compiler, Node.js or Chromium is left out, and says so, where there is none.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -x .venv/bin/python ] || python3 -m venv .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt -e ".[test]"
+if command -v npm > /dev/null; then
+    npm ci --prefix decoders/js --silent --no-audit --no-fund
+fi
 export OMP_NUM_THREADS=1
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .
 .venv/bin/mypy
-exec .venv/bin/python -m pytest -q "$@"
+.venv/bin/mypy --strict spec/decoder.py
+exec .venv/bin/python -m pytest -q -rs "$@"

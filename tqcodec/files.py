@@ -7,6 +7,7 @@ safetensors. Imports torch only through `tqcodec.torch`, and only for PyTorch's 
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import zipfile
@@ -211,13 +212,26 @@ def write(name: str, checkpoint: Checkpoint) -> None:
     if path.suffix in TORCH_SUFFIXES:
         with _needing_torch(path):
             from tqcodec.torch import checkpoint as torch_files
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, _as_oserror(path):
         if path.suffix == ".npz":
             _write_npz(temporary, tensors)
         elif path.suffix in TORCH_SUFFIXES:
             torch_files.write(temporary, tensors)
         else:
             save_file(tensors, temporary, metadata)
+
+
+@contextmanager
+def _as_oserror(path: Path) -> Iterator[None]:
+    """A full disk, say, where a library has errors of its own for it."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        raise OSError(errno.EIO, f"cannot be written ({error})", str(path)) from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _write_npz(path: Path, tensors: Mapping[str, Array]) -> None:

@@ -57,11 +57,12 @@ def code(
 
 def _within_bounds(coded: Coded, shape: tuple[int, ...]) -> bool:
     """True where a decoder will take the record's bases: the bounds of the specification, 10.1."""
-    payload = int(coded.indices.entropy()) // 8  # no tables make it shorter
+    # No tables make indices and entries shorter than this.
+    stored = int(coded.indices.entropy() + coded.entries.entropy()) // 8
     pairs = zip(coded.record.bases, coded.record.levels, strict=True)  # a level for each channel
     channels = sum(len(level.values) for basis, level in pairs if basis.kind != BasisKind.NONE)
     small = sum_bound(coded.record, shape) < 1 << SUM_BITS
-    return small and work_is_paid(math.prod(shape), channels, payload)
+    return small and work_is_paid(math.prod(shape), channels, stored)
 
 
 def _code(

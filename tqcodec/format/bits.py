@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tqcodec.format.reader import Reader
 
 MAX_WIDTH = 57  # a value and a shift of up to 7 bits fit one 64-bit word
+BLOCK = 1 << 16  # values unpacked at a time, to bound memory
 
 
 def packed_size(widths: NDArray[np.uint8]) -> int:
@@ -46,16 +47,20 @@ def unpack(reader: Reader, widths: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """Inverse of `pack`: reads exactly `packed_size(widths)` bytes; spare bits must be 0."""
     if not widths.any():
         return np.zeros(len(widths), np.uint64)
-    ends = np.cumsum(widths, dtype=np.int64)
-    total = int(ends[-1])
+    total = int(widths.sum(dtype=np.int64))
     data = reader.take((total + 7) // 8)
     if total & 7:
         reader.check(data[-1] >> (total & 7) == 0, "bits.spare", "spare bits are not zero")
     padded = bytes(data) + bytes(8)
     window = np.ndarray((len(padded) - 7,), "<u8", padded, strides=(1,))
-    used = np.flatnonzero(widths)
-    starts, wide = (ends - widths)[used], widths[used].astype(np.uint64)
-    masks = (np.uint64(1) << wide) - np.uint64(1)
     values = np.zeros(len(widths), np.uint64)
-    values[used] = window[starts >> 3] >> (starts & 7).astype(np.uint64) & masks
+    end = 0
+    for i in range(0, len(widths), BLOCK):
+        part = widths[i : i + BLOCK]
+        ends = end + np.cumsum(part, dtype=np.int64)
+        end = int(ends[-1])
+        used = np.flatnonzero(part)
+        starts, wide = (ends - part)[used], part[used].astype(np.uint64)
+        masks = (np.uint64(1) << wide) - np.uint64(1)
+        values[i : i + BLOCK][used] = window[starts >> 3] >> (starts & 7).astype(np.uint64) & masks
     return values

@@ -82,6 +82,7 @@ class _Source:
             value = int.from_bytes(self.take(size), "big")
             self.canonical(value > (0x7F if size == 1 else (1 << 4 * size) - 1))
             return value
+        self.reader.check(code != 0xC1, "directory.msgpack", "the byte c1 is not used")
         self.canonical(code in _SIGNED)
         size = _SIGNED[code]
         value = int.from_bytes(self.take(size), "big", signed=True)
@@ -93,7 +94,7 @@ class _Source:
         try:
             return raw.decode()
         except UnicodeDecodeError:
-            self.reader.fail("directory.msgpack", "a string that is not UTF-8")
+            self.reader.fail("directory.canonical", "a string that is not UTF-8")
 
     def map(self, count: int, depth: int) -> dict[str, Any]:
         out: dict[str, Any] = {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
@@ -28,6 +28,10 @@ from tqcodec.format.registry import (
     RESERVED_CODINGS,
     Coding,
 )
+
+MAX_LENGTH: Final = (1 << 63) - 1  # bytes of a segment
+MAX_TABLES_LENGTH: Final = 1 << 32  # of that of the tables
+MAX_CRC: Final = (1 << 32) - 1
 
 
 def _pairs(segments: Iterable[Segment]) -> list[list[int]]:
@@ -94,18 +98,22 @@ class _Fields:
         self.reader.check(condition, "directory.type", f"{self.what}: bad or missing {key!r}")
 
     def integer(self, key: str, most: int, least: int = 0) -> int:
-        value = self.map.get(key)
-        self.fail_unless(type(value) is int, key)
-        inside = least <= value <= most  # type: ignore[operator]
-        self.reader.check(
-            inside, "directory.range", f"{self.what}: {key!r} is {value}, not {least} to {most}"
-        )
-        return int(value)  # type: ignore[arg-type]
+        return self._integer(key, self.map.get(key), least, most)
 
-    def integers(self, key: str, value: Any, count: int | None, most: int) -> list[int]:
-        ok = isinstance(value, list) and count in (None, len(value))
-        self.fail_unless(ok and all(type(v) is int and 0 <= v <= most for v in value), key)
-        return list(value)
+    def _integer(self, key: str, value: Any, least: int, most: int) -> int:
+        self.fail_unless(type(value) is int, key)
+        message = f"{self.what}: {key!r} is {value}, not {least} to {most}"
+        self.reader.check(least <= value <= most, "directory.range", message)
+        return int(value)
+
+    def integers(self, key: str, value: Any, most: int) -> list[int]:
+        self.fail_unless(isinstance(value, list), key)
+        return [self._integer(key, v, 0, most) for v in value]
+
+    def record(self, key: str, value: Any, *most: int) -> list[int]:
+        """An array of as many integers as there are bounds."""
+        self.fail_unless(isinstance(value, list) and len(value) == len(most), key)
+        return [self._integer(key, v, 0, m) for v, m in zip(value, most, strict=True)]
 
     def items(self, key: str) -> list[Any]:
         value = self.map.get(key, [])
@@ -113,8 +121,7 @@ class _Fields:
         return list(value)
 
     def segments(self, key: str) -> tuple[Segment, ...]:
-        pairs = [self.integers(key, v, 2, (1 << 63) - 1) for v in self.items(key)]
-        self.fail_unless(all(crc < 1 << 32 for _, crc in pairs), key)
+        pairs = [self.record(key, v, MAX_LENGTH, MAX_CRC) for v in self.items(key)]
         return tuple(Segment(length, crc) for length, crc in pairs)
 
 
@@ -135,8 +142,8 @@ def read_directory(data: bytes, stored: int, start: int, reader: Reader) -> Dire
         raise UnsupportedError("directory.features", f"needs {features[0]!r}")
     tables, tables_size = None, 0
     if "tables" in fields.map:
-        length, crc, tables_size = fields.integers("tables", fields.map["tables"], 3, 1 << 32)
-        fields.fail_unless(crc < 1 << 32 and tables_size <= MAX_TABLES_SIZE, "tables")
+        bounds = (MAX_TABLES_LENGTH, MAX_CRC, MAX_TABLES_SIZE)
+        length, crc, tables_size = fields.record("tables", fields.map["tables"], *bounds)
         tables = Segment(length, crc)
     bundles = fields.segments("bundles")
     entries: list[Entry] = []
@@ -158,11 +165,9 @@ def read_directory(data: bytes, stored: int, start: int, reader: Reader) -> Dire
 def _read_entry(item: Any, earlier: Sequence[Entry], bundles: int, reader: Reader) -> Entry:
     fields = _Fields(item, reader, f"tensor {len(earlier)}")
     name = fields.map.get("name")
-    reader.check(
-        isinstance(name, str) and 0 < len(name.encode()) <= MAX_NAME,
-        "directory.name",
-        f"tensor {len(earlier)} has no proper name",
-    )
+    fields.fail_unless(isinstance(name, str), "name")
+    size = len(str(name).encode())
+    reader.check(0 < size <= MAX_NAME, "directory.name", f"{fields.what}: name of {size} bytes")
     fields = _Fields(item, reader, f"tensor {name!r}")
     if "same_as" in fields.map:
         index = fields.integer("same_as", len(earlier) - 1)
@@ -171,7 +176,7 @@ def _read_entry(item: Any, earlier: Sequence[Entry], bundles: int, reader: Reade
         return replace(twin, name=str(name), same_as=index, segments=(), bundle=None, snr=None)
     dtype = fields.map.get("dtype")
     fields.fail_unless(isinstance(dtype, str), "dtype")
-    shape = fields.integers("shape", fields.map.get("shape"), None, MAX_ELEMENTS)
+    shape = fields.integers("shape", fields.map.get("shape"), MAX_ELEMENTS)
     # Dimensions of 0 count as 1: arrays of such a shape must be possible too.
     legal = len(shape) <= MAX_DIMENSIONS and math.prod(max(n, 1) for n in shape) <= MAX_ELEMENTS
     reader.check(legal, "directory.shape", f"tensor {name!r} has a shape beyond the limits")
@@ -187,7 +192,7 @@ def _read_entry(item: Any, earlier: Sequence[Entry], bundles: int, reader: Reade
         dtype=DTYPES.get(str(dtype), DType(str(dtype), 0)),
         shape=tuple(shape),
         coding=Coding(code) if code in list(Coding) else code,
-        check=fields.integer("check", (1 << 32) - 1),
+        check=fields.integer("check", MAX_CRC),
         segments=fields.segments("segments"),
         bundle=fields.integer("bundle", bundles - 1) if "bundle" in fields.map else None,
         snr=fields.integer("snr", 1 << 20, -(1 << 20)) if "snr" in fields.map else None,

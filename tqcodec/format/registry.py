@@ -45,7 +45,7 @@ MAX_SCALE_MANTISSA: Final = 1 << 24
 MAX_SCALE_EXPONENT: Final = 900  # every product of the reconstruction stays finite
 MAX_VECTOR: Final = 255  # largest value in a vector of small integers
 FREE_CHANNELS: Final = 64  # of bases, beyond those that a tensor's bytes pay for
-WORK_PER_BYTE: Final = 1 << 16  # multiplications with further channels for each byte
+WORK_PER_BYTE: Final = 1 << 14  # multiplications with further channels for each byte
 SUM_BITS: Final = 53  # sums of the reconstruction stay below 2 ** SUM_BITS
 
 TABLE_BITS: Final = 12
