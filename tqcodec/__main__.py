@@ -1,0 +1,7 @@
+"""``python -m tqcodec`` is the command line."""
+
+import sys
+
+from tqcodec.cli import main
+
+sys.exit(main())
