@@ -40,7 +40,7 @@
 #define MAX_SCALE_MANTISSA (UINT32_C(1) << 24)
 #define MAX_SCALE_EXPONENT 900
 #define FREE_CHANNELS 64
-#define WORK_PER_BYTE (UINT64_C(1) << 16)
+#define WORK_PER_BYTE (UINT64_C(1) << 14)
 #define SUM_BITS 53
 #define TABLE_BITS 12
 #define TABLE_SUM 4096
@@ -2816,6 +2816,9 @@ static void add_products(double *out, size_t n, const double *factors, size_t fa
 /* From coefficients to elements, a block of rows at a time: so much fits in a cache. */
 #define BLOCK_VALUES 4096
 
+/* Planes a power of two apart would meet in the same lines of a cache. */
+#define PLANE_GAP 8
+
 /* Blocks of rows on their way. With a basis on `in` or `taps`, values lie by taps, rows and inputs; else by rows,
  * inputs and taps. */
 typedef struct {
@@ -2826,11 +2829,15 @@ typedef struct {
     const dtype *type;
     const int32_t *coefficients; /* of the rows from first_row on */
     uint64_t first_row;
-    uint64_t block;      /* rows of a block */
-    double *multipliers; /* of the kept columns; NULL if all are 1 */
-    double *sums;        /* rows x kept */
-    double *operands;    /* four rows of coefficients for a basis on `out` */
-    double *cells;       /* of all columns */
+    uint64_t plane;       /* distance of planes of taps */
+    uint64_t input_plane; /* the same behind a basis on `in` */
+    uint64_t block;       /* rows of a block */
+    int by_taps;          /* there is a basis on `in` or `taps` */
+    double *multipliers;  /* of the kept columns */
+    uint64_t *at;         /* of each kept column, its place in `cells`; NULL if they lie there one by one */
+    double *sums;         /* rows x kept */
+    double *operands;     /* four rows of coefficients for a basis on `out` */
+    double *cells;        /* of all columns */
     double *taps;
     double *inputs;
     double *row;           /* one row in order */
@@ -2868,30 +2875,37 @@ static int is_in_order(const head *h, const tqc_tensor *t) {
     return 1;
 }
 
-static tqc_verdict take_multipliers(rebuilding *b) {
+/* What happens to each kept column: its multiplier, and its place in `cells`. */
+static tqc_verdict place_columns(rebuilding *b) {
     const head *h = b->head;
-    uint64_t k, ones = 0;
-    for (k = 0; k < h->kept; k++) ones += h->multipliers.values[h->column[k]] == 1;
-    if (ones == h->kept) return TQC_DECODED;
+    uint64_t taps = h->channels[TAPS], k;
     TRY(take(b->arena, h->kept, sizeof *b->multipliers, &b->multipliers));
     for (k = 0; k < h->kept; k++)
         b->multipliers[k] = (double)tqc_expand(h->multipliers.values[h->column[k]], MULTIPLIER_MANTISSA);
+    if (h->kept == h->columns && (!b->by_taps || taps == 1)) return TQC_DECODED;
+    TRY(take(b->arena, h->kept, sizeof *b->at, &b->at));
+    for (k = 0; k < h->kept; k++)
+        b->at[k] = b->by_taps ? h->column[k] % taps * b->plane + h->column[k] / taps : h->column[k];
     return TQC_DECODED;
 }
 
 static tqc_verdict start_rebuilding(rebuilding *b) {
     const head *h = b->head;
     uint64_t in = h->channels[IN], positions = h->length[TAPS], weights = h->length[IN] * positions;
-    uint64_t widest = h->columns > weights ? h->columns : weights;
+    uint64_t cells, widest = h->columns > weights ? h->columns : weights;
     unsigned axis;
-    TRY(take_multipliers(b));
+    b->by_taps = h->bases[TAPS].rows != NULL || h->bases[IN].rows != NULL;
     if (in * positions > widest) widest = in * positions;
     b->block = smaller(1 + BLOCK_VALUES / widest, h->length[OUT]);
+    b->plane = b->block * in + PLANE_GAP;
+    b->input_plane = b->block * h->length[IN] + PLANE_GAP;
+    TRY(place_columns(b));
     TRY(take(b->arena, b->block * h->kept, sizeof *b->sums, &b->sums));
     if (h->bases[OUT].rows != NULL) TRY(take(b->arena, 4 * h->kept, sizeof *b->operands, &b->operands));
-    TRY(take(b->arena, b->block * h->columns, sizeof *b->cells, &b->cells));
-    if (h->bases[TAPS].rows != NULL) TRY(take(b->arena, b->block * in * positions, sizeof *b->taps, &b->taps));
-    if (h->bases[IN].rows != NULL) TRY(take(b->arena, b->block * weights, sizeof *b->inputs, &b->inputs));
+    cells = b->by_taps ? h->channels[TAPS] * b->plane : b->block * h->columns;
+    TRY(take_zeros(b->arena, cells, sizeof *b->cells, &b->cells)); /* absent columns stay 0 */
+    if (h->bases[TAPS].rows != NULL) TRY(take(b->arena, positions * b->plane, sizeof *b->taps, &b->taps));
+    if (h->bases[IN].rows != NULL) TRY(take(b->arena, positions * b->input_plane, sizeof *b->inputs, &b->inputs));
     TRY(take(b->arena, weights, sizeof *b->row, &b->row));
     if (is_in_order(h, b->tensor)) return TQC_DECODED;
     TRY(take(b->arena, weights, b->type->size, &b->pattern));
@@ -2914,50 +2928,42 @@ static void apply_out(rebuilding *b, uint64_t o, size_t n) {
     }
 }
 
-/* Step 1: the kept columns of n rows from o on. */
+/* Step 1 for n rows from o on, and to their places. */
 static void multiply(rebuilding *b, uint64_t o, size_t n) {
-    const int32_t *q = b->coefficients + (o - b->first_row) * b->head->kept;
-    size_t kept = (size_t)b->head->kept, r, k;
-    if (b->head->bases[OUT].rows != NULL)
-        apply_out(b, o, n);
-    else
-        for (k = 0; k < n * kept; k++) b->sums[k] = q[k];
-    for (r = 0; r < n && b->multipliers != NULL; r++)
-        for (k = 0; k < kept; k++) b->sums[r * kept + k] = b->sums[r * kept + k] * b->multipliers[k] + 0.0; /* no -0 */
-}
-
-/* Put kept columns at their places; absent ones are 0. */
-static const double *spread(rebuilding *b, size_t n, int by_taps) {
     const head *h = b->head;
-    size_t kept = (size_t)h->kept, columns = (size_t)h->columns, in = (size_t)h->channels[IN],
-           taps = (size_t)h->channels[TAPS];
-    size_t r, k;
-    if (kept == columns && (!by_taps || taps == 1)) return b->sums;
-    if (kept < columns) memset(b->cells, 0, n * columns * sizeof *b->cells);
-    for (k = 0; k < kept; k++) {
-        size_t i = h->column[k] / taps, t = h->column[k] % taps;
-        double *to = b->cells + (by_taps ? t * n * in + i : h->column[k]);
-        for (r = 0; r < n; r++) to[r * (by_taps ? in : columns)] = b->sums[r * kept + k];
+    size_t kept = (size_t)h->kept, row_step = (size_t)(b->by_taps ? h->channels[IN] : h->columns), r, k;
+    if (h->bases[OUT].rows != NULL) apply_out(b, o, n);
+    for (r = 0; r < n; r++) {
+        double *to = b->cells + r * row_step, *sums = b->at != NULL ? b->sums + r * kept : to;
+        if (h->bases[OUT].rows != NULL) { /* + 0.0 makes +0 of a negative sum times 0 */
+            for (k = 0; k < kept; k++) sums[k] = b->sums[r * kept + k] * b->multipliers[k] + 0.0;
+        } else {
+            const int32_t *q = b->coefficients + (o + r - b->first_row) * kept;
+            for (k = 0; k < kept; k++) sums[k] = q[k] * b->multipliers[k] + 0.0;
+        }
+        for (k = 0; b->at != NULL && k < kept; k++) to[b->at[k]] = sums[k];
     }
-    return b->cells;
 }
 
-static const double *apply_taps(rebuilding *b, size_t n, const double *values) {
+/* Steps 2 and 3, for n rows whose values lie by taps, rows and inputs. */
+static const double *apply_taps(rebuilding *b, size_t n) {
     const head *h = b->head;
-    size_t positions = (size_t)h->length[TAPS], width = n * (size_t)h->channels[IN], t;
-    memset(b->taps, 0, positions * width * sizeof *b->taps);
+    size_t positions = (size_t)h->length[TAPS], in = (size_t)h->channels[IN], plane = (size_t)b->plane, t;
+    memset(b->taps, 0, positions * plane * sizeof *b->taps);
     for (t = 0; t < positions; t++)
-        add_products(b->taps + t * width, width, h->bases[TAPS].rows + t, positions, values, width,
+        add_products(b->taps + t * plane, n * in, h->bases[TAPS].rows + t, positions, b->cells, plane,
                      (size_t)h->channels[TAPS]);
     return b->taps;
 }
 
 static const double *apply_in(rebuilding *b, size_t n, const double *values) {
     const head *h = b->head;
-    size_t length = (size_t)h->length[IN], channels = (size_t)h->channels[IN], rows = n * (size_t)h->length[TAPS], r;
-    memset(b->inputs, 0, rows * length * sizeof *b->inputs);
-    for (r = 0; r < rows; r++)
-        add_products(b->inputs + r * length, length, values + r * channels, 1, h->bases[IN].rows, length, channels);
+    size_t length = (size_t)h->length[IN], in = (size_t)h->channels[IN], plane = (size_t)b->input_plane, r, t;
+    memset(b->inputs, 0, (size_t)h->length[TAPS] * plane * sizeof *b->inputs);
+    for (t = 0; t < h->length[TAPS]; t++)
+        for (r = 0; r < n; r++)
+            add_products(b->inputs + t * plane + r * length, length, values + t * b->plane + r * in, 1,
+                         h->bases[IN].rows, length, in);
     return b->inputs;
 }
 
@@ -2984,22 +2990,21 @@ static void put_row(rebuilding *b, uint64_t o, const double *weights) {
 /* The rows from o up to `end`. */
 static void rebuild_rows(rebuilding *b, uint64_t o, uint64_t end) {
     const head *h = b->head;
+    size_t plane = (size_t)(h->bases[IN].rows != NULL ? b->input_plane : b->plane);
     size_t in = (size_t)h->length[IN], taps = (size_t)h->length[TAPS], r, i, t;
-    int by_taps = h->bases[TAPS].rows != NULL || h->bases[IN].rows != NULL;
     while (o < end) {
         size_t n = (size_t)smaller(b->block, end - o);
-        const double *values;
+        const double *values = b->cells;
         multiply(b, o, n);
-        values = spread(b, n, by_taps);
-        if (h->bases[TAPS].rows != NULL) values = apply_taps(b, n, values);
+        if (h->bases[TAPS].rows != NULL) values = apply_taps(b, n);
         if (h->bases[IN].rows != NULL) values = apply_in(b, n, values);
         for (r = 0; r < n; r++, o++) {
-            if (!by_taps) {
+            if (!b->by_taps) {
                 put_row(b, o, values + r * in * taps);
                 continue;
             }
             for (t = 0; t < taps; t++)
-                for (i = 0; i < in; i++) b->row[i * taps + t] = values[(t * n + r) * in + i];
+                for (i = 0; i < in; i++) b->row[i * taps + t] = values[t * plane + r * in + i];
             put_row(b, o, b->row);
         }
     }
