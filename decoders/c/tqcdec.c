@@ -1980,24 +1980,28 @@ static int dct_entry(unsigned length, unsigned k, unsigned n) {
     return angle < length ? row[angle] : -(int)row[2 * length - angle];
 }
 
+/* The products of the DCTs of all dimensions: one after the other, each entry becomes length x length entries. */
 static tqc_verdict make_dct(arena *a, const tqc_tensor *t, head *h) {
-    uint64_t taps = h->length[TAPS], k, n;
+    size_t size = 1, length, row, column, k, n;
     double *rows;
     unsigned i;
-    TRY(take(a, taps * taps, sizeof *rows, &rows));
-    for (k = 0; k < taps; k++)
-        for (n = 0; n < taps; n++) {
-            uint64_t channel = k, position = n;
-            double product = 1;
-            for (i = t->dimensions; i-- > 0;) {
-                unsigned length = (unsigned)t->shape[i];
-                if (h->roles[i] != TAPS) continue;
-                product *= dct_entry(length, (unsigned)(channel % length), (unsigned)(position % length));
-                channel /= length;
-                position /= length;
+    TRY(take(a, h->length[TAPS] * h->length[TAPS], sizeof *rows, &rows));
+    rows[0] = 1;
+    for (i = 0; i < t->dimensions; i++, size *= length) {
+        double entries[MAX_DCT][MAX_DCT];
+        length = 1;
+        if (h->roles[i] != TAPS) continue;
+        length = (size_t)t->shape[i];
+        for (k = 0; k < length; k++)
+            for (n = 0; n < length; n++) entries[k][n] = dct_entry((unsigned)length, (unsigned)k, (unsigned)n);
+        for (row = size; row-- > 0;) /* from the last on, in place */
+            for (column = size; column-- > 0;) {
+                double factor = rows[row * size + column];
+                for (k = 0; k < length; k++)
+                    for (n = 0; n < length; n++)
+                        rows[(row * length + k) * size * length + column * length + n] = factor * entries[k][n];
             }
-            rows[k * taps + n] = product;
-        }
+    }
     h->bases[TAPS].rows = rows;
     return TQC_DECODED;
 }
@@ -2225,7 +2229,7 @@ static void sort_groups(tile *t) {
     }
 }
 
-/* The same for any tables: a counting sort. */
+/* The same for any tables, and for few columns: a counting sort. */
 static void sort_tables(tile *t) {
     const plan *p = t->plan;
     const uint8_t *levels = p->head->levels[OUT].values + t->first_row;
@@ -2265,7 +2269,7 @@ static void take_certain(tile *t) {
 static void start_step(tile *t) {
     t->left = step_rows(t) * t->columns;
     t->stream.coder.order = t->order;
-    if (t->plan->overlap)
+    if (t->plan->overlap || t->columns < t->plan->groups)
         sort_tables(t);
     else
         sort_groups(t);
