@@ -3258,27 +3258,46 @@ static tqc_verdict decode_own(const tqc_file *f, arena *a, uint32_t index, uint8
     return decode_coding(a, f->tables, &e->told, e->type, segments, e->segment_count, out);
 }
 
+/* Where decoded bytes go: all tensors back to back, each to a place of its own (or nowhere, if that is NULL), or, with
+ * both members NULL, to scratch memory. */
+typedef struct {
+    uint8_t *all;
+    void *const *each;
+} places;
+
+static int wanted(const places *to, uint32_t index) { return to->each == NULL || to->each[index] != NULL; }
+
+static tqc_verdict place_of(arena *a, const places *to, const tqc_tensor *t, uint32_t index, uint8_t **out) {
+    *out = to->each != NULL ? to->each[index] : to->all + (to->all != NULL ? t->position : 0);
+    return *out != NULL ? TQC_DECODED : take(a, t->bytes, 1, out);
+}
+
+static int bundle_wanted(const tqc_file *f, const bundle *of, const places *to) {
+    uint32_t i;
+    for (i = of->first; i != NO_ENTRY; i = f->entries[i].next_in_bundle)
+        if (wanted(to, i)) return 1;
+    return 0;
+}
+
 /* Every bundle once, with all its tensors. */
-static tqc_verdict decode_bundles(const tqc_file *f, arena *a, uint8_t *out, int *unsupported) {
+static tqc_verdict decode_bundles(const tqc_file *f, arena *a, const places *to, int *unsupported) {
     block *mark = a->newest;
     uint32_t k, i;
     for (k = 0; k < f->bundle_count; k++) {
         part *parts;
         uint64_t *elements;
         tqc_verdict verdict;
+        if (!bundle_wanted(f, &f->bundles[k], to)) continue;
         concern(a, f, UNKNOWN);
         verdict = decode_bundle(f, a, &f->bundles[k], &parts, &elements);
         if (verdict != TQC_DECODED && verdict != TQC_UNSUPPORTED) return verdict;
         if (verdict == TQC_UNSUPPORTED) *unsupported = 1;
         for (i = f->bundles[k].first; verdict == TQC_DECODED && i != NO_ENTRY; i = f->entries[i].next_in_bundle) {
             const tqc_tensor *t = &f->entries[i].told;
-            uint8_t *to;
+            uint8_t *out;
             concern(a, f, i);
-            if (out != NULL)
-                to = out + t->position;
-            else
-                TRY(take(a, t->bytes, 1, &to));
-            TRY(put_bundled(f, a, t, parts++, elements, to));
+            TRY(place_of(a, to, t, i, &out));
+            TRY(put_bundled(f, a, t, parts++, elements, out));
         }
         release_to(a, mark);
     }
@@ -3326,8 +3345,8 @@ static tqc_verdict add_to_batch(const tqc_file *f, arena *a, uint32_t index, uin
     return TQC_DECODED;
 }
 
-/* Every tensor with segments of its own; `out` is NULL if they are only checked. */
-static tqc_verdict decode_tensors(const tqc_file *f, arena *a, uint8_t *out, int *unsupported) {
+/* Every tensor with segments of its own. */
+static tqc_verdict decode_tensors(const tqc_file *f, arena *a, const places *to, int *unsupported) {
     batch waiting;
     uint32_t i;
     waiting.count = 0;
@@ -3337,15 +3356,12 @@ static tqc_verdict decode_tensors(const tqc_file *f, arena *a, uint8_t *out, int
         const tqc_tensor *t = &f->entries[i].told;
         int small = t->coding == TQC_TRANSFORM && t->supported && t->elements <= SMALL_TENSOR;
         block *mark = a->newest;
-        uint8_t *to;
+        uint8_t *out;
         tqc_verdict verdict;
-        if (t->same_as >= 0 || (t->bundle >= 0 && f->entries[i].segment_count == 0)) continue;
+        if (t->same_as >= 0 || (t->bundle >= 0 && f->entries[i].segment_count == 0) || !wanted(to, i)) continue;
         concern(a, f, i);
-        if (out != NULL)
-            to = out + t->position;
-        else
-            TRY(take(a, t->bytes, 1, &to));
-        verdict = small ? add_to_batch(f, a, i, to, &waiting) : decode_own(f, a, i, to);
+        TRY(place_of(a, to, t, i, &out));
+        verdict = small ? add_to_batch(f, a, i, out, &waiting) : decode_own(f, a, i, out);
         if (verdict != TQC_DECODED && verdict != TQC_UNSUPPORTED) return verdict;
         if (verdict == TQC_UNSUPPORTED) *unsupported = 1;
         if (!small || verdict == TQC_UNSUPPORTED) release_to(a, mark);
@@ -3540,16 +3556,31 @@ tqc_verdict tqc_decode(const tqc_file *file, size_t index, tqc_workspace *worksp
     return leave(a, decode_own(file, a, target, out));
 }
 
+static tqc_verdict decode_places(const tqc_file *f, arena *a, const places *to) {
+    int unsupported = 0;
+    TRY(decode_bundles(f, a, to, &unsupported));
+    TRY(decode_tensors(f, a, to, &unsupported));
+    return unsupported ? TQC_UNSUPPORTED : TQC_DECODED; /* the error tells of the last one */
+}
+
 tqc_verdict tqc_decode_all(const tqc_file *file, tqc_workspace *workspace, void *out, uint64_t size, tqc_error *error) {
     arena *a = enter(workspace, NULL, UNKNOWN, error);
+    places to;
     tqc_verdict verdict;
-    int unsupported = 0;
     if (out != NULL && size != file->bytes) return leave(a, misuse(a, "the buffer has not the size of all tensors"));
-    verdict = decode_bundles(file, a, out, &unsupported);
-    if (verdict == TQC_DECODED) verdict = decode_tensors(file, a, out, &unsupported);
-    if (verdict == TQC_DECODED && unsupported) verdict = TQC_UNSUPPORTED; /* the error tells of the last one */
+    to.all = out;
+    to.each = NULL;
+    verdict = decode_places(file, a, &to);
     if (verdict == TQC_DECODED && out != NULL) copy_tied(file, out);
     return leave(a, verdict);
+}
+
+tqc_verdict tqc_decode_each(const tqc_file *file, tqc_workspace *workspace, void *const *out, tqc_error *error) {
+    arena *a = enter(workspace, NULL, UNKNOWN, error);
+    places to;
+    to.all = NULL;
+    to.each = out;
+    return leave(a, decode_places(file, a, &to));
 }
 
 static tqc_verdict decode_coefficients(const tqc_file *f, arena *a, uint32_t index, tqc_coefficients *c) {
