@@ -27,7 +27,7 @@ function formatBytes(n) {
 
 const count = new Intl.NumberFormat("en");
 const formatValue = (v) => (Number.isInteger(v) && Math.abs(v) < 1e6 ? String(v) : v.toPrecision(4));
-const formatShape = (shape) => (shape.length === 0 ? "scalar" : shape.join(" \u00d7 "));
+const formatShape = (shape) => (shape.length === 0 ? "scalar" : shape.join("\u2009\u00d7\u2009"));
 const bitsPerWeight = (info) => (info.elements > 0 && info.tiedTo === null ? (8 * info.bytes) / info.elements : null);
 
 /** Columns of the table: title, what is shown, what it is sorted by, whether it is a number. */
@@ -250,7 +250,7 @@ function preview({ shape, data, dtype }) {
   const lines = [];
   for (let at = 0; at < values.length && lines.length < PREVIEW_ROWS; at += width) {
     const run = [...values.subarray(at, at + Math.min(width, PREVIEW_COLUMNS))];
-    const cells = run.map((v) => (typeof v === "bigint" ? String(v) : formatValue(v)).padStart(11));
+    const cells = run.map((v) => (typeof v === "bigint" ? String(v) : formatValue(v)).padStart(12));
     lines.push(cells.join("") + (width > PREVIEW_COLUMNS ? "  \u2026" : ""));
   }
   if (values.length > PREVIEW_ROWS * width) lines.push("          \u2026");

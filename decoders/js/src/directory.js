@@ -2,7 +2,7 @@
 
 import { crc32 } from "./crc32.js";
 import { DTYPES } from "./dtypes.js";
-import { MalformedError, UnsupportedError, malformed } from "./errors.js";
+import { MalformedError, UnsupportedError, malformed, quote } from "./errors.js";
 import { inflate } from "./inflate.js";
 import { parse } from "./msgpack.js";
 import { Reader } from "./reader.js";
@@ -91,7 +91,7 @@ export function readDirectory(header, stored) {
     malformed("directory.type", "features that are not strings");
   }
   if (features.length > 0) {
-    throw new UnsupportedError("directory.features", `features ${JSON.stringify(features)}`);
+    throw new UnsupportedError("directory.features", `feature ${quote(features[0])}`);
   }
   const metadata = tree.has("metadata") ? tree.get("metadata") : new Map();
   if (!(metadata instanceof Map)) malformed("directory.type", "metadata is not a map");
@@ -203,7 +203,7 @@ function readEntry(item, name, bundleCount) {
   const dtype = DTYPES.get(dtypeName) ?? null;
   let unsupported = null;
   if (dtype === null) {
-    unsupported = new UnsupportedError("directory.dtype", `element type ${JSON.stringify(dtypeName)}`, { tensor: name });
+    unsupported = new UnsupportedError("directory.dtype", `element type ${quote(dtypeName)}`, { tensor: name });
   } else if (!Object.values(Coding).includes(coding)) {
     unsupported = new UnsupportedError("directory.coding", `coding ${coding}`, { tensor: name });
   } else {

@@ -1,7 +1,7 @@
 /** Single tensors of a file (specification, 12.1: what a decoder that does not read all need not check). */
 
 import { readDirectory, readHeader } from "./directory.js";
-import { LimitError, malformed } from "./errors.js";
+import { LimitError, malformed, quote } from "./errors.js";
 import { decodeStream } from "./incremental.js";
 import { Coding, HEADER_SIZE } from "./registry.js";
 import { defaultLimit, entriesOfBundles } from "./sequence.js";
@@ -44,7 +44,7 @@ export class TensorFile {
 
   entry(name) {
     const entry = this.entries.get(name);
-    if (entry === undefined) throw new RangeError(`no tensor of the name ${JSON.stringify(name)}`);
+    if (entry === undefined) throw new RangeError(`no tensor ${quote(name)}`);
     return entry;
   }
 

@@ -180,24 +180,28 @@ describe("decodeStream", () => {
 
 describe("worker", () => {
   it("answers as the file itself does", async () => {
-    const remote = new WorkerFile(new Worker(new URL("../src/worker.js", import.meta.url)));
-    const opened = await remote.open(fixture("example"));
-    assert.deepEqual([opened.size, opened.infos.map(({ name }) => name)], [360, ["w", "b", "t", "e"]]);
-    const tensors = new Map();
-    for (const { name } of opened.infos) tensors.set(name, await remote.tensor(name));
-    assert.deepEqual(summary(tensors), expected("example"));
-    assert.equal((await remote.record("w")).coefficients.length, 10);
-    assert.equal(await remote.record("b"), null);
-    assert.equal(await remote.verify(), 172);
-    const damaged = fixture("example");
-    damaged[9] = 1;
-    await assert.rejects(remote.open(damaged), { rule: "header.crc" });
-    await assert.rejects(remote.open(damaged), MalformedError);
-    await assert.rejects(remote.tensor("x"), /no tensor/);
-    const last = remote.record("w");
-    const closed = remote.close();
-    await assert.rejects(last, /closed/);
-    await closed;
+    const worker = new Worker(new URL("../src/worker.js", import.meta.url));
+    const remote = new WorkerFile(worker);
+    try {
+      const opened = await remote.open(fixture("example"));
+      assert.deepEqual([opened.size, opened.infos.map(({ name }) => name)], [360, ["w", "b", "t", "e"]]);
+      const tensors = new Map();
+      for (const { name } of opened.infos) tensors.set(name, await remote.tensor(name));
+      assert.deepEqual(summary(tensors), expected("example"));
+      assert.equal((await remote.record("w")).coefficients.length, 10);
+      assert.equal(await remote.record("b"), null);
+      assert.equal(await remote.verify(), 172);
+      await assert.rejects(remote.tensor("x"), /no tensor/);
+      const damaged = fixture("example");
+      damaged[9] = 1;
+      await assert.rejects(remote.open(damaged), MalformedError);
+      await assert.rejects(remote.tensor("w"), { rule: "header.crc" });
+      const last = remote.record("w");
+      remote.close();
+      await assert.rejects(last, /closed/);
+    } finally {
+      await worker.terminate();
+    }
   });
 });
 

@@ -75,7 +75,7 @@ describe("demo", { skip: missing }, () => {
       "Weights", "23", "Tensors", "4",
     ]);
     assert.deepEqual(await names(), ["w", "b", "t", "e"]);
-    assert.match(await shown("#tensor-facts"), /^F32, 5 \u00d7 1 \u00d7 2 \u00d7 2 \u00b7 transform \u00b7 52 B for 80 B$/);
+    assert.match(await shown("#tensor-facts"), /^F32, 5\u2009\u00d7\u20091\u2009\u00d7\u20092\u2009\u00d7\u20092 \u00b7 transform \u00b7 52 B for 80 B$/);
     assert.match(await shown("#legend"), /2 bits: 1\s+3 bits: 1/);
     assert.match(await shown("#coefficients-caption"), /^10 from -6 to 2, 20.0 % zero$/);
     assert.match(await shown("#preview"), /^\s*2\.250\s+1\.500\n/);

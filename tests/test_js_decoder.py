@@ -1,0 +1,178 @@
+"""The JavaScript decoder: its own tests, and its answers beside those of the package."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import subprocess
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fuzz
+import ml_dtypes
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import tqcodec
+from tqcodec.errors import LimitError, MalformedError, UnsupportedError
+
+ROOT = Path(__file__).parents[1] / "decoders" / "js"
+NODE = shutil.which("node")
+OLDEST = 18
+
+
+def _version() -> int:
+    if NODE is None:
+        return 0
+    out = subprocess.run([NODE, "--version"], capture_output=True, text=True, check=True).stdout
+    return int(out.lstrip("v").split(".")[0])
+
+
+pytestmark = pytest.mark.skipif(_version() < OLDEST, reason=f"no Node.js {OLDEST} or newer")
+
+
+class Batch:
+    """A decoder that answers one file after the other."""
+
+    def __init__(self) -> None:
+        assert NODE is not None
+        command = [NODE, str(ROOT / "tqcdec.mjs"), "--batch"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def answer(self, data: bytes) -> tuple[int, str, bytes]:
+        """Verdict, rule and safetensors of a file."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(struct.pack("<I", len(data)) + data)
+        self.process.stdin.flush()
+        verdict, length = self._read(2)
+        rule = self._read(length).decode("ascii")
+        return verdict, rule, self._read(struct.unpack("<I", self._read(4))[0])
+
+    def _read(self, n: int) -> bytes:
+        assert self.process.stdout is not None
+        data = self.process.stdout.read(n)
+        assert len(data) == n, "the decoder ended"
+        return data
+
+    def close(self) -> None:
+        """End the decoder, which has to have lived until now."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        rest = self.process.stdout.read()
+        assert (self.process.wait(), rest) == (0, b"")
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Batch]:
+    batch = Batch()
+    yield batch
+    batch.close()
+
+
+def _parse(data: bytes) -> tuple[list[tuple[str, tuple[int, ...], bytes]], dict[str, str]]:
+    """Name, shape and bytes of each tensor in order, and the metadata."""
+    (size,) = struct.unpack_from("<Q", data)
+    header: dict[str, Any] = json.loads(data[8 : 8 + size])
+    metadata = header.pop("__metadata__", {})
+    body, end, tensors = data[8 + size :], 0, []
+    for name, entry in header.items():
+        start, stop = entry["data_offsets"]
+        assert start == end
+        end = stop
+        tensors.append((name, tuple(entry["shape"]), body[start:stop]))
+    assert end == len(body)
+    return tensors, metadata
+
+
+def _expected(data: bytes) -> tuple[list[tuple[str, tuple[int, ...], bytes]], dict[str, str]]:
+    with tqcodec.open(data) as file:
+        tensors = [(name, file[name].shape, file[name].tobytes()) for name in file]
+        return tensors, dict(file.metadata())
+
+
+def _verdict(data: bytes) -> int:
+    try:
+        tqcodec.decode(data)
+    except MalformedError:
+        return 1
+    except UnsupportedError:
+        return 3
+    except LimitError:
+        return 4
+    return 0
+
+
+def _tensors(seed: int) -> dict[str, NDArray[Any]]:
+    """Tensors of every type, of values that differ much in size, and of odd shapes."""
+    rng = np.random.default_rng(seed)
+    out: dict[str, NDArray[Any]] = {"empty": np.zeros((0, 4), np.float32), "scalar": np.array(2.5)}
+    spread = np.exp(rng.normal(size=(40, 1, 1, 1)))
+    floats = [np.float16, np.float32, np.float64, ml_dtypes.bfloat16]
+    for kind in [*floats, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2]:
+        name = np.dtype(kind).name
+        out[f"{name}.conv"] = (rng.normal(size=(40, 24, 3, 3)) * spread).astype(kind)
+        out[f"{name}.linear"] = (rng.normal(size=(70, 50)) * 0.02).astype(kind)
+        out[f"{name}.bias"] = rng.normal(size=33).astype(kind)
+    out["special"] = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-42], np.float32)
+    for name in ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8"):
+        info = np.iinfo(name)
+        out[name] = rng.integers(info.min, info.max, (9, 5), dtype=name, endpoint=True)
+        out[f"{name}.small"] = rng.integers(0, 100, 300).astype(name)
+    out["bool"] = rng.integers(0, 2, (3, 7)).astype(bool)
+    out["tied"] = out["float32.conv"]
+    return out
+
+
+def test_own_tests() -> None:
+    """The package's tests pass; those of the demo and the types are skipped without their tools."""
+    assert NODE is not None
+    files = sorted(str(path) for path in (ROOT / "test").glob("*.test.js"))
+    done = subprocess.run([NODE, "--test", *files], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bits": 2},
+        {"bits": 3, "payload": "fixed"},
+        {"bits": 4, "transform": "dct"},
+        {"bits": 3, "transform": "klt"},
+        {"snr": 30.0, "side_bits": None, "effort": 9},
+        {"snr": 90.0, "transform": "none"},
+        {"lossless": True, "metadata": (("key", "\N{GREEK SMALL LETTER LAMDA}\n"),)},
+    ],
+    ids=str,
+)
+def test_same_tensors(decoder: Batch, options: dict[str, Any]) -> None:
+    data = tqcodec.encode(_tensors(len(str(options))), tqcodec.Settings(**options))
+    verdict, rule, output = decoder.answer(data)
+    assert (verdict, rule) == (0, "")
+    assert _parse(output) == _expected(data)
+
+
+@pytest.mark.parametrize("name", list(fuzz.golden_files()))
+def test_golden_files(decoder: Batch, name: str) -> None:
+    data = fuzz.golden_files()[name]
+    assert _parse(decoder.answer(data)[2]) == _expected(data)
+
+
+def test_same_verdicts(decoder: Batch) -> None:
+    """Mutants that reach the depths of a decoder: same verdict, same tensors."""
+    files = list(fuzz.golden_files().values())
+    decoded = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for data in fuzz.mutants(files, 1500, 20):
+            verdict, rule, output = decoder.answer(data)
+            assert verdict == _verdict(data), f"{rule}: {data.hex()}"
+            if verdict == 0:
+                assert _parse(output) == _expected(data), data.hex()
+                decoded += 1
+    assert decoded > 50
