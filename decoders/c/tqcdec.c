@@ -2803,18 +2803,46 @@ static void put_values(const dtype *type, const double *values, double step, uin
     }
 }
 
-/* out[i] += SUM over k of factors[k * factor_step] * rows[k][i], the rows being `width` apart. */
-static void add_products(double *out, size_t n, const double *factors, size_t factor_step, const double *rows,
-                         size_t width, size_t count) {
-    size_t i;
-    for (; count >= 4; count -= 4, factors += 4 * factor_step, rows += 4 * width) {
-        const double a = factors[0], b = factors[factor_step], c = factors[2 * factor_step],
-                     d = factors[3 * factor_step];
-        const double *r0 = rows, *r1 = rows + width, *r2 = rows + 2 * width, *r3 = rows + 3 * width;
-        for (i = 0; i < n; i++) out[i] += a * r0[i] + b * r1[i] + (c * r2[i] + d * r3[i]);
+/* Where a compiler can choose between versions of a function when the program starts, the products use wider vectors
+ * if the machine has them. All sums are exact, so the results are the same. */
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11 && defined(__x86_64__) && defined(__gnu_linux__) && \
+    !defined(__SANITIZE_ADDRESS__)
+#define WIDEST __attribute__((target_clones("arch=x86-64-v3", "default")))
+#else
+#define WIDEST
+#endif
+
+/* A product of matrices is added to m rows of n sums, `sums_step` apart: to sums[r][i], the SUM over k < count of
+ * factors[r * row_step + k * factor_step] * rows[k][i], the rows being `width` apart. Two rows of sums are taken at
+ * once, so that each row that is read serves both. */
+WIDEST static void add_products(double *sums, size_t sums_step, size_t m, size_t n, const double *factors,
+                                size_t row_step, size_t factor_step, const double *rows, size_t width, size_t count) {
+    size_t r, k, i;
+    for (r = 0; r < m; r += 2) {
+        int both = r + 1 < m;
+        double *s0 = sums + r * sums_step, *s1 = both ? s0 + sums_step : s0;
+        const double *f0 = factors + r * row_step, *f1 = both ? f0 + row_step : f0;
+        for (k = 0; k + 4 <= count; k += 4) {
+            const double *r0 = rows + k * width, *r1 = r0 + width, *r2 = r1 + width, *r3 = r2 + width;
+            const double a0 = f0[k * factor_step], b0 = f0[(k + 1) * factor_step], c0 = f0[(k + 2) * factor_step],
+                         d0 = f0[(k + 3) * factor_step];
+            const double a1 = f1[k * factor_step], b1 = f1[(k + 1) * factor_step], c1 = f1[(k + 2) * factor_step],
+                         d1 = f1[(k + 3) * factor_step];
+            if (both)
+                for (i = 0; i < n; i++) {
+                    double x0 = r0[i], x1 = r1[i], x2 = r2[i], x3 = r3[i];
+                    s0[i] += a0 * x0 + b0 * x1 + (c0 * x2 + d0 * x3);
+                    s1[i] += a1 * x0 + b1 * x1 + (c1 * x2 + d1 * x3);
+                }
+            else
+                for (i = 0; i < n; i++) s0[i] += a0 * r0[i] + b0 * r1[i] + (c0 * r2[i] + d0 * r3[i]);
+        }
+        for (; k < count; k++) {
+            const double *row = rows + k * width, a0 = f0[k * factor_step], a1 = f1[k * factor_step];
+            for (i = 0; i < n; i++) s0[i] += a0 * row[i];
+            for (i = 0; both && i < n; i++) s1[i] += a1 * row[i];
+        }
     }
-    for (; count > 0; count--, factors += factor_step, rows += width)
-        for (i = 0; i < n; i++) out[i] += factors[0] * rows[i];
 }
 
 /* From coefficients to elements, a block of rows at a time: so much fits in a cache. */
@@ -2921,14 +2949,13 @@ static tqc_verdict start_rebuilding(rebuilding *b) {
 static void apply_out(rebuilding *b, uint64_t o, size_t n) {
     const head *h = b->head;
     const double *rows = h->bases[OUT].rows;
-    size_t kept = (size_t)h->kept, length = (size_t)h->length[OUT], channels = (size_t)h->channels[OUT], first, i, r;
+    size_t kept = (size_t)h->kept, length = (size_t)h->length[OUT], channels = (size_t)h->channels[OUT], first, i;
     memset(b->sums, 0, n * kept * sizeof *b->sums);
     for (first = 0; first < channels; first += 4) {
         size_t count = (size_t)smaller(4, channels - first);
         const int32_t *q = b->coefficients + first * kept;
         for (i = 0; i < count * kept; i++) b->operands[i] = q[i];
-        for (r = 0; r < n; r++)
-            add_products(b->sums + r * kept, kept, rows + first * length + o + r, length, b->operands, kept, count);
+        add_products(b->sums, kept, n, kept, rows + first * length + o, 1, length, b->operands, kept, count);
     }
 }
 
@@ -2952,22 +2979,20 @@ static void multiply(rebuilding *b, uint64_t o, size_t n) {
 /* Steps 2 and 3, for n rows whose values lie by taps, rows and inputs. */
 static const double *apply_taps(rebuilding *b, size_t n) {
     const head *h = b->head;
-    size_t positions = (size_t)h->length[TAPS], in = (size_t)h->channels[IN], plane = (size_t)b->plane, t;
+    size_t positions = (size_t)h->length[TAPS], in = (size_t)h->channels[IN], plane = (size_t)b->plane;
     memset(b->taps, 0, positions * plane * sizeof *b->taps);
-    for (t = 0; t < positions; t++)
-        add_products(b->taps + t * plane, n * in, h->bases[TAPS].rows + t, positions, b->cells, plane,
-                     (size_t)h->channels[TAPS]);
+    add_products(b->taps, plane, positions, n * in, h->bases[TAPS].rows, 1, positions, b->cells, plane,
+                 (size_t)h->channels[TAPS]);
     return b->taps;
 }
 
 static const double *apply_in(rebuilding *b, size_t n, const double *values) {
     const head *h = b->head;
-    size_t length = (size_t)h->length[IN], in = (size_t)h->channels[IN], plane = (size_t)b->input_plane, r, t;
+    size_t length = (size_t)h->length[IN], in = (size_t)h->channels[IN], plane = (size_t)b->input_plane, t;
     memset(b->inputs, 0, (size_t)h->length[TAPS] * plane * sizeof *b->inputs);
     for (t = 0; t < h->length[TAPS]; t++)
-        for (r = 0; r < n; r++)
-            add_products(b->inputs + t * plane + r * length, length, values + t * b->plane + r * in, 1,
-                         h->bases[IN].rows, length, in);
+        add_products(b->inputs + t * plane, length, n, length, values + t * b->plane, in, 1, h->bases[IN].rows, length,
+                     in);
     return b->inputs;
 }
 
@@ -3268,7 +3293,9 @@ typedef struct {
 static int wanted(const places *to, uint32_t index) { return to->each == NULL || to->each[index] != NULL; }
 
 static tqc_verdict place_of(arena *a, const places *to, const tqc_tensor *t, uint32_t index, uint8_t **out) {
-    *out = to->each != NULL ? to->each[index] : to->all + (to->all != NULL ? t->position : 0);
+    *out = NULL;
+    if (to->each != NULL) *out = to->each[index];
+    if (to->all != NULL) *out = to->all + t->position;
     return *out != NULL ? TQC_DECODED : take(a, t->bytes, 1, out);
 }
 
