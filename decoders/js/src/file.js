@@ -1,10 +1,10 @@
 /** Single tensors of a file (specification, 12.1: what a decoder that does not read all need not check). */
 
 import { readDirectory, readHeader } from "./directory.js";
-import { LimitError, malformed, quote } from "./errors.js";
+import { LimitError, quote } from "./errors.js";
 import { decodeStream } from "./incremental.js";
 import { Coding, HEADER_SIZE } from "./registry.js";
-import { defaultLimit, entriesOfBundles } from "./sequence.js";
+import { checkLength, defaultLimit, entriesOfBundles } from "./sequence.js";
 import { readExactly, sourceOf } from "./source.js";
 import { readTables } from "./tables.js";
 import { TensorDecoder, checkSegment, decodeBundle, naming, tensorOf } from "./tensor.js";
@@ -198,8 +198,6 @@ export async function open(file, options = {}) {
   const end = HEADER_SIZE + header.stored;
   const stored = end <= first.length ? first.subarray(HEADER_SIZE, end) : await source.read(HEADER_SIZE, header.stored);
   const directory = readDirectory(header, stored);
-  if (source.size !== undefined && source.size !== directory.end) {
-    malformed("container.length", `${source.size} bytes, not ${directory.end}`);
-  }
+  if (source.size !== undefined) checkLength(directory, source.size);
   return new TensorFile(source, directory, options.limit ?? defaultLimit(source.size ?? 0));
 }

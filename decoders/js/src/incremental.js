@@ -65,11 +65,13 @@ function iterate(stream) {
  * breaks no rule itself.
  *
  * @param {ReadableStream<Uint8Array> | AsyncIterable<Uint8Array>} stream
- * @param {{ limit?: number, size?: number }} options size: length of the file, where it is known, for the default limit
+ * @param {{ limit?: number, size?: number }} options size: length of the file, where it is known: it is
+ *   checked before anything is decoded, and gives the default limit
  */
 export async function* decodeStream(stream, options = {}) {
   const chunks = new Chunks(stream);
-  const sequence = decodeSequence((end) => options.limit ?? defaultLimit(options.size ?? Math.min(end, TRUSTED)));
+  const { limit, size } = options;
+  const sequence = decodeSequence(size, (end) => limit ?? defaultLimit(size ?? Math.min(end, TRUSTED)));
   try {
     let step = sequence.next();
     while (!step.done) {

@@ -93,7 +93,7 @@ class Inflater {
     this.held >>>= n;
     this.count -= n;
     // Bytes held but not used yet are none of the stream's.
-    if (this.position - (this.count >> 3) > this.bytes.length) this.fail("deflate.stream", "stream is cut off");
+    if (this.position - (this.count >> 3) > this.bytes.length) this.fail("deflate.size", "stream is cut off");
   }
 
   bits(n) {
@@ -133,7 +133,7 @@ class Inflater {
     if (this.bits(16) !== (length ^ 0xffff)) this.fail("deflate.stream", "lengths of a stored block differ");
     this.position -= this.count >> 3;
     this.held = this.count = 0;
-    if (length > this.bytes.length - this.position) this.fail("deflate.stream", "stream is cut off");
+    if (length > this.bytes.length - this.position) this.fail("deflate.size", "stream is cut off");
     if (length > this.output.length - this.size) this.fail("deflate.size", "too many bytes");
     this.output.set(this.bytes.subarray(this.position, this.position + length), this.size);
     this.position += length;

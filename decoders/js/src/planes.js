@@ -90,7 +90,7 @@ function readPlane(reader, runs) {
     const packed = reader.packed(runs.reduce((sum, { values, bits }) => sum + values.length * bits, 0));
     for (const { values, bits } of runs) packed.fill(values, bits);
   } else if (kind === PlaneKind.DEFLATED) {
-    const size = reader.uv(reader.left);
+    const size = reader.uv();
     const total = runs.reduce((sum, { values }) => sum + values.length, 0);
     const at = reader.position;
     const plain = inflate(reader.take(size), total, (rule, detail) => reader.fail(rule, detail, at));

@@ -197,7 +197,7 @@ function keepColumns(head) {
   }
 }
 
-/** E * N is at most FREE_CHANNELS * E + WORK_PER_BYTE * S (10.1, Work). */
+/** E * N is at most FREE_CHANNELS * E + WORK_PER_BYTE * S (10.1, Work); exact in doubles for S below 2^39. */
 function checkWork(reader, head, elements, stored) {
   const used = head.channels.filter((_, axis) => head.basisKinds[axis] !== BasisKind.NONE);
   const channels = used.reduce((sum, n) => sum + n, 0);

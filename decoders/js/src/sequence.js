@@ -1,7 +1,7 @@
 /** A whole file in the order of its bytes (specification, 4.1 and 12.1). */
 
 import { readDirectory, readHeader } from "./directory.js";
-import { LimitError, MalformedError, UnsupportedError } from "./errors.js";
+import { LimitError, UnsupportedError, malformed } from "./errors.js";
 import { HEADER_SIZE } from "./registry.js";
 import { readTables } from "./tables.js";
 import { TensorDecoder, checkSegment, decodeBundle, naming, tensorOf } from "./tensor.js";
@@ -9,6 +9,13 @@ import { TensorDecoder, checkSegment, decodeBundle, naming, tensorOf } from "./t
 /** Bytes that the tensors of a file may take by default. */
 export function defaultLimit(size) {
   return 32 * 2 ** 20 + 1000 * size;
+}
+
+/** The segments fill the file, whose length is known. */
+export function checkLength(directory, size) {
+  if (size !== directory.end) {
+    malformed("container.length", `${size} bytes, not ${directory.end}`, Math.min(size, directory.end));
+  }
 }
 
 /** Refuses a directory whose tensors take more than `limit` bytes, tied ones included. */
@@ -46,12 +53,14 @@ function unsupportedOf(run) {
  * Ends in the verdict on the whole file: a malformed file stops it at once, what is unsupported only
  * when everything else has been checked.
  *
+ * @param {number | undefined} size length of the file; without it, that is checked at the end
  * @param {(end: number) => number} limitOf bytes that tensors may take, by the length that the file should have
  * @returns {Generator<number | import("./tensor.js").Tensor, import("./directory.js").Directory, Uint8Array>}
  */
-export function* decodeSequence(limitOf) {
+export function* decodeSequence(size, limitOf) {
   const header = readHeader(yield HEADER_SIZE);
   const directory = readDirectory(header, yield header.stored);
+  if (size !== undefined) checkLength(directory, size);
   checkLimit(directory, limitOf(directory.end));
   const { tensors } = directory;
   const ties = new Map();
@@ -100,16 +109,14 @@ export function* decodeSequence(limitOf) {
     else unsupported ??= refused.about(entry.name);
   }
   const surplus = yield 1;
-  if (surplus.length > 0) {
-    throw new MalformedError("container.length", "bytes behind the last segment", { offset: directory.end });
-  }
+  if (surplus.length > 0) malformed("container.length", "bytes behind the last segment", directory.end);
   if (unsupported !== null) throw unsupported;
   return directory;
 }
 
 /** All tensors of a file in memory, in the order of the file. */
 export function decodeWhole(bytes, limit) {
-  const sequence = decodeSequence(() => limit ?? defaultLimit(bytes.length));
+  const sequence = decodeSequence(bytes.length, () => limit ?? defaultLimit(bytes.length));
   const tensors = new Map();
   let position = 0;
   let step = sequence.next();

@@ -100,7 +100,7 @@ export function sourceOf(file, options) {
 export async function readExactly(source, offset, length) {
   const bytes = await source.read(offset, length);
   if (bytes.length < length) {
-    throw new MalformedError("segment.short", "file is cut off", { offset: offset + bytes.length });
+    throw new MalformedError("container.length", "file is cut off", { offset: offset + bytes.length });
   }
   return bytes;
 }

@@ -34,7 +34,7 @@ export function tensorOf(entry, data) {
 export function checkSegment(segment, bytes) {
   if (bytes.length < segment.length) {
     const offset = segment.offset + bytes.length;
-    throw new MalformedError("segment.short", `segment of ${segment.length} bytes is cut off`, { offset });
+    throw new MalformedError("container.length", `segment of ${segment.length} bytes is cut off`, { offset });
   }
   const crc = crc32(bytes);
   if (crc !== segment.crc) {

@@ -77,7 +77,7 @@ export interface DecodeOptions {
 export function decode(data: ArrayBuffer | ArrayBufferView, options?: DecodeOptions): Map<string, Tensor>;
 
 export interface StreamOptions extends DecodeOptions {
-  /** Length of the file, where it is known (Content-Length), for the default limit. */
+  /** Length of the file, where it is known: checked before anything is decoded, and the base of the default limit. */
   size?: number;
 }
 
