@@ -1,6 +1,6 @@
-"""The optional native loops; everything else is in pyproject.toml.
+"""The optional native loops and the decoder in C; everything else is in pyproject.toml.
 
-Without a C compiler the extension is left out and numpy and constriction do its work.
+Without a C compiler they are left out, and numpy and constriction do their work.
 """
 
 import sys
@@ -12,6 +12,14 @@ FLAGS = ["/O2", "/fp:precise"] if sys.platform == "win32" else ["-O3", "-ffp-con
 
 setup(
     ext_modules=[
-        Extension("tqcodec._native", ["tqcodec/_native.c"], extra_compile_args=FLAGS, optional=True)
+        Extension("tqcodec._native", ["tqcodec/_native.c"], extra_compile_args=FLAGS, optional=True),
+        Extension(
+            "tqcodec._decoder",
+            ["tqcodec/_decoder.c", "decoders/c/tqcdec.c"],
+            include_dirs=["decoders/c"],
+            depends=["decoders/c/tqcdec.h"],
+            extra_compile_args=FLAGS,
+            optional=True,
+        ),
     ]
 )

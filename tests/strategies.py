@@ -17,7 +17,7 @@ import pytest
 from hypothesis import strategies as st
 
 from tqcodec.api import numpy_dtype
-from tqcodec.format import native
+from tqcodec.format import native, native_decoder
 from tqcodec.format.dtypes import DTYPES, DType
 from tqcodec.format.planes import Part
 from tqcodec.format.records import Basis, CodedTensor, axis_lengths, tiles
@@ -46,10 +46,11 @@ coders = pytest.mark.parametrize("coder", ["native", "portable"])
 
 @contextmanager
 def using(coder: str) -> Iterator[None]:
-    """Code streams natively or portably."""
+    """Code streams natively or portably, without the decoder in C."""
     if coder == "native" and not native.AVAILABLE:
         pytest.skip("the native loops are not built")
-    with mock.patch.object(native, "AVAILABLE", coder == "native"):
+    loops = mock.patch.object(native, "AVAILABLE", coder == "native")
+    with loops, mock.patch.object(native_decoder, "_library", None):
         yield
 
 

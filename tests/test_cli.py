@@ -371,10 +371,10 @@ def test_exit_codes(run: Run, folder: Path, broken: Path, tmp_path: Path) -> Non
 def test_a_fault_of_the_program_does_not_look_like_a_malformed_file(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr(tqcodec.format.container.Container, "decode", fail)
+    monkeypatch.setattr(api, "verify", fail)
     code, _, err = run("verify", folder / "model.tqc")
     assert code == 70
     assert "RuntimeError: a fault" in err

@@ -440,10 +440,11 @@ def test_streaming_takes_the_memory_of_one_tensor(wish: dict[str, Any], tmp_path
             for name in list(file)[:count]:
                 file[name]
 
-    one = peak(partial(stream, 1))
-    assert one < 30 * ONE
-    for take in (partial(stream, TENSORS), partial(tqcodec.verify, path)):
-        assert peak(take) < one + 2 * ONE  # the one before it may still be there
+    with using("native" if native.AVAILABLE else "portable"):
+        one = peak(partial(stream, 1))
+        assert one < 30 * ONE
+        for take in (partial(stream, TENSORS), partial(tqcodec.verify, path)):
+            assert peak(take) < one + 2 * ONE  # the one before it may still be there
     assert peak(partial(tqcodec.load, path)) > TENSORS * ONE
 
 
@@ -649,6 +650,7 @@ def test_damaged_tables_leave_what_needs_none() -> None:
 
 # ---- nothing but bytes in, arrays out ----
 
+VERDICTS = ("decoded", "limit", "malformed", "unsupported")
 AUDITED = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -680,4 +682,5 @@ def test_decoding_runs_no_code_and_touches_no_path() -> None:
     """Python reports to an audit hook whatever opens, imports, compiles, runs or connects."""
     code, out, err = run(Path(__file__).parent, 1500, program=AUDITED)
     assert (code, err) == (0, b"")
-    assert out.decode() == "[] ['decoded', 'limit', 'malformed', 'unsupported']\n"
+    # Threads ask for ids.
+    assert out.decode().replace("'builtins.id'", "") == f"[] {sorted(VERDICTS)}\n"

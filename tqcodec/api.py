@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tqcodec.atomic import replacing
 from tqcodec.errors import EncodeError
+from tqcodec.format import native_decoder
 from tqcodec.format.container import Container
 from tqcodec.format.dtypes import DTYPES, DType
 from tqcodec.format.registry import MAJOR, MINOR
@@ -119,18 +120,26 @@ def encode(
 
 
 def decode(
-    data: bytes, *, limit: int | None = None, progress: Progress | None = None
+    data: bytes,
+    *,
+    limit: int | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
 ) -> dict[str, Array]:
     """Arrays of a `.tqc` file, by name, in the order of the file.
 
     Args:
         data: the whole file.
         limit: largest number of decoded bytes; None for 32 MiB plus 1000 times the file's length.
+        workers: threads that decode; only the decoder in C has use for more than one.
         progress: called with (stage, done, of).
 
     Raises:
         DecodeError: the bytes cannot be decoded.
     """
+    found = native_decoder.decode(data, limit, workers, progress)
+    if found is not None:
+        return {name: patterns.view(numpy_dtype(dtype)) for name, dtype, patterns in found}
     with open(data, limit=limit) as file:
         return _decode_all(file, progress)
 
@@ -151,21 +160,35 @@ def save(
 
 
 def load(
-    path: PathLike, *, limit: int | None = None, progress: Progress | None = None
+    path: PathLike,
+    *,
+    limit: int | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
 ) -> dict[str, Array]:
-    """`decode` of a file, read one tensor at a time."""
-    with open(path, limit=limit) as file:
-        return _decode_all(file, progress)
+    """`decode` of a file. `open` takes less memory: it reads one tensor at a time."""
+    return decode(Path(path).read_bytes(), limit=limit, workers=workers, progress=progress)
 
 
 def verify(
-    source: bytes | PathLike, *, limit: int | None = None, progress: Progress | None = None
+    source: bytes | PathLike,
+    *,
+    limit: int | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
 ) -> None:
     """Decode everything and check every checksum.
 
     Raises:
         DecodeError: at the first fault.
     """
+    if native_decoder.available():
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            data = bytes(source)
+        else:
+            data = Path(source).read_bytes()
+        if native_decoder.is_good(data, limit, workers, progress):
+            return
     with open(source, limit=limit) as file:
         for done, _ in enumerate(file.container.decode_all(), 1):
             if progress is not None:

@@ -25,10 +25,12 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
-def _loops() -> str:
-    """Which loops the coder uses; found without importing them, so that help comes at once."""
+def _built() -> str:
+    """What is compiled and used; found without importing it, so that help comes at once."""
     wanted = os.environ.get("TQCODEC_NATIVE", "1") != "0"
-    return "native" if wanted and find_spec("tqcodec._native") else "portable"
+    loops = "native" if wanted and find_spec("tqcodec._native") else "portable"
+    decoder = "C" if wanted and find_spec("tqcodec._decoder") else "Python"
+    return f"{loops} loops, decoder in {decoder}"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -37,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     Parsing raises UsageError, or SystemExit after ``--help`` and ``--version``.
     """
     parser = _Parser("tqcodec", description="Compress neural-network weights to .tqc files.")
-    version = f"tqcodec {VERSION} (format {MAJOR}.{MINOR}, {_loops()} loops)"
+    version = f"tqcodec {VERSION} (format {MAJOR}.{MINOR}, {_built()})"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     encode = commands.add_parser("encode", help="compress a file of tensors")
@@ -55,7 +57,10 @@ def make_parser() -> argparse.ArgumentParser:
     verify.add_argument("inputs", metavar="FILE", nargs="+", help="a .tqc file, or -")
     for command in (decode, info, dump, report, evaluate):
         command.add_argument("input", metavar="IN", help="a .tqc file, or - for standard input")
+    for command in (decode, verify, info, dump, report, evaluate):
         command.add_argument("--limit", type=size, metavar="BYTES", help="most bytes to decode to")
+    for command in (decode, verify):
+        command.add_argument("-j", "--workers", type=int, default=1, metavar="N", help="threads")
     for command, output in (
         (encode, "default: IN with the suffix .tqc"),
         (decode, ".safetensors (default: IN with this suffix), .npz, .pt, .pth, or -"),

@@ -137,12 +137,13 @@ def _decode(arguments: Namespace) -> int:
     output = _output(arguments, ".safetensors")
     files.check_suffix(output)
     source = _source(arguments.input)
+    options = {"limit": arguments.limit, "workers": arguments.workers}
     with terminal_progress() as progress, api.open(source, limit=arguments.limit) as file:
         metadata = file.metadata()
         if isinstance(source, bytes):
-            tensors = api.decode(source, limit=arguments.limit, progress=progress)
+            tensors = api.decode(source, **options, progress=progress)
         else:
-            tensors = api.load(source, limit=arguments.limit, progress=progress)
+            tensors = api.load(source, **options, progress=progress)
     files.write(output, files.Checkpoint(tensors, metadata))
     decoded = sum(array.nbytes for array in tensors.values())
     if arguments.json:
@@ -193,7 +194,8 @@ def _verify(arguments: Namespace) -> int:
         error: Exception | None = None
         try:
             with terminal_progress() as progress:
-                api.verify(_source(name), progress=progress)
+                options = {"limit": arguments.limit, "workers": arguments.workers}
+                api.verify(_source(name), **options, progress=progress)
         except (DecodeError, OSError) as caught:
             error = caught
         codes.append(0 if error is None else _exit_code(error))

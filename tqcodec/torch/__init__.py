@@ -109,14 +109,18 @@ def encode(
 
 
 def decode(
-    data: bytes, *, limit: int | None = None, progress: Progress | None = None
+    data: bytes,
+    *,
+    limit: int | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
 ) -> dict[str, torch.Tensor]:
     """The state dict of a `.tqc` file, as in `tqcodec.decode`.
 
     Raises:
         DecodeError: the bytes cannot be decoded.
     """
-    return from_arrays(api.decode(data, limit=limit, progress=progress))
+    return from_arrays(api.decode(data, limit=limit, workers=workers, progress=progress))
 
 
 def save(
@@ -145,10 +149,14 @@ def save(
 
 
 def load(
-    path: Path, *, limit: int | None = None, progress: Progress | None = None
+    path: Path,
+    *,
+    limit: int | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
 ) -> dict[str, torch.Tensor]:
-    """`decode` of a file, read one tensor at a time."""
-    return from_arrays(api.load(path, limit=limit, progress=progress))
+    """`decode` of a file. `open` takes less memory: it reads one tensor at a time."""
+    return from_arrays(api.load(path, limit=limit, workers=workers, progress=progress))
 
 
 def open(source: bytes | Path, *, limit: int | None = None) -> StateFile:
