@@ -12,7 +12,9 @@ FLAGS = ["/O2", "/fp:precise"] if sys.platform == "win32" else ["-O3", "-ffp-con
 
 setup(
     ext_modules=[
-        Extension("tqcodec._native", ["tqcodec/_native.c"], extra_compile_args=FLAGS, optional=True),
+        Extension(
+            "tqcodec._native", ["tqcodec/_native.c"], extra_compile_args=FLAGS, optional=True
+        ),
         Extension(
             "tqcodec._decoder",
             ["tqcodec/_decoder.c", "decoders/c/tqcdec.c"],
