@@ -40,7 +40,6 @@ class Decoder:
     def __init__(self, command: str, seconds: float = SECONDS) -> None:
         self.command, self.seconds = command, seconds
         self._process: subprocess.Popen[bytes] | None = None
-        self._timer: Timer | None = None
         self._hung = False
 
     def send(self, data: bytes) -> None:
@@ -52,9 +51,6 @@ class Decoder:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
             )
-        self._hung = False
-        self._timer = Timer(self.seconds, self._kill)
-        self._timer.start()
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(len(data).to_bytes(4, "little") + data)
@@ -63,7 +59,13 @@ class Decoder:
             pass  # it has ended: there is nothing to receive
 
     def receive(self) -> Reply:
-        """Its answer to the file sent last."""
+        """Its answer to the file sent last.
+
+        Its time begins here: it may have waited for its turn behind decoders that were asked before.
+        """
+        self._hung = False
+        self._timer = Timer(self.seconds, self._kill)
+        self._timer.start()
         try:
             verdict, length = self._take(2)
             rule = self._take(length).decode("ascii")
@@ -73,8 +75,7 @@ class Decoder:
             what = f"no answer in {self.seconds:.0f} s" if self._hung else str(error)
             raise CrashError(what) from None
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
+            self._timer.cancel()
 
     def ask(self, data: bytes) -> Reply:
         """Its answer to a file."""
