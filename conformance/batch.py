@@ -61,7 +61,7 @@ class Decoder:
     def receive(self) -> Reply:
         """Its answer to the file sent last.
 
-        Its time begins here: it may have waited for its turn behind decoders that were asked before.
+        Its time begins here: it may have waited behind decoders that were asked before.
         """
         self._hung = False
         self._timer = Timer(self.seconds, self._kill)

@@ -718,8 +718,8 @@ class RangeDecoder:
         self.diff -= scale * table.starts[number]
         self.range = scale * table.weights[number]
         if self.range < 2**32:
-            # > If `position` exceeds the number of words when `decode` reads a word, the end cannot be
-            # > canonical any more, and a decoder may stop there. -- 5.2
+            # > If `position` exceeds the number of words when `decode` reads a word, the end cannot
+            # > be canonical any more, and a decoder may stop there. -- 5.2
             must(self.position <= len(self.words), "payload.end", "symbols behind the last word")
             self.range <<= 32
             self.diff = self.diff << 32 | self.word(self.position)
