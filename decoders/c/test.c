@@ -209,6 +209,23 @@ static void test_limits(void) {
     CHECK(strcmp(error.rule, "limit.memory") == 0);
 }
 
+/* Tensors i of i mod 2 == `part`, each to a place of its own, are those of the whole file; no others are written. */
+static void test_each(const tqc_file *file, tqc_workspace *workspace, const uint8_t *expected, size_t part) {
+    size_t count = tqc_tensor_count(file), i;
+    void **out = calloc(count + 1, sizeof *out);
+    CHECK(out != NULL);
+    for (i = part; i < count; i += 2) {
+        CHECK((out[i] = malloc((size_t)tqc_tensor_at(file, i)->bytes + 1)) != NULL);
+    }
+    CHECK(tqc_decode_each(file, workspace, out, NULL) == TQC_DECODED);
+    for (i = part; i < count; i += 2) {
+        const tqc_tensor *t = tqc_tensor_at(file, i);
+        CHECK(t->same_as >= 0 || memcmp(out[i], expected + t->position, (size_t)t->bytes) == 0);
+        free(out[i]);
+    }
+    free(out);
+}
+
 /* Every tensor by itself, and the file from a source, give what the whole file in memory gives. */
 static void test_ways(const uint8_t *data, size_t size, const uint8_t *expected) {
     failing_source from;
@@ -226,6 +243,8 @@ static void test_ways(const uint8_t *data, size_t size, const uint8_t *expected)
         free(out);
     }
     CHECK(tqc_decode_all(file, workspace, NULL, 0, NULL) == TQC_DECODED);
+    test_each(file, workspace, expected, 0);
+    test_each(file, workspace, expected, 1);
     tqc_workspace_close(workspace);
     tqc_close(file);
 }
