@@ -19,7 +19,9 @@ export class WorkerFile {
     this.waiting = new Map();
     this.next = 0;
     const settle = ({ id, result, error }) => {
-      const { resolve, reject } = this.waiting.get(id);
+      const request = this.waiting.get(id);
+      if (request === undefined) return; // an answer that was on its way when the file was closed
+      const { resolve, reject } = request;
       this.waiting.delete(id);
       if (error === undefined) resolve(result);
       else reject(rebuilt(error));
