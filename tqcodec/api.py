@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -13,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.atomic import replacing
-from tqcodec.errors import EncodeError
+from tqcodec.errors import EncodeError, EncodeWarning
 from tqcodec.format import native_decoder
-from tqcodec.format.container import Container
+from tqcodec.format.container import Container, default_limit
 from tqcodec.format.dtypes import DTYPES, DType
 from tqcodec.format.registry import MAJOR, MINOR
 
@@ -58,6 +59,11 @@ def _patterns(name: str, array: Array) -> tuple[DType, NDArray[np.unsignedintege
     if array.dtype.name not in _NAMES:
         raise EncodeError(f"tensor {name!r}: dtype {array.dtype} is not one that the format holds")
     dtype = DTYPES[_NAMES[array.dtype.name]]
+    if dtype.name == "BOOL":
+        # Views and other programs leave bytes above 1; every byte but 0 means true.
+        return dtype, (np.ascontiguousarray(array).view(np.uint8) != 0).view(np.uint8).reshape(
+            array.shape
+        )
     little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
     # reshape: ascontiguousarray would make a scalar 1-D
     return dtype, np.ascontiguousarray(little).reshape(array.shape).view(dtype.pattern)
@@ -70,21 +76,28 @@ def encode(
     *,
     refine: Refine | None = None,
     progress: Progress | None = None,
+    verify: bool = True,
 ) -> bytes:
     """A `.tqc` file for named arrays.
 
     Args:
         tensors: arrays of any shape; dtypes of numpy (bool, integers, float16 to float64) and of
-            ml_dtypes (bfloat16, float8_e4m3fn, float8_e5m2). They are not changed.
+            ml_dtypes (bfloat16, float8_e4m3fn, float8_e5m2). They are not changed. A bool is true
+            by any byte but 0.
         settings: how to encode; `Settings()` if None.
         statistics: what calibration data says of the weights (`tqcodec.torch.calibrate`); None
             encodes without data. Weights that it lacks are encoded without data.
         refine: given the finished file, new values of 1-D tensors (biases, batch normalisation)
             that go better with the decoded weights; called once.
         progress: called with (stage, done, of).
+        verify: decode the file and compare it with the tensors before it is handed out.
 
     Raises:
         EncodeError: tensors or settings that cannot be encoded as asked.
+        InternalError: a fault of tqcodec: the file is not what it should be.
+
+    Warns:
+        EncodeWarning: the file decodes to more than a decoder takes by default.
     """
     from tqcodec.encoder.pipeline import encode as run
     from tqcodec.encoder.plan import Source
@@ -110,13 +123,27 @@ def encode(
             found[name] = patterns
         return found
 
-    return run(
+    data = run(
         sources,
         settings if settings is not None else Settings(),
         statistics if statistics is not None else {},
         refined if refine is not None else None,
         progress,
+        verify,
     )
+    _warn_of_size(data, sum(source.patterns.nbytes for source in sources))
+    return data
+
+
+def _warn_of_size(data: bytes, decoded: int) -> None:
+    limit = default_limit(len(data))
+    if decoded > limit:
+        warnings.warn(
+            f"{len(data)} bytes decode to {decoded}, above the default limit of {limit}: "
+            f"decode with limit={decoded} (--limit {decoded})",
+            EncodeWarning,
+            stacklevel=3,
+        )
 
 
 def decode(
@@ -152,9 +179,10 @@ def save(
     *,
     refine: Refine | None = None,
     progress: Progress | None = None,
+    verify: bool = True,
 ) -> None:
     """`encode` into a file. The file appears whole or not at all; an old one is replaced."""
-    data = encode(tensors, settings, statistics, refine=refine, progress=progress)
+    data = encode(tensors, settings, statistics, refine=refine, progress=progress, verify=verify)
     with replacing(Path(path)) as temporary:
         temporary.write_bytes(data)
 
@@ -187,7 +215,7 @@ def verify(
             data = bytes(source)
         else:
             data = Path(source).read_bytes()
-        if native_decoder.is_good(data, limit, workers, progress):
+        if native_decoder.visit(data, limit, workers, lambda index, patterns: None, progress):
             return
     with open(source, limit=limit) as file:
         for done, _ in enumerate(file.container.decode_all(), 1):

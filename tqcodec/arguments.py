@@ -116,6 +116,10 @@ def _add_encode_options(encode: argparse.ArgumentParser) -> None:
     add("--rule", dest="rules", type=_rule, action="append", default=[], metavar=pattern, help=rule)
     add("-e", "--effort", type=int, default=Settings.effort, metavar="N", help="1 fast to 9 best")
     add("-j", "--workers", type=int, default=Settings.workers, metavar="N", help="processes")
+    text = "do not decode the file and compare it before it is written"
+    add("--no-verify", dest="verify", action="store_false", help=text)
+    text = "do not write into the file which encoder made it, and how"
+    add("--no-provenance", dest="provenance", action="store_false", help=text)
     add("--dry-run", action="store_true", help="say what would come out, write nothing")
     text = "a free string, besides those of IN"
     add("--metadata", type=_metadata, action="append", default=[], metavar="K=V", help=text)

@@ -13,15 +13,24 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from tqcodec.arguments import UsageError, check_encode, make_parser
 from tqcodec.encoder.settings import Settings
-from tqcodec.errors import DecodeError, LimitError, TQCError, UnsupportedError
+from tqcodec.errors import (
+    DecodeError,
+    EncodeWarning,
+    InternalError,
+    LimitError,
+    TQCError,
+    UnsupportedError,
+)
 from tqcodec.progress import terminal_progress
 
 STANDARD = "-"
@@ -65,6 +74,8 @@ def _exit_code(error: Exception) -> int:
         return 3
     if isinstance(error, LimitError):
         return 4
+    if isinstance(error, InternalError):
+        return INTERNAL
     return 1 if isinstance(error, DecodeError) else 2
 
 
@@ -109,13 +120,28 @@ def _output(arguments: Namespace, suffix: str) -> str:
     return name
 
 
+@contextmanager
+def _encode_warnings() -> Iterator[list[str]]:
+    """What is to be known of the file that the block makes, complained of when the block ends."""
+    found: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", EncodeWarning)
+        yield found
+    for one in caught:
+        if issubclass(one.category, EncodeWarning):
+            found.append(str(one.message))
+            _complain(f"warning: {one.message}")
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+
+
 def _encode(arguments: Namespace) -> int:
     check_encode(arguments)
     settings = Settings(**{f.name: getattr(arguments, f.name) for f in fields(Settings)})
     from tqcodec import api, describe, encoding, files, text
 
     output = _output(arguments, ".tqc")
-    with terminal_progress() as progress:
+    with terminal_progress() as progress, _encode_warnings() as warned:
         data, statistics = encoding.encode(arguments, settings, progress)
     if not arguments.dry_run:
         files.write_bytes(output, data)
@@ -123,7 +149,8 @@ def _encode(arguments: Namespace) -> int:
         result = describe.summary(file.container)
     if arguments.json:
         calibrated = {"calibrated": len(statistics), "without": dict(statistics.without)}
-        _print_json({"output": output, "dry_run": arguments.dry_run, **result, **calibrated})
+        about = {"output": output, "dry_run": arguments.dry_run, "warnings": warned}
+        _print_json({**about, **result, **calibrated})
     else:
         would = "would be " if arguments.dry_run else ""
         line = f"{text.printable(output)}: {would}{text.summary_line(result)}"

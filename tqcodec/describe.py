@@ -59,6 +59,7 @@ def summary(container: Container) -> Data:
             {"bytes": bundle.length, "tensors": len(members)}
             for bundle, members in zip(directory.bundles, container.members, strict=True)
         ],
+        "encoder": directory.provenance or None,
         "metadata": dict(directory.metadata),
     }
 
@@ -168,6 +169,7 @@ def dump(container: Container) -> Data:
         "header": {"signature": SIGNATURE.hex(" "), "major": MAJOR, "minor": MINOR}
         | asdict(container.header),
         "directory": {
+            "encoder": directory.provenance or None,
             "metadata": dict(directory.metadata),
             "tables": None if directory.tables is None else asdict(directory.tables),
             "tables_size": directory.tables_size,

@@ -28,7 +28,13 @@ def encode(
     checkpoint = files.read(arguments.input)
     metadata = {**checkpoint.metadata, **dict(settings.metadata)}
     settings = replace(settings, metadata=tuple(metadata.items()))
-    data = api.encode(checkpoint.tensors, settings, statistics=given, progress=progress)
+    data = api.encode(
+        checkpoint.tensors,
+        settings,
+        statistics=given,
+        progress=progress,
+        verify=arguments.verify,
+    )
     return data, given if given is not None else Statistics({})
 
 
@@ -50,4 +56,7 @@ def _of_network(
         elif tuned:  # see that it runs before the encoder does
             codec.calibrate(model, itertools.islice(batches, 1))
     tune = batches if tuned else None
-    return codec.encode(model, settings, given, tune=tune, progress=progress), given
+    data = codec.encode(
+        model, settings, given, tune=tune, progress=progress, verify=arguments.verify
+    )
+    return data, given

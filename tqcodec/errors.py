@@ -7,6 +7,9 @@
         UnsupportedError           legal, but needs a newer decoder
         LimitError                 more than the caller's limits allow
       EvaluationError              a network, weights and data that do not go together
+      InternalError                a fault of tqcodec: it made a file that is not right
+
+and one warning, EncodeWarning(UserWarning): the file is made, and there is something to know of it.
 
 Imports nothing, so that every layer may import it.
 """
@@ -71,3 +74,26 @@ class LimitError(DecodeError):
 
 class EvaluationError(TQCError):
     """A network, decoded weights and data that do not go together."""
+
+
+class InternalError(TQCError):
+    """A fault of tqcodec: what it made breaks a rule, or does not decode to what went in.
+
+    Attributes:
+        rule: tag of the rule of `spec/tqc.md` that is broken.
+        tensor: name of the tensor concerned, or None.
+    """
+
+    def __init__(self, rule: str, message: str, tensor: str | None = None) -> None:
+        super().__init__(rule, message, tensor)
+        self.rule = rule
+        self.message = message
+        self.tensor = tensor
+
+    def __str__(self) -> str:
+        place = "" if self.tensor is None else f" tensor {self.tensor!r}:"
+        return f"internal error: [{self.rule}]{place} {self.message} (a fault of tqcodec {VERSION})"
+
+
+class EncodeWarning(UserWarning):
+    """A file was made as asked, and there is something that its user should know."""

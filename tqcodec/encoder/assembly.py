@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.encoder import side, tables
+from tqcodec.encoder import budget, side, tables
 from tqcodec.encoder.coded import Coded, with_tables
 from tqcodec.encoder.histograms import Histograms
 from tqcodec.encoder.plan import SMALL, Item, Source
 from tqcodec.encoder.settings import TRELLIS_EFFORT, Settings
+from tqcodec.encoder.tables import TableSet
+from tqcodec.encoder.verification import decibels
 from tqcodec.format import writer
 from tqcodec.format.entries import crc
 from tqcodec.format.planes import Part
@@ -25,28 +26,47 @@ INDEX_CLUSTERS, VECTOR_CLUSTERS, ENTRY_CLUSTERS, EXPONENT_CLUSTERS = 48, 16, 8, 
 FAST_SIZES = (8, 24)  # numbers of clusters tried at the efforts without trellis
 
 
-@dataclass
-class _TableBuilder:
-    """Collects the tables of the file."""
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """Tables to be fitted to some histograms, as a set of their own.
 
-    sizes: Sequence[int]
-    tables: list[Table] = field(default_factory=list)
+    Attributes:
+        histograms: groups of each tensor.
+        most: largest number of clusters.
+        symmetric: as of `tables.fit`.
+        needed: True where records refer to a table even if nothing is counted.
+    """
 
-    def fit(
-        self, histograms: Sequence[Histograms], most: int, symmetric: bool, wanted: bool
-    ) -> list[NDArray[np.int64]]:
-        """First tables of the groups of each of the histograms.
+    histograms: Sequence[Histograms]
+    most: int
+    symmetric: bool
+    needed: bool = False
 
-        Without a count there is nothing to fit; `wanted` says whether a table is needed all the
-        same, because records refer to one.
-        """
-        joined = Histograms.join(histograms) if histograms else Histograms.empty(0, 1)
-        if not len(joined.counts) or not (wanted or joined.seen.any()):
-            return [np.zeros(len(h.counts), np.int64) for h in histograms]
-        fitted = tables.fit(joined, most, symmetric, self.sizes)
-        first = fitted.first_table(len(self.tables))
-        self.tables.extend(fitted.tables)
-        return np.split(first, np.cumsum([len(h.counts) for h in histograms])[:-1])
+    def fit(self, sizes: Sequence[int]) -> TableSet | None:
+        """The tables, None where there is nothing to fit."""
+        joined = Histograms.join(self.histograms) if self.histograms else Histograms.empty(0, 1)
+        if not len(joined.counts) or not (self.needed or joined.seen.any()):
+            return None
+        return tables.fit(joined, self.most, self.symmetric, sizes)
+
+
+def _fit(
+    wanted: Sequence[_Wanted], sizes: Sequence[int]
+) -> tuple[Tables, list[list[NDArray[np.int64]]]]:
+    """The tables of the file, and for each set the first tables of the groups of each tensor."""
+    fitted = [one.fit(sizes) for one in wanted]
+    known = iter(budget.within_limits([one for one in fitted if one is not None]))
+    found: list[Table] = []
+    first = []
+    for one, old in zip(wanted, fitted, strict=True):
+        if old is None:
+            first.append([np.zeros(len(h.counts), np.int64) for h in one.histograms])
+            continue
+        new = next(known)
+        places = new.first_table(len(found))
+        found.extend(new.tables)
+        first.append(np.split(places, np.cumsum([len(h.counts) for h in one.histograms])[:-1]))
+    return Tables(found), first
 
 
 def assemble(
@@ -55,17 +75,24 @@ def assemble(
     matrices: Mapping[str, Coded],
     parts: Mapping[str, Part],
     settings: Settings,
+    provenance: str,
 ) -> bytes:
     """The file of coded matrices and of parts, in the order of the items."""
-    builder = _TableBuilder(FAST_SIZES if settings.effort < TRELLIS_EFFORT else tables.SIZES)
     coded = list(matrices.values())
-    classes = builder.fit([c.indices for c in coded], INDEX_CLUSTERS, True, True)
-    vectors = builder.fit([c.vectors for c in coded], VECTOR_CLUSTERS, False, False)
-    entries = builder.fit([c.entries for c in coded], ENTRY_CLUSTERS, True, False)
     plain = {name for name, part in parts.items() if side.is_incompressible(part)}
     tabled = {name: part for name, part in parts.items() if name not in plain}
-    histograms = [side.exponent_histograms([p]) for p in tabled.values()]
-    exponents = builder.fit(histograms, EXPONENT_CLUSTERS, False, False)
+    wanted = [
+        _Wanted([c.indices for c in coded], INDEX_CLUSTERS, symmetric=True, needed=True),
+        _Wanted([c.vectors for c in coded], VECTOR_CLUSTERS, symmetric=False),
+        _Wanted([c.entries for c in coded], ENTRY_CLUSTERS, symmetric=True),
+        _Wanted(
+            [side.exponent_histograms([p]) for p in tabled.values()],
+            EXPONENT_CLUSTERS,
+            symmetric=False,
+        ),
+    ]
+    sizes = FAST_SIZES if settings.effort < TRELLIS_EFFORT else tables.SIZES
+    known, (classes, vectors, entries, exponents) = _fit(wanted, sizes)
     contents: dict[str, Coded | Part | Raw] = {}
     for i, (name, one) in enumerate(matrices.items()):
         record = with_tables(one, classes[i], vectors[i], entries[i])
@@ -74,7 +101,7 @@ def assemble(
     for (name, part), table in zip(tabled.items(), exponents, strict=True):
         contents[name] = side.with_table(part, int(table[0]))
     records = _records(sources, items, contents)
-    return writer.write(records, Tables(builder.tables), dict(settings.metadata))
+    return writer.write(records, known, dict(settings.metadata), provenance)
 
 
 def _records(
@@ -91,24 +118,17 @@ def _records(
             continue
         content = contents[item.name]
         if isinstance(content, Coded):
-            snr = _hundredths(content)
+            snr = decibels(content.error, content.energy)
             yield Record(item.name, dtype, shape, content.check, content.record, snr)
             continue
         if isinstance(content, Raw):
             yield Record(item.name, dtype, shape, crc(source.patterns), content)
             continue
         check, size = crc(content.patterns), len(content.patterns)
-        if size > SMALL:
+        if size > min(SMALL, MAX_SYMBOLS):
             yield Record(item.name, dtype, shape, check, content)
         else:
             if filled + size > MAX_SYMBOLS:
                 bundle, filled = bundle + 1, 0
             filled += size
             yield Record(item.name, dtype, shape, check, Bundled(bundle, content))
-
-
-def _hundredths(coded: Coded) -> int | None:
-    """Signal-to-noise ratio in hundredths of a decibel; None where there is no noise."""
-    if coded.error <= 0 or coded.energy <= 0:
-        return None
-    return round(1000 * math.log10(coded.energy / coded.error))

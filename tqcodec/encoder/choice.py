@@ -30,7 +30,8 @@ from tqcodec.encoder.transform import (
     second_moment,
     unit_dct,
 )
-from tqcodec.format.registry import MAX_DCT, Axis, BasisKind
+from tqcodec.format.records import has_dct
+from tqcodec.format.registry import Axis, BasisKind
 
 LARGEST_BASIS = 1024  # axis length up to which a basis is tried
 WIDE_ENOUGH = 4  # times more weights a channel than channels, for a basis of in or out
@@ -143,7 +144,7 @@ def choose(problem: Problem, wish: str, effort: int) -> Transform:
 def _candidates(problem: Problem, now: Transform, axis: Axis, wish: str) -> list[Transform]:
     """Transforms to choose from, with each basis that an axis can have."""
     found = [now] if wish == "auto" else []
-    if axis == Axis.TAPS and wish in ("auto", "dct") and max(problem.taps_shape) <= MAX_DCT:
+    if axis == Axis.TAPS and wish in ("auto", "dct") and has_dct(problem.taps_shape):
         unit = unit_dct(tuple(problem.taps_shape))
         found.append(now.replaced(axis, BasisKind.DCT, unit, True))
     if wish == "dct":

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.encoder.blocks import row_blocks
+from tqcodec.format.registry import MAX_CLASSES
 
 LEVEL = 0.5  # octaves
-MOST_LEVELS = 20  # levels of one axis: three axes stay within the classes of the format
+MOST_LEVELS = 20  # levels of one axis
 ITERATIONS = 3
 FLOOR = 1e-3  # of the mean magnitude: keeps vanishing channels finite
 GAIN = 0.7  # bits a coefficient and squared octave that a known scale saves, about
@@ -79,7 +80,8 @@ def _quantize(factors: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
     """Levels of one axis, all equal where they would cost more than they save."""
     octaves = np.log2(factors)
     levels = np.rint(octaves / LEVEL).astype(np.int64)
-    levels = np.clip(levels, levels.max() - MOST_LEVELS + 1, None)
+    most = min(MOST_LEVELS, (MAX_CLASSES - 1) // 3 + 1)  # three axes stay within the classes
+    levels = np.clip(levels, levels.max() - most + 1, None)
     counts = np.unique(levels, return_counts=True)[1]
     cost = -float((counts * np.log2(counts / len(levels))).sum())
     per_channel = size / len(levels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,16 +21,21 @@ from tqcodec.encoder.method import Method
 from tqcodec.encoder.plan import Source
 from tqcodec.encoder.quantizer import Rates
 from tqcodec.encoder.transform import IDENTITY
-from tqcodec.format.dtypes import to_float
+from tqcodec.encoder.verification import error_of
+from tqcodec.errors import DecodeError, InternalError
 from tqcodec.format.entries import crc
-from tqcodec.format.reconstruct import reconstruct, sum_bound
-from tqcodec.format.records import Basis, CodedTensor, taps_lengths, work_is_paid
-from tqcodec.format.registry import SUM_BITS, Axis, BasisKind, PayloadKind, Quantizer
+from tqcodec.format.reader import Reader
+from tqcodec.format.reconstruct import check_bound, reconstruct
+from tqcodec.format.records import Basis, CodedTensor, read_head, taps_lengths, write_head
+from tqcodec.format.registry import MAX_SYMBOLS, TABLE_SUM, Axis, PayloadKind, Quantizer
+from tqcodec.format.tables import Table, Tables
 from tqcodec.format.vectors import Vector
 
 TILE = 1 << 18  # coefficients of a payload
 TILE_COLUMNS = 1 << 12
 SCALE_BITS = 24
+COARSER = 64  # times that the step may double until the depths fit
+ANYTHING = Tables([Table(0, (TABLE_SUM - 1,), 1)] * 2)  # codes any integer, by its escape
 
 
 def code(
@@ -46,23 +51,40 @@ def code(
         rates: code lengths to quantize by.
         payload: ``range`` or ``fixed``.
     """
-    step = analysis.step(step)
-    coded = _code(source, analysis, method, step, rates, payload)
-    if not _within_bounds(coded, source.patterns.shape):
-        # So fine a step leaves no room for a basis, or so coarse a one pays for none.
-        analysis = replace(analysis, transform=IDENTITY)
-        coded = _code(source, analysis, method, step, rates, payload)
-    return _measured(source, analysis, coded)
+    rule = ""
+    for simpler, own_step in _attempts(analysis, analysis.step(step)):
+        coded = _code(source, simpler, method, own_step, rates, payload)
+        rule = _broken_rule(coded, source.patterns.shape)
+        if not rule:
+            return _measured(source, analysis, coded)
+    raise InternalError(rule, "no record of this matrix is legal", source.name)
 
 
-def _within_bounds(coded: Coded, shape: tuple[int, ...]) -> bool:
-    """True where a decoder will take the record's bases: the bounds of the specification, 10.1."""
+def _attempts(analysis: Analysis, step: float) -> Iterator[tuple[Analysis, float]]:
+    """Analyses and steps to code a matrix by, until a decoder takes what comes out."""
+    yield analysis, step
+    # So fine a step leaves no room for a basis, or so coarse a one pays for none.
+    yield replace(analysis, transform=IDENTITY), step
+    # One class, one step and no absent column: the head takes a few bytes.
+    zeros = [np.broadcast_to(np.uint8(0), level.shape) for level in analysis.levels]
+    levels = (zeros[0], zeros[1], zeros[2])
+    flat = replace(analysis, transform=IDENTITY, levels=levels, metric=None, flat=True)
+    if analysis.metric is not None:
+        step /= math.sqrt(analysis.metric.power)
+    for octaves in range(COARSER):  # the depths are the only thing left that can be too much
+        yield flat, step * 2.0**octaves
+
+
+def _broken_rule(coded: Coded, shape: tuple[int, ...]) -> str:
+    """The rule for which a decoder would refuse the head of a record; empty for a good one."""
     # No tables make indices and entries shorter than this.
     stored = int(coded.indices.entropy() + coded.entries.entropy()) // 8
-    pairs = zip(coded.record.bases, coded.record.levels, strict=True)  # a level for each channel
-    channels = sum(len(level.values) for basis, level in pairs if basis.kind != BasisKind.NONE)
-    small = sum_bound(coded.record, shape) < 1 << SUM_BITS
-    return small and work_is_paid(math.prod(shape), channels, stored)
+    try:
+        head = Reader(write_head(coded.record, ANYTHING))
+        check_bound(read_head(head, shape, stored, ANYTHING), shape, head.check)
+    except DecodeError as error:
+        return error.rule
+    return ""
 
 
 def _code(
@@ -137,6 +159,8 @@ def _record(
     fixed = payload == "fixed"
     table = None if fixed else 0
     depths = _depths(q, method, payload)
+    if analysis.flat:
+        depths[:] = max(1, depths.max(initial=0))
     row_scales = Vector.constant(1, len(analysis.levels[Axis.OUT]))
     multipliers = Vector.constant(1, len(depths))
     if grid is not None:
@@ -187,9 +211,9 @@ def _depths(q: NDArray[np.signedinteger], method: Method, payload: str) -> NDArr
 
 
 def _tile(shape: tuple[int, ...], steps: int) -> tuple[int, int]:
-    columns = min(max(1, shape[1]), TILE_COLUMNS)
     unit = max(1, steps)
-    rows = max(1, TILE // columns // unit) * unit
+    columns = min(max(1, shape[1]), TILE_COLUMNS, MAX_SYMBOLS // unit)
+    rows = max(1, min(TILE, MAX_SYMBOLS) // columns // unit) * unit
     return (min(rows, -(-max(1, shape[0]) // unit) * unit), columns)
 
 
@@ -207,13 +231,7 @@ def _measured(source: Source, analysis: Analysis, coded: Coded) -> Coded:
     """Decode the record as a decoder will, for the check and the error."""
     shape, dtype = source.patterns.shape, source.dtype
     decoded = reconstruct(coded.record, shape, dtype)
-    error = energy = 0.0
-    old, new = source.patterns.reshape(-1), decoded.reshape(-1)
-    for i in range(0, len(old), TILE):
-        truth = to_float(old[i : i + TILE], dtype)
-        difference = truth - to_float(new[i : i + TILE], dtype)
-        error += float(np.dot(difference, difference))
-        energy += float(np.dot(truth, truth))
+    error, energy = error_of(source.patterns, decoded, dtype)
     coded = replace(coded, check=crc(decoded), error=error, energy=energy)
     metric = analysis.metric
     if metric is None:

@@ -9,9 +9,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.format.registry import MAX_LOW_BITS, MAX_VALUE
+
 REACH: Final = 96  # symbols -REACH .. REACH have a bin each; all others share one
 BINS: Final = 2 * REACH + 2
 MOST_MEAN: Final = 12.0  # mean magnitude of a symbol above which a low bit is split off
+# With more of them the symbols of a full table would be beyond what a stream may hold.
+MOST_LOW_BITS: Final = min(MAX_LOW_BITS, (MAX_VALUE // (REACH + 1)).bit_length() - 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +42,17 @@ class Histograms:
         totals = counts.sum(axis=1, keepdims=True)
         shares = np.divide(counts, totals, out=np.ones_like(counts), where=counts > 0)
         return -float((counts * np.log2(shares)).sum())
+
+    def with_low_bits(self, low_bits: NDArray[np.int32]) -> Histograms:
+        """The same values with more low bits split off: coarser symbols, the same escapes."""
+        counts, more = self.counts.copy(), low_bits - self.low_bits
+        symbols = np.arange(-REACH, REACH + 1)
+        for shift in np.unique(more[more > 0]):
+            moved = np.zeros((len(symbols), len(symbols)), counts.dtype)
+            moved[np.arange(len(symbols)), (symbols >> shift) + REACH] = 1
+            groups = more == shift
+            counts[groups, :, :-1] = counts[groups, :, :-1] @ moved
+        return Histograms(counts, low_bits)
 
     @staticmethod
     def empty(groups: int, contexts: int) -> Histograms:
@@ -76,6 +91,7 @@ def count_blocks(
         sizes += np.bincount(groups, minlength=number)
     means = sums / np.maximum(sizes, 1)
     low_bits = np.ceil(np.log2(np.maximum(means / MOST_MEAN, 1))).astype(np.int32)
+    low_bits = np.minimum(low_bits, MOST_LOW_BITS)
     ways = 2 if with_contexts else 1
     counts = np.zeros(number * ways * BINS, np.int64)
     for values, groups, contexts in blocks():

@@ -133,10 +133,7 @@ def analysed(job: Job, step: float) -> Job:
 
 def part_of(item: Item, source: Source, settings: Settings) -> Part:
     """The numbers of a side tensor."""
-    kept = None
-    if item.treatment == Treatment.ROUNDED:
-        own = item.options.side_bits
-        kept = own if own is not None else settings.side_bits
+    kept = side.kept_bits(item, settings) if item.treatment == Treatment.ROUNDED else None
     return side.make_part(source.patterns, source.dtype, kept)
 
 

@@ -1,7 +1,7 @@
 """Pipeline: the order of the encoder's stages, and nothing else.
 
 plan -> parts of side tensors -> metrics -> analysis -> rate control -> coding -> corrections of
-side tensors -> tables -> records -> file
+side tensors -> tables -> records -> file -> verification
 """
 
 from __future__ import annotations
@@ -9,26 +9,41 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.encoder import corrections, rate_control, side, tables
+from tqcodec.encoder import corrections, rate_control, side, tables, verification
 from tqcodec.encoder.assembly import EXPONENT_CLUSTERS, assemble
 from tqcodec.encoder.coded import Coded
 from tqcodec.encoder.coding import code
 from tqcodec.encoder.job import Job, Refine, analysed, map_calls, part_of, prepare
 from tqcodec.encoder.plan import Source, make_plan
+from tqcodec.encoder.provenance import provenance
 from tqcodec.encoder.rate_control import Estimate
 from tqcodec.encoder.settings import TRELLIS_EFFORT, Progress, Settings
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.encoder.target import Correction, Target
-from tqcodec.errors import EncodeError
+from tqcodec.errors import EncodeError, InternalError
 
 PASSES = 8  # corrections of the step after whole encodings
 STEP_OFF = 0.3  # octaves by which the step of an analysis may be off; metrics are hard to guess by
 ENTRY_BYTES = 28  # of a directory entry, deflated, about
+DIRECTORY_FULL = "directory.size"  # the one rule of the format that a user's tensors can break
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """A file, and the tensors that it was made of.
+
+    Attributes:
+        data: the file.
+        sources: by name; side tensors may have been changed to make up for the coding.
+    """
+
+    data: bytes
+    sources: Mapping[str, Source]
 
 
 def encode(
@@ -37,6 +52,7 @@ def encode(
     statistics: Mapping[str, WeightStatistics],
     refine: Refine | None = None,
     progress: Progress | None = None,
+    verify: bool = True,
 ) -> bytes:
     """A whole file for the tensors.
 
@@ -46,19 +62,22 @@ def encode(
         statistics: of weights, by name; those without are encoded without data.
         refine: given a file, bit patterns of side tensors that go better with its weights.
         progress: called with (stage, done, of).
+        verify: decode the file and compare it with the tensors.
 
     Raises:
         EncodeError: tensors that the format cannot hold, or a target that cannot be met.
+        InternalError: the file breaks a rule, or does not decode to what it was made of.
     """
     items = make_plan(sources, settings, statistics)
     by_name = {s.name: s for s in sources}
     job = prepare(by_name, items, settings, statistics, refine, progress)
-    if not job.analyses:
-        return _fitting(_write(job, [], {}), settings)
-    return _search(job)
+    written = _search(job) if job.analyses else _fitting(_write(job, [], {}), settings)
+    if verify:
+        verification.check(written.data, written.sources, items, settings, progress)
+    return written.data
 
 
-def _search(job: Job) -> bytes:
+def _search(job: Job) -> Written:
     """Seek the step on samples, encode, and correct the step by what came out."""
     # For a signal-to-noise ratio the sensitivity is that of the sample, in other units.
     plain = job.settings.snr is not None
@@ -87,7 +106,7 @@ def _seek(job: Job, target: Target, start: float) -> tuple[float, Estimate]:
     return rate_control.search(job.analyses, job.method, start, miss, target.tolerance)
 
 
-def _meet_snr(job: Job, target: Target, step: float, found: Estimate) -> bytes:
+def _meet_snr(job: Job, target: Target, step: float, found: Estimate) -> Written:
     """Encode, and again with a corrected step, until the error is right; then write once."""
     correction = Correction()
     for attempt in itertools.count(1):
@@ -102,17 +121,18 @@ def _meet_snr(job: Job, target: Target, step: float, found: Estimate) -> bytes:
     raise AssertionError("the last pass returns")
 
 
-def _meet_size(job: Job, target: Target, step: float, found: Estimate) -> bytes:
+def _meet_size(job: Job, target: Target, step: float, found: Estimate) -> Written:
     """Encode and write, and again with a corrected step, until the size is right."""
-    best, best_coded, best_rank = b"", [], math.inf
+    best, best_coded, best_rank = Written(b"", {}), [], math.inf
     correction = Correction()
     for _ in range(PASSES):
         coded = _code(job, step, found)
-        data = _write(job, coded, {})
-        octaves = target.octaves(0.0, 8.0 * len(data))
-        rank = target.rank(octaves, len(data))
+        written = _write(job, coded, {})
+        size = len(written.data)
+        octaves = target.octaves(0.0, 8.0 * size)
+        rank = target.rank(octaves, size)
         if rank < best_rank:
-            best, best_rank = data, rank
+            best, best_rank = written, rank
             best_coded = coded if job.refine is not None else []
         del coded  # half a network: gone before the next one is made
         if rank <= target.tolerance:
@@ -122,11 +142,11 @@ def _meet_size(job: Job, target: Target, step: float, found: Estimate) -> bytes:
     return _refined(job, best_coded, _fitting(best, job.settings))
 
 
-def _fitting(data: bytes, settings: Settings) -> bytes:
-    limit = settings.max_size
-    if limit is not None and len(data) > limit:
-        raise EncodeError(f"max_size: {len(data)} bytes is the smallest found, limit is {limit}")
-    return data
+def _fitting(written: Written, settings: Settings) -> Written:
+    limit, size = settings.max_size, len(written.data)
+    if limit is not None and size > limit:
+        raise EncodeError(f"max_size: {size} bytes is the smallest found, limit is {limit}")
+    return written
 
 
 def _overhead_bits(job: Job) -> float:
@@ -150,7 +170,7 @@ def _code(job: Job, step: float, found: Estimate) -> list[Coded]:
 
 def _write(
     job: Job, coded: Sequence[Coded], refined: Mapping[str, NDArray[np.unsignedinteger]]
-) -> bytes:
+) -> Written:
     """The file, with side tensors that make up for the coding, and those given."""
     matrices = {a.item.name: one for a, one in zip(job.analyses, coded, strict=True)}
     names = corrections.adjustable(job.items, job.settings)
@@ -161,13 +181,22 @@ def _write(
     for name, patterns in changed.items():
         sources[name] = replace(sources[name], patterns=patterns)
         parts[name] = part_of(items[name], sources[name], job.settings)
-    return assemble(sources, job.items, matrices, parts, job.settings)
+    about = provenance(job.settings, job.statistics, job.refine is not None)
+    try:
+        data = assemble(sources, job.items, matrices, parts, job.settings, about)
+    except InternalError as error:
+        if error.rule == DIRECTORY_FULL:
+            raise EncodeError(
+                f"too many names and metadata for one file: {error.message}"
+            ) from error
+        raise
+    return Written(data, sources)
 
 
-def _refined(job: Job, coded: Sequence[Coded], data: bytes) -> bytes:
+def _refined(job: Job, coded: Sequence[Coded], written: Written) -> Written:
     """The file with refined side tensors, unless it no longer fits."""
     if job.refine is None:
-        return data
-    better = _write(job, coded, job.refine(data))
+        return written
+    better = _write(job, coded, job.refine(written.data))
     limit = job.settings.max_size
-    return data if limit is not None and len(better) > limit else better
+    return written if limit is not None and len(better.data) > limit else better

@@ -39,6 +39,7 @@ class Settings:
             ``transform:none``, ``step:0.5``; later rules win.
         workers: processes; the bytes do not depend on it.
         metadata: free strings for the file.
+        provenance: write which encoder made the file, and with which target and effort.
 
     Raises:
         EncodeError: settings that contradict each other or are out of range.
@@ -56,6 +57,7 @@ class Settings:
     rules: Sequence[tuple[str, str]] = ()
     workers: int = 1
     metadata: tuple[tuple[str, str], ...] = ()
+    provenance: bool = True
 
     def __post_init__(self) -> None:
         targets = [self.bits, self.max_size, self.quality, self.snr, self.lossless or None]

@@ -9,11 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.encoder.histograms import BINS, REACH, Histograms
+from tqcodec.encoder.plan import Item
+from tqcodec.encoder.settings import Settings
 from tqcodec.format.dtypes import DType
 from tqcodec.format.planes import Part
 from tqcodec.format.registry import MAX_SYMBOLS
 
 MIDDLE = 12  # exponents count from this far below the largest
+
+
+def kept_bits(item: Item, settings: Settings) -> int | None:
+    """Mantissa bits that a tensor which is rounded keeps; None for all."""
+    own = item.options.side_bits
+    return own if own is not None else settings.side_bits
 
 
 def make_part(patterns: NDArray[np.unsignedinteger], dtype: DType, kept: int | None) -> Part:
@@ -56,7 +64,8 @@ def _shorten(
     magnitude = wide ^ sign
     odd = magnitude >> np.uint64(drop) & np.uint64(1)
     rounded = (magnitude + np.uint64((1 << (drop - 1)) - 1) + odd) >> np.uint64(drop)
-    top = ((1 << dtype.exponent_bits) - 1) << kept  # pattern of infinity, or beyond the largest
+    # The pattern of infinity. Without infinities only that of all bits set is no number.
+    top = ((1 << dtype.exponent_bits) - (1 if dtype.infinities else 0)) << kept
     cut = magnitude >> np.uint64(drop)
     short = np.where(rounded >= np.uint64(top), cut, rounded)
     return (short << np.uint64(drop) | sign).astype(dtype.pattern)

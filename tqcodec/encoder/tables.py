@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.encoder.histograms import BINS, REACH, Histograms
-from tqcodec.format.registry import TABLE_SUM
+from tqcodec.format.registry import MAX_ALPHABET, TABLE_SUM
 from tqcodec.format.tables import Table, write_tables
 
 LLOYD_ROUNDS: Final = 6
@@ -31,13 +31,25 @@ class TableSet:
 
     Attributes:
         tables: for each cluster one table for each context, next to each other.
-        cluster: cluster of each group, int64 (groups,).
-        contexts: tables of a cluster.
+        cluster: cluster of each group, int64 (groups,); 0 for groups without a count.
+        histograms: the groups, those of a cluster with the same low bits.
+        symmetric: as of `fit`.
     """
 
     tables: tuple[Table, ...]
     cluster: NDArray[np.int64]
-    contexts: int
+    histograms: Histograms
+    symmetric: bool
+
+    @property
+    def contexts(self) -> int:
+        """Tables of a cluster."""
+        return self.histograms.counts.shape[1]
+
+    @property
+    def clusters(self) -> int:
+        """Number of clusters."""
+        return len(self.tables) // self.contexts
 
     def first_table(self, base: int) -> NDArray[np.int64]:
         """Index of the first table of each group when the set starts at table `base`."""
@@ -71,20 +83,55 @@ def fit(
             best, best_bits = candidate, bits
     cluster = np.zeros(len(histograms.counts), np.int64)
     cluster[seen] = best.cluster
-    return TableSet(best.tables, cluster, best.contexts)
+    return TableSet(best.tables, cluster, histograms, symmetric)
 
 
 def _fit_size(histograms: Histograms, size: int, symmetric: bool) -> TableSet:
     """Tables of about `size` clusters."""
-    low_bits, cluster = _lloyd(histograms, size)
-    sums = _sums(histograms.counts.astype(np.float32), cluster, len(low_bits))
-    contexts = histograms.counts.shape[1]
+    return tables_of(histograms, _lloyd(histograms, size), symmetric)
+
+
+def tables_of(
+    histograms: Histograms,
+    cluster: NDArray[np.int64],
+    symmetric: bool,
+    most: int = MAX_ALPHABET - 1,
+) -> TableSet:
+    """Tables of given clusters.
+
+    Args:
+        histograms: what is to be coded; groups of a cluster that are seen share their low bits.
+        cluster: of each group, int64 (groups,), from 0 without a gap.
+        symmetric: as of `fit`.
+        most: largest number of symbols of a table.
+    """
+    number = int(cluster.max(initial=-1)) + 1
+    sums = _sums(histograms.counts.astype(np.float32), cluster, number)
+    low_bits = _low_bits_of(histograms, cluster, number)
     tables = tuple(
-        make_table(sums[i, j], int(low_bits[i]), symmetric and low_bits[i] == 0)
-        for i in range(len(low_bits))
-        for j in range(contexts)
+        make_table(counts, int(low), symmetric and low == 0, most)
+        for contexts, low in zip(sums, low_bits, strict=True)
+        for counts in contexts
     )
-    return TableSet(tables, cluster, contexts)
+    return TableSet(tables, cluster, histograms, symmetric)
+
+
+def _low_bits_of(
+    histograms: Histograms, cluster: NDArray[np.int64], number: int
+) -> NDArray[np.int32]:
+    """Low bits of each cluster."""
+    low = np.zeros(number, np.int32)
+    low[cluster] = histograms.low_bits
+    seen = histograms.seen
+    low[cluster[seen]] = histograms.low_bits[seen]
+    return low
+
+
+def cluster_sums(chosen: TableSet) -> NDArray[np.int32]:
+    """Histograms of the clusters: int32 (clusters, contexts, bins)."""
+    sums = np.zeros((chosen.clusters, *chosen.histograms.counts.shape[1:]), np.int32)
+    np.add.at(sums, chosen.cluster, chosen.histograms.counts)
+    return sums
 
 
 def _sums(
@@ -104,8 +151,8 @@ def code_lengths(counts: NDArray[np.float32]) -> NDArray[np.float32]:
     return bits
 
 
-def _lloyd(histograms: Histograms, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Low bits of each cluster and cluster of each group, with about `size` clusters."""
+def _lloyd(histograms: Histograms, size: int) -> NDArray[np.int64]:
+    """Cluster of each group, with about `size` clusters."""
     occupied = np.flatnonzero(histograms.counts[:, :, :-1].any(axis=(0, 1)))
     reach = slice(occupied[0], occupied[-1] + 1) if len(occupied) else slice(0, 0)
     bins = np.append(np.arange(BINS)[reach], BINS - 1)
@@ -115,18 +162,14 @@ def _lloyd(histograms: Histograms, size: int) -> tuple[NDArray[np.int64], NDArra
     for _ in range(LLOYD_ROUNDS):
         number = int(cluster.max(initial=0)) + 1
         sums = _sums(counts, cluster, number)
-        low = np.zeros(number, np.int64)
-        low[cluster] = histograms.low_bits
+        low = _low_bits_of(histograms, cluster, number)
         cost = flat @ code_lengths(sums).reshape(number, -1).T
         cost[histograms.low_bits[:, None] != low[None, :]] = np.inf
         fresh = cost.argmin(axis=1)
         if (fresh == cluster).all():
             break
         cluster = fresh
-    used, cluster = np.unique(cluster, return_inverse=True)
-    low = np.zeros(len(used), np.int64)
-    low[cluster] = histograms.low_bits
-    return low, cluster.astype(np.int64)
+    return np.unique(cluster, return_inverse=True)[1].astype(np.int64)
 
 
 def _initial(histograms: Histograms, size: int) -> NDArray[np.int64]:
@@ -144,8 +187,13 @@ def _initial(histograms: Histograms, size: int) -> NDArray[np.int64]:
     return np.unique(key, return_inverse=True)[1].astype(np.int64)
 
 
-def make_table(counts: NDArray[np.float32], low_bits: int, symmetric: bool) -> Table:
-    """The table of one histogram (BINS,): weights of sum 4096, an escape for what is rare."""
+def make_table(
+    counts: NDArray[np.float32], low_bits: int, symmetric: bool, most: int = MAX_ALPHABET - 1
+) -> Table:
+    """The table of one histogram (BINS,): weights of sum 4096, an escape for what is rare.
+
+    `most` is the largest number of its symbols; the others escape.
+    """
     inside = counts[:-1].astype(np.float64)
     if symmetric:
         inside = (inside + inside[::-1]) / 2
@@ -154,12 +202,22 @@ def make_table(counts: NDArray[np.float32], low_bits: int, symmetric: bool) -> T
     if not len(frequent):
         frequent = np.array([REACH])
     low, high = int(frequent[0]), int(frequent[-1])
+    if high - low >= most:
+        low = _fullest(inside, most)
+        high = low + most - 1
     if symmetric:
-        low, high = min(low, 2 * REACH - high), max(high, 2 * REACH - low)
+        reach = min(max(REACH - low, high - REACH), (most - 1) // 2)
+        low, high = REACH - reach, REACH + reach
     rare = total - float(inside[low : high + 1].sum())
     target = np.append(inside[low : high + 1], rare) * (TABLE_SUM / total)
     weights = _round_to_sum(target, symmetric)
     return Table(low - REACH, tuple(weights[:-1].tolist()), int(weights[-1]), low_bits)
+
+
+def _fullest(counts: NDArray[np.float64], length: int) -> int:
+    """Start of the run of so many bins that holds most."""
+    sums = np.cumsum(np.append(0.0, counts))
+    return int((sums[length:] - sums[:-length]).argmax())
 
 
 def _round_to_sum(target: NDArray[np.float64], symmetric: bool) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,12 @@ from tqcodec.format.directory import read_directory
 from tqcodec.format.entries import Entry, Segment, crc
 from tqcodec.format.header import read_header
 from tqcodec.format.reader import Reader
-from tqcodec.format.reconstruct import reconstruct, sum_bound
-from tqcodec.format.registry import HEADER_SIZE, MAX_SYMBOLS, SUM_BITS, Coding
+from tqcodec.format.reconstruct import check_bound, reconstruct
+from tqcodec.format.registry import HEADER_SIZE, MAX_SYMBOLS, Coding
 from tqcodec.format.tables import Tables, read_tables
+
+FREE_BYTES: Final = 32 << 20  # decoded, of any file
+BYTES_PER_BYTE: Final = 1000  # decoded, for each byte of the file
 
 Fetch = Callable[[int, int], bytes]  # (offset, length) -> that many bytes, or fewer at the end
 
@@ -47,7 +51,7 @@ class Container:
     def __init__(self, fetch: Fetch, length: int, limit: int | None = None) -> None:
         self._fetch = fetch
         self.length = length
-        self.limit = limit if limit is not None else (32 << 20) + 1000 * length
+        self.limit = limit if limit is not None else default_limit(length)
         self.header = header = read_header(fetch(0, HEADER_SIZE))
         stored = fetch(HEADER_SIZE, header.stored)
         self.directory_size = len(stored)
@@ -214,20 +218,7 @@ class Container:
 
     def record(self, entry: Entry) -> records.CodedTensor:
         """The record of a transform-coded tensor: its transform domain, nothing reconstructed."""
-        self._check_supported(entry)
-        self.check_limit([entry])
-        Reader(b"", 0, entry.name).check(
-            len(entry.segments) > 0, "tensor.segments", "no segment for the head"
-        )
-        reader = self.segment(entry.segments[0], entry.name)
-        stored = sum(segment.length for segment in entry.segments)
-        coded = records.read_head(reader, entry.shape, stored, self.tables)
-        bound = sum_bound(coded, entry.shape)
-        message = f"sums may reach 2 ** {bound.bit_length() - 1}"
-        reader.check(bound < 1 << SUM_BITS, "reconstruct.bound", message)
-        height, width = coded.coefficients.shape
-        count = records.tile_count(height, width, coded.tile)
-        self._check_count(entry, max(1, count))
+        coded, reader = self.head(entry)
         tiles = coded.tiles()
         for i, (rows, columns) in enumerate(tiles):
             if i:
@@ -237,11 +228,35 @@ class Container:
             reader.end()
         return coded
 
+    def head(self, entry: Entry) -> tuple[records.CodedTensor, Reader]:
+        """The record of a transform-coded tensor without payloads, and a cursor behind its head.
+
+        All coefficients are zero.
+        """
+        self._check_supported(entry)
+        self.check_limit([entry])
+        Reader(b"", 0, entry.name).check(
+            len(entry.segments) > 0, "tensor.segments", "no segment for the head"
+        )
+        reader = self.segment(entry.segments[0], entry.name)
+        stored = sum(segment.length for segment in entry.segments)
+        coded = records.read_head(reader, entry.shape, stored, self.tables)
+        check_bound(coded, entry.shape, reader.check)
+        height, width = coded.coefficients.shape
+        count = records.tile_count(height, width, coded.tile)
+        self._check_count(entry, max(1, count))
+        return coded, reader
+
     def _check_count(self, entry: Entry, count: int) -> None:
         if len(entry.segments) != count:
             raise MalformedError(
                 "tensor.segments", f"{len(entry.segments)} segments, not {count}", None, entry.name
             )
+
+
+def default_limit(length: int) -> int:
+    """Decoded bytes that a file of so many bytes may take where the caller does not say (12.1)."""
+    return FREE_BYTES + BYTES_PER_BYTE * length
 
 
 def block_lengths(elements: int) -> list[int]:

@@ -32,6 +32,7 @@ from tqcodec.format.registry import (
 MAX_LENGTH: Final = (1 << 63) - 1  # bytes of a segment
 MAX_TABLES_LENGTH: Final = 1 << 32  # of that of the tables
 MAX_CRC: Final = (1 << 32) - 1
+PROVENANCE: Final = "encoder"  # key of the directory; ancillary, so that its type is not checked
 
 
 def _pairs(segments: Iterable[Segment]) -> list[list[int]]:
@@ -75,6 +76,8 @@ def write_directory(directory: Directory) -> tuple[bytes, int]:
         out["tables"] = [directory.tables.length, directory.tables.crc, directory.tables_size]
     if directory.metadata:
         out["metadata"] = dict(directory.metadata)
+    if directory.provenance:
+        out[PROVENANCE] = directory.provenance
     return msgpack.packb(_sorted(out)), count_values(out)
 
 
@@ -159,7 +162,16 @@ def read_directory(data: bytes, stored: int, start: int, reader: Reader) -> Dire
     metadata = fields.map.get("metadata", {})
     texts = isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())
     fields.fail_unless(texts, "metadata")
-    return _placed(Directory(tuple(entries), bundles, tables, tables_size, metadata), start)
+    provenance = fields.map.get(PROVENANCE)
+    directory = Directory(
+        tuple(entries),
+        bundles,
+        tables,
+        tables_size,
+        metadata,
+        provenance if isinstance(provenance, str) else "",
+    )
+    return _placed(directory, start)
 
 
 def _read_entry(item: Any, earlier: Sequence[Entry], bundles: int, reader: Reader) -> Entry:
@@ -230,4 +242,4 @@ def _placed(directory: Directory, start: int) -> Directory:
     entries = tuple(
         replace(e, segments=tuple(place(s) for s in e.segments)) for e in directory.entries
     )
-    return Directory(entries, bundles, tables, directory.tables_size, directory.metadata)
+    return replace(directory, entries=entries, bundles=bundles, tables=tables)

@@ -101,6 +101,7 @@ class Directory:
         tables: segment of the tables, or None.
         tables_size: its inflated size; 0 if it is not deflated.
         metadata: free strings.
+        provenance: who made the file and how, for people (ancillary); empty where it is not said.
     """
 
     entries: tuple[Entry, ...]
@@ -108,6 +109,7 @@ class Directory:
     tables: Segment | None = None
     tables_size: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
+    provenance: str = ""
 
     def segments(self) -> Iterable[Segment]:
         """All segments in file order: tables, bundles, then those of each tensor."""

@@ -67,12 +67,32 @@ def decode(
     ]
 
 
-def is_good(data: bytes, limit: int | None, workers: int, progress: Progress | None) -> bool:
-    """True if the decoder in C is there and finds nothing wrong with a file; as `decode`."""
+def visit(
+    data: bytes,
+    limit: int | None,
+    workers: int,
+    visitor: Callable[[int, Patterns], None],
+    progress: Progress | None,
+) -> bool:
+    """True if the decoder in C is there and finds nothing wrong with a file.
+
+    Args:
+        data, limit, workers: as in `decode`.
+        visitor: called with each tensor that is not tied, its index in the file and its bit
+            patterns, which are not kept; in threads, and in no order.
+        progress: called with ("verify", done, of).
+    """
     file = _File.open(data, limit)
     if file is None:
         return False
-    return all(good for _, good in file.run("verify", file.decodes, workers, progress))
+
+    def decodes(task: list[int]) -> bool:
+        arrays = file.decode(task)
+        for index, patterns in zip(task, arrays or [], strict=arrays is not None):
+            visitor(index, patterns)
+        return arrays is not None
+
+    return all(good for _, good in file.run("verify", decodes, workers, progress))
 
 
 class _File:
@@ -117,10 +137,6 @@ class _File:
             return None
         flat = [array.reshape(-1).view(np.uint8) for array in arrays]
         return arrays if self._file.decode(list(zip(task, flat, strict=True))) else None
-
-    def decodes(self, task: list[int]) -> bool:
-        """True if some tensors decode; they are not kept."""
-        return self.decode(task) is not None
 
     def run(
         self, stage: str, act: Callable[[list[int]], Done], workers: int, progress: Progress | None

@@ -9,17 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.format import bits, symbols, trellis
+from tqcodec.format import reader as io
 from tqcodec.format.reader import Reader
-from tqcodec.format.records import CodedTensor
+from tqcodec.format.records import CodedTensor, check_classes
 from tqcodec.format.registry import PayloadKind
 from tqcodec.format.tables import Tables
 
 
 def write_payload(coded: CodedTensor, rows: slice, columns: slice, tables: Tables) -> bytes:
-    """The element `payload` of one tile."""
+    """The element `payload` of one tile.
+
+    Raises:
+        MalformedError: classes without tables, or indices that a payload cannot hold.
+    """
     part = coded.coefficients[rows, columns].astype(np.int32)
     indices = trellis.indices_of(part, coded.steps)[0] if coded.steps else part
+    _check_depths(indices, coded, columns, io.check)
     if coded.payload_kind == PayloadKind.RANGE:
+        check_classes(coded.table_map, coded.quantizer, tables, io.check)
         return symbols.write_stream(indices, coded.table_ids(rows, columns), tables, coded.steps)
     widths = _widths(coded, indices.shape, columns)
     masks = (1 << widths.astype(np.int32)) - 1
@@ -40,18 +47,21 @@ def read_payload(
     else:
         ids = coded.table_ids(rows, columns)
         part[:], indices = symbols.read_stream(reader, ids, tables, coded.steps)
-        inside = _within(indices, coded.depths.values[coded.kept[columns]])
-        reader.check(inside, "payload.depth", "an index outside its column's depth")
+        _check_depths(indices, coded, columns, reader.check)
     reader.end()
 
 
-def _within(indices: NDArray[np.int32], depths: NDArray[np.uint8]) -> bool:
-    """True where all indices lie in the signed range of their column's depth."""
+def _check_depths(
+    indices: NDArray[np.int32], coded: CodedTensor, columns: slice, check: io.Check
+) -> None:
+    """Check that the indices of a tile lie in the signed ranges of their columns' depths."""
+    depths = coded.depths.values[coded.kept[columns]]
     least = int(depths.min()) - 1  # bits of the magnitude
     if -(1 << least) <= int(indices.min()) and int(indices.max()) < 1 << least:
-        return True
+        return
     half = np.int32(1) << (depths.astype(np.int32) - 1)
-    return bool(((indices.max(axis=0) < half) & (indices.min(axis=0) >= -half)).all())
+    inside = ((indices.max(axis=0) < half) & (indices.min(axis=0) >= -half)).all()
+    check(bool(inside), "payload.depth", "an index outside its column's depth")
 
 
 def _widths(coded: CodedTensor, shape: tuple[int, ...], columns: slice) -> NDArray[np.uint8]:

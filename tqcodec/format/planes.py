@@ -59,8 +59,9 @@ class Part:
 def write_block(parts: Sequence[Part], tables: Tables) -> bytes:
     """The element `block`."""
     head = b"".join(
-        bytes([p.kept, (UNSIGNED if p.unsigned else 0) | (CODED if p.table is not None else 0)])
-        + (bytes([p.table]) if p.table is not None else b"")
+        io.u8(p.kept)
+        + io.u8((UNSIGNED if p.unsigned else 0) | (CODED if p.table is not None else 0))
+        + (io.u8(p.table) if p.table is not None else b"")
         + (io.sv(p.offset) if p.dtype.is_float else b"")
         for p in parts
     )
@@ -115,7 +116,7 @@ def _read_head(head: Reader, dtype: DType, count: int, tables: Tables) -> Part:
     table = None
     if flags & CODED:
         table = head.u8()
-        head.check(table < len(tables), "table.index", f"no table {table}")
+        tables.check_index(table, head.check)
     offset = head.sv(MAX_OFFSET) if dtype.is_float else 0
     patterns = np.zeros(count, dtype.pattern)
     return Part(dtype, patterns, kept, bool(flags & UNSIGNED), table, offset)

@@ -6,9 +6,18 @@ Imports numpy and the standard library only.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import NoReturn
 
 from tqcodec.errors import MalformedError, UnsupportedError
+
+Check = Callable[[bool, str, str], None]  # (condition, rule, message): raises unless it holds
+
+
+def check(condition: bool, rule: str, message: str) -> None:
+    """Raise MalformedError unless `condition` holds, where nothing is read: see `Reader.check`."""
+    if not condition:
+        raise MalformedError(rule, message)
 
 
 class Reader:
@@ -87,8 +96,15 @@ def unsupported(reader: Reader, rule: str, feature: str) -> UnsupportedError:
     return UnsupportedError(rule, f"needs {feature}", place, reader.tensor)
 
 
+def u8(value: int) -> bytes:
+    """One byte; MalformedError for what it does not hold."""
+    check(0 <= value < 1 << 8, "integer.range", f"{value} does not fit a byte")
+    return bytes([value])
+
+
 def uv(value: int) -> bytes:
-    """Unsigned LEB128 form of `value`, shortest."""
+    """Unsigned LEB128 form of `value`, shortest; MalformedError for what has none."""
+    check(0 <= value < 1 << 64, "integer.size", f"{value} is no unsigned integer of 64 bits")
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

@@ -13,10 +13,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.format import reader as io
 from tqcodec.format.dct import dct_rows
 from tqcodec.format.dtypes import DType, round_to
 from tqcodec.format.records import Basis, CodedTensor, axis_lengths, axis_order, taps_lengths
-from tqcodec.format.registry import Axis, BasisKind, Quantizer
+from tqcodec.format.registry import SUM_BITS, Axis, BasisKind, Quantizer
 from tqcodec.format.vectors import Vector
 
 ROW_SCALE_MANTISSA: Final = 5  # bits
@@ -61,6 +62,13 @@ def sum_bound(coded: CodedTensor, shape: Sequence[int]) -> int:
             # Sums of doubles cannot wrap, and are exact below 2^53.
             bound *= max(1, int(np.abs(rows).sum(axis=0, dtype=np.float64).max()))
     return bound
+
+
+def check_bound(coded: CodedTensor, shape: Sequence[int], check: io.Check) -> None:
+    """Check that the sums of the reconstruction are exact in doubles (10.1)."""
+    bound = sum_bound(coded, shape)
+    message = f"sums may reach 2 ** {bound.bit_length() - 1}"
+    check(bound < 1 << SUM_BITS, "reconstruct.bound", message)
 
 
 def _largest(vector: Vector) -> int:

@@ -155,15 +155,15 @@ def axis_order(roles: Sequence[Axis]) -> list[int]:
 def write_head(coded: CodedTensor, tables: Tables) -> bytes:
     """The element `transform_head`."""
     head = HeadWriter(tables)
-    head.out += bytes(coded.roles)
+    head.out += b"".join(map(io.u8, coded.roles))
     head.out += io.uv(coded.scale[0]) + io.sv(coded.scale[1])
-    head.out.append(coded.quantizer)
+    head.out += io.u8(coded.quantizer)
     if coded.quantizer == Quantizer.TRELLIS:
         head.out += io.uv(coded.steps)
-    head.out.append(coded.payload_kind)
+    head.out += io.u8(coded.payload_kind)
     head.out += io.uv(coded.tile[0]) + io.uv(coded.tile[1])
     for basis in coded.bases:
-        head.out.append(basis.kind)
+        head.out += io.u8(basis.kind)
         if basis.entries is not None and basis.shifts is not None and basis.tables is not None:
             head.out += io.uv(len(basis.entries))
             head.out += bytes(basis.tables.values)
@@ -172,7 +172,7 @@ def write_head(coded: CodedTensor, tables: Tables) -> bytes:
             head.code(basis.entries.ravel(), ids)
     head.vector(coded.depths)
     if coded.payload_kind == PayloadKind.RANGE:
-        head.out += io.uv(len(coded.table_map)) + bytes(coded.table_map)
+        head.out += io.uv(len(coded.table_map)) + b"".join(map(io.u8, coded.table_map))
         for level in coded.levels:
             head.vector(level)
     head.vector(coded.row_scales)
@@ -273,14 +273,14 @@ def _read_basis(head: HeadReader, axis: Axis, length: int, taps: Sequence[int]) 
     if kind == BasisKind.NONE:
         return _PendingBasis(BasisKind.NONE, length)
     if kind == BasisKind.DCT:
-        fits = axis == Axis.TAPS and all(1 <= n <= MAX_DCT for n in taps)
-        fits = fits and len(taps) <= MAX_DCT_DIMENSIONS and length <= MAX_DCT_TAPS
+        fits = axis == Axis.TAPS and has_dct(taps)
         reader.check(fits, "basis.dct", f"no DCT of this length on axis {axis.name.lower()}")
         return _PendingBasis(BasisKind.DCT, length)
     rows = reader.uv(length)
     reader.check(rows * length <= MAX_BASIS, "basis.size", f"basis of {rows} x {length}")
     ids = np.frombuffer(reader.take(rows), np.uint8)
-    reader.check(not rows or int(ids.max()) < len(head.tables), "table.index", "no such table")
+    if rows:
+        head.tables.check_index(int(ids.max()), reader.check)
     shifts = head.vector(rows, MAX_BASIS_SHIFT)
     entries = head.rows(ids, length)
     return _PendingBasis(BasisKind.EXPLICIT, rows, entries, shifts, Vector(ids))
@@ -296,18 +296,30 @@ def _read_classes(
     reader = head.reader
     if kind == PayloadKind.FIXED:
         return (0,), [PendingVector(0, reader, _zeros(n)) for n in lengths]
-    count = reader.uv(MAX_CLASSES)
-    reader.check(count > 0, "class.count", "no class")
-    table_map = tuple(reader.take(count))
+    table_map = tuple(reader.take(reader.uv(MAX_CLASSES)))
+    check_classes(table_map, quantizer, tables, reader.check)
+    return table_map, [head.vector(n, MAX_CLASSES) for n in lengths]
+
+
+def check_classes(
+    table_map: tuple[int, ...], quantizer: Quantizer, tables: Tables, check: io.Check
+) -> None:
+    """Check that each class has its table, or its pair of tables (9.5)."""
+    check(len(table_map) > 0, "class.count", "no class")
     for index in table_map:
         if quantizer == Quantizer.TRELLIS:
             pair = tables[index : index + 2]
-            reader.check(len(pair) == 2, "class.table", f"no pair of tables {index}")
+            check(len(pair) == 2, "class.table", f"no pair of tables {index}")
             same = pair[0].low_bits == pair[1].low_bits
-            reader.check(same, "class.low_bits", f"pair of tables {index} differs in low bits")
+            check(same, "class.low_bits", f"pair of tables {index} differs in low bits")
         else:
-            reader.check(index < len(tables), "class.table", f"no table {index}")
-    return table_map, [head.vector(n, MAX_CLASSES) for n in lengths]
+            check(index < len(tables), "class.table", f"no table {index}")
+
+
+def has_dct(taps: Sequence[int]) -> bool:
+    """True for lengths of the taps' dimensions that may have a DCT."""
+    short = all(1 <= n <= MAX_DCT for n in taps) and math.prod(taps) <= MAX_DCT_TAPS
+    return short and len(taps) <= MAX_DCT_DIMENSIONS
 
 
 def _zeros(length: int) -> NDArray[np.int32]:

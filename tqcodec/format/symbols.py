@@ -10,9 +10,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.errors import MalformedError
 from tqcodec.format import bits, native, portable
 from tqcodec.format import reader as io
 from tqcodec.format.reader import Reader
+from tqcodec.format.registry import MAX_VALUE
 from tqcodec.format.tables import Tables
 
 ESCAPE_SIZES = (1, 2, 4)  # bytes of an escaped symbol
@@ -30,10 +32,18 @@ def write_stream(
         steps: rows of a trellis segment, 0 without a trellis.
 
     Raises:
-        ValueError: an index outside a table without an escape.
+        MalformedError: no such table, an index outside a table without an escape, or beyond what a
+            stream may hold.
     """
+    if ids.size:
+        tables.check_index(int(ids.max()) + (1 if steps else 0), io.check)
+        largest = max(int(indices.max()), -int(indices.min()))
+        io.check(largest <= MAX_VALUE, "stream.range", f"a value of magnitude {largest}")
     encode = native.encode if native.AVAILABLE else portable.encode
-    words, escapes = encode(indices, ids, tables, steps)
+    try:
+        words, escapes = encode(indices, ids, tables, steps)
+    except ValueError as error:
+        raise MalformedError("stream.escape", str(error)) from None
     out = io.uv(len(words) // 4) + io.uv(len(escapes))
     if len(escapes):
         most = max(int(escapes.max()), -1 - int(escapes.min()))

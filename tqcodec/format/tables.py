@@ -91,6 +91,10 @@ class Tables(Sequence[Table]):
         """The tables in the layout of the native loops, made once."""
         return PackedTables(self)
 
+    def check_index(self, index: int, check: io.Check) -> None:
+        """Check that there is a table of this number."""
+        check(index < len(self), "table.index", f"no table {index}")
+
     @overload
     def __getitem__(self, index: int) -> Table: ...
 
@@ -132,7 +136,7 @@ def write_tables(tables: Sequence[Table]) -> bytes:
     for table in tables:
         symmetric = table.is_symmetric()
         out.append((SYMMETRIC if symmetric else 0) | (ESCAPE if table.escape else 0))
-        out.append(table.low_bits)
+        out += io.u8(table.low_bits)
         out += io.uv(-table.low) if symmetric else io.sv(table.low) + io.uv(len(table.weights))
         stored = table.weights[-table.low :] if symmetric else table.weights
         for weight in (*stored, table.escape) if table.escape else stored:

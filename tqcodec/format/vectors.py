@@ -63,7 +63,7 @@ class HeadWriter:
             self.out += bytes([VectorKind.PACKED, width])
             self.out += bits.pack(values, np.full(len(values), width, np.uint8))
         else:
-            self.out += bytes([VectorKind.CODED, vector.table])
+            self.out += bytes([VectorKind.CODED]) + io.u8(vector.table)
             self.code(values.astype(np.int32), np.full(len(values), vector.table, np.uint8))
 
     def end(self) -> bytes:
@@ -88,7 +88,7 @@ class HeadReader:
     def table(self) -> int:
         """The element `table`: an index into the tables of the file."""
         index = self.reader.u8()
-        self.reader.check(index < len(self.tables), "table.index", f"no table {index}")
+        self.tables.check_index(index, self.reader.check)
         return index
 
     def rows(self, ids: NDArray[np.uint8], length: int) -> NDArray[np.int32]:

@@ -1,26 +1,32 @@
 """Writes a file from records (chapter 4): segments, directory, header.
 
-Imports the layers below and the standard library only. Knows nothing of why records are as they
-are.
+What is written obeys the rules that it is read by, because the reader is asked: tables before
+anything is coded by them, all else before the file is handed out. Only the coefficients are not
+decoded again; the rules that they can break are those of `payload` and `symbols`, asked for while
+they are written. Imports the layers below and the standard library only. Knows nothing of why
+records are as they are.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from tqcodec.errors import DecodeError, InternalError
 from tqcodec.format import payload, records
 from tqcodec.format import reader as io
-from tqcodec.format.container import block_lengths
+from tqcodec.format.container import Container, block_lengths
 from tqcodec.format.directory import values_allowed, write_directory
 from tqcodec.format.dtypes import DType
 from tqcodec.format.entries import Directory, Entry, Segment
 from tqcodec.format.header import Header, inflatable, write_header
 from tqcodec.format.planes import Part, write_block
+from tqcodec.format.reader import Reader
 from tqcodec.format.records import CodedTensor
 from tqcodec.format.registry import Coding
-from tqcodec.format.tables import Tables, write_tables
+from tqcodec.format.tables import Tables, read_tables, write_tables
 
 
 @dataclass(frozen=True)
@@ -66,27 +72,38 @@ class Record:
     snr: int | None = None
 
 
-def write(items: Iterable[Record], tables: Tables, metadata: Mapping[str, str]) -> bytes:
+def write(
+    items: Iterable[Record], tables: Tables, metadata: Mapping[str, str], provenance: str = ""
+) -> bytes:
     """A whole file.
 
     Args:
         items: tensors in their order; taken one at a time, so that they may be made on demand.
         tables: the tables that records refer to.
         metadata: free strings.
+        provenance: who made the file and how; nothing is written for an empty string.
+
+    Raises:
+        InternalError: a record, table, part or directory that breaks a rule.
     """
+    with _asked():
+        plain = write_tables(tables)
+        read_tables(Reader(plain))
     entries: list[Entry] = []
     bodies: list[bytes] = []
     bundles: dict[int, list[Part]] = {}
     index: dict[str, int] = {}
     for item in items:
-        segments = _segments(item.content, tables)
-        bodies += segments
-        entries.append(_entry(item, [_describe(s) for s in segments], index))
+        with _asked(item.name):
+            segments = _segments(item.content, tables)
+            bodies += segments
+            entries.append(_entry(item, [_describe(s) for s in segments], index))
         index[item.name] = len(index)
         if isinstance(item.content, Bundled):
             bundles.setdefault(item.content.bundle, []).append(item.content.part)
-    blocks = [write_block(bundles[i], tables) for i in range(len(bundles))]
-    plain = write_tables(tables)
+    with _asked():
+        used = range(1 + max(bundles, default=-1))
+        blocks = [write_block(bundles.get(i, []), tables) for i in used]
     deflated = io.deflate(plain)
     smaller = len(deflated) < len(plain)
     first = [deflated if smaller else plain] if tables else []
@@ -96,8 +113,39 @@ def write(items: Iterable[Record], tables: Tables, metadata: Mapping[str, str]) 
         _describe(first[0]) if first else None,
         len(plain) if smaller else 0,
         metadata,
+        provenance,
     )
-    return _file(directory, [*first, *blocks, *bodies])
+    data = _file(directory, [*first, *blocks, *bodies])
+    with _asked():
+        _read_again(data)
+    return data
+
+
+@contextmanager
+def _asked(tensor: str | None = None) -> Iterator[None]:
+    """What the reader refuses is a fault of who made the records."""
+    try:
+        yield
+    except DecodeError as error:
+        name = error.tensor if error.tensor is not None else tensor
+        raise InternalError(error.rule, error.message, name) from error
+
+
+def _read_again(data: bytes) -> None:
+    """Read a file, but for the coefficients of its transform-coded tensors.
+
+    Raises:
+        DecodeError: as of a decoder.
+    """
+    everything = 1 << 64  # bytes that may be decoded: the limit is the user's, not the format's
+    container = Container(lambda offset, n: data[offset : offset + n], len(data), everything)
+    for entry in container.by_bundle():
+        if entry.same_as is not None:
+            continue
+        if entry.coding == Coding.TRANSFORM:
+            container.head(entry)
+        else:
+            container.decode(entry)
 
 
 def _describe(data: bytes) -> Segment:
@@ -119,9 +167,14 @@ def _entry(item: Record, segments: list[Segment], index: Mapping[str, int]) -> E
         check=item.check,
         segments=tuple(segments),
         bundle=content.bundle if isinstance(content, Bundled) else None,
-        same_as=index[content.name] if isinstance(content, Tied) else None,
+        same_as=_twin(content, index) if isinstance(content, Tied) else None,
         snr=item.snr,
     )
+
+
+def _twin(content: Tied, index: Mapping[str, int]) -> int:
+    io.check(content.name in index, "directory.range", f"tied to {content.name!r}, not before it")
+    return index[content.name]
 
 
 def _segments(content: CodedTensor | Part | Bundled | Raw | Tied, tables: Tables) -> list[bytes]:

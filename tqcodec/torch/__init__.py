@@ -61,6 +61,7 @@ def encode(
     target_drop: float | None = None,
     evaluate: Evaluate | None = None,
     progress: Progress | None = None,
+    verify: bool = True,
 ) -> bytes:
     """A `.tqc` file for a module or a state dict; what is not said here is as in `tqcodec.encode`.
 
@@ -101,6 +102,7 @@ def encode(
             statistics,
             refine=refine if tune is not None else None,
             progress=progress,
+            verify=verify,
         )
 
     if target_drop is None and evaluate is None:
@@ -133,6 +135,7 @@ def save(
     target_drop: float | None = None,
     evaluate: Evaluate | None = None,
     progress: Progress | None = None,
+    verify: bool = True,
 ) -> None:
     """`encode` into a file, which appears whole or not at all."""
     data = encode(
@@ -143,6 +146,7 @@ def save(
         target_drop=target_drop,
         evaluate=evaluate,
         progress=progress,
+        verify=verify,
     )
     with replacing(pathlib.Path(path)) as temporary:
         temporary.write_bytes(data)
