@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import tqcodec

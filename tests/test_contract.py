@@ -92,10 +92,11 @@ sys.stdout.write("done")
 
 
 def test_public_names() -> None:
-    errors = ["DecodeError", "EncodeError", "EvaluationError", "LimitError", "MalformedError"]
+    errors = ["DecodeError", "EncodeError", "EncodeWarning", "EvaluationError", "InternalError"]
+    more = ["LimitError", "MalformedError"]
     classes = ["Settings", "Statistics", "TQCError", "TensorFile", "UnsupportedError"]
     verbs = ["coding_gain", "decode", "encode", "load", "open", "save", "verify"]
-    names = ["FORMAT_VERSION", *errors, *classes, *verbs]
+    names = ["FORMAT_VERSION", *errors, *more, *classes, *verbs]
     assert tqcodec.__all__ == names
     assert all(getattr(tqcodec, name) is not None for name in names)
     assert issubclass(tqcodec.EncodeError, (tqcodec.TQCError, ValueError))

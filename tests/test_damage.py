@@ -8,11 +8,16 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import layout.coder
+import layout.planes
 import msgpack
 import numpy as np
 import pytest
 from fuzz import Parsed, assemble, failures, golden_files
+from layout.file import File, Tensor
+from layout.transform import DCT, Transform
 from strategies import coders, using
 
 import tqcodec
@@ -30,7 +35,6 @@ from tqcodec.format.registry import (
     MAX_STEPS,
     MAX_SYMBOLS,
     Axis,
-    BasisKind,
     Coding,
     PayloadKind,
     Quantizer,
@@ -273,11 +277,10 @@ def test_unknown_ancillary_entries_are_skipped() -> None:
 
 
 def test_booleans_other_than_0_and_1_are_refused() -> None:
-    patterns = np.array([0, 1, 2], np.uint8)
-    for content in (Raw(patterns.tobytes()), make_part(patterns, DTYPES["BOOL"], None)):
-        data = write([Record("b", DTYPES["BOOL"], (3,), crc(patterns), content)], Tables(()), {})
-        with pytest.raises(MalformedError):
-            tqcodec.decode(data)
+    raw = Tensor("b", "BOOL", (3,), bytes([0, 1, 2]))
+    for tensor in (raw, layout.planes.Part("BOOL", [0, 1, 2], 2).tensor()):
+        with pytest.raises(MalformedError, match=r"tensor\.bool"):
+            tqcodec.decode(File([tensor]).build())
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "C:\\x", "a\0b", "~/x", "con", "\n"])
@@ -294,30 +297,16 @@ def test_path_like_names_are_inert(
 
 # ---- bombs ----
 
-NOTHING = Tables([Table(0, (4096,)), Table(1, (4096,))])  # tables of one symbol: no bits
 O, I, T = Axis  # noqa: E741
 
 
-def record_file(
-    shape: tuple[int, ...], roles: tuple[Axis, ...], dtype: str = "F8_E5M2", **changes: object
-) -> bytes:
-    fields: dict[str, object] = {
-        "roles": roles,
-        "scale": (1, 0),
-        "quantizer": Quantizer.UNIFORM,
-        "steps": 0,
-        "payload_kind": PayloadKind.RANGE,
-        "tile": (1, 1),
-        "bases": (Basis(), Basis(), Basis()),
-        "depths": Vector.constant(0, 1),
-        "levels": tuple(Vector.constant(0, 1) for _ in Axis),
-        "table_map": (0,),
-        "row_scales": Vector.constant(1, 1),
-        "multipliers": Vector.constant(1, 1),
-        "coefficients": np.zeros((1, 0), np.int32),
-    }
-    record = CodedTensor(**(fields | changes))
-    return write([Record("t", DTYPES[dtype], shape, 0, record)], NOTHING, {})
+def head_file(shape: tuple[int, ...], roles: tuple[Axis, ...], **changes: Any) -> bytes:
+    """A file of one transform-coded tensor that is nothing but a head."""
+    known = [layout.coder.Table(0, (4096,)), layout.coder.Table(1, (4096,))]
+    fields: dict[str, Any] = {"dtype": "F8_E5M2", "tile": (1, 1), "depths": 0}
+    record = Transform(shape, roles, (), **(fields | changes))
+    tensor = record.tensor(known, elements=b"", segments=[record.head(known)])
+    return File([tensor], known).build()
 
 
 def shape_only(*shape: int, coding: int = 0, dtype: str = "F32") -> bytes:
@@ -387,17 +376,13 @@ EMPTY_LISTS = 120_000  # about as many as 2^17 bytes of padding pay for
 BOMBS: dict[str, Callable[[], bytes]] = {
     "raw-shape": lambda: shape_only(1 << 48),
     "planes-shape": lambda: shape_only(1 << 48, coding=1),
-    "transform-shape": lambda: record_file((1 << 24, 1 << 24), (O, I)),
-    "empty-shape": lambda: record_file((0, 1 << 40), (O, I)),
-    "empty-shape-columns": lambda: record_file((0, 1 << 40, 1 << 40), (O, I, T)),
+    "transform-shape": lambda: head_file((1 << 24, 1 << 24), (O, I)),
+    "empty-shape": lambda: head_file((0, 1 << 40), (O, I)),
+    "empty-shape-columns": lambda: head_file((0, 1 << 40, 1 << 40), (O, I, T)),
     "empty-shape-raw": lambda: shape_only(0, 1 << 48, 1 << 48),
     "empty-shape-planes": lambda: shape_only(0, 1 << 48, 1 << 48, coding=1),
-    "tiles": lambda: record_file((4096, 4096), (O, I), depths=Vector.constant(1, 1)),
-    "dct": lambda: record_file(
-        (1, 1, 16, 16, 16, 16),
-        (O, I, T, T, T, T),
-        bases=(Basis(), Basis(), Basis(BasisKind.DCT)),
-    ),
+    "tiles": lambda: head_file((4096, 4096), (O, I), depths=1),
+    "dct": lambda: head_file((1, 1, 16, 16, 16, 16), (O, I, T, T, T, T), bases={T: DCT}),
     "basis": lambda: explicit_basis(1, 4096),
     "work": lambda: explicit_basis(2048, 2048),
     "directory-lists": lambda: directory_file(
@@ -472,17 +457,24 @@ def test_a_file_of_very_many_small_tensors_is_legal() -> None:
 
 def test_a_long_trellis_is_no_slower_than_a_short_one() -> None:
     """Each step costs time of its own: the format bounds their number."""
-    rows = 1 << 18
-    data = record_file(
-        (rows, 1),
-        (O, I),
-        tile=(rows, 1),
+    rows, nothing = 1 << 18, Vector.constant(0, 1)
+    record = CodedTensor(
+        roles=(O, I),
+        scale=(1, 0),
         quantizer=Quantizer.TRELLIS,
         steps=MAX_STEPS,
+        payload_kind=PayloadKind.RANGE,
+        tile=(rows, 1),
+        bases=(Basis(), Basis(), Basis()),
         depths=Vector.constant(2, 1),
-        levels=(Vector.constant(0, rows), Vector.constant(0, 1), Vector.constant(0, 1)),
+        levels=(Vector.constant(0, rows), nothing, nothing),
+        table_map=(0,),
+        row_scales=Vector.constant(1, rows),
+        multipliers=Vector.constant(1, 1),
         coefficients=np.zeros((rows, 1), np.int32),
     )
+    free = Tables([Table(0, (4096,)), Table(1, (4096,))])  # tables of one symbol: no bits
+    data = write([Record("t", DTYPES["F8_E5M2"], (rows, 1), 0, record)], free, {})
     code = """
 import sys, tqcodec
 try:

@@ -57,7 +57,7 @@ def assert_equal(found: Tensors, expected: Tensors) -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_arrays_are_those_of_python(data: bytes, workers: int, tmp_path: Path) -> None:
     assert native_decoder.decode(data, None, 1, None) is not None
-    assert native_decoder.is_good(data, None, workers, None)
+    assert native_decoder.visit(data, None, workers, unseen, None)
     expected = by_python(data)
     assert_equal(tqcodec.decode(data, workers=workers), expected)
     (tmp_path / "x.tqc").write_bytes(data)
@@ -70,6 +70,10 @@ def test_arrays_are_aligned_and_of_their_own(data: bytes) -> None:
         assert array.flags.aligned
         assert array.flags.writeable
     assert not np.shares_memory(found["kernels"], found["tied"])
+
+
+def unseen(index: int, patterns: np.ndarray) -> None:
+    """A visitor that looks at nothing."""
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -102,6 +106,6 @@ def test_it_decodes_what_python_decodes_and_nothing_else() -> None:
             tqcodec.verify(data)
         except DecodeError:
             assert native_decoder.decode(data, None, 1, None) is None
-            assert not native_decoder.is_good(data, None, 1, None)
+            assert not native_decoder.visit(data, None, 1, unseen, None)
         else:
             assert_equal(tqcodec.decode(data), expected)

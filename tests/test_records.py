@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layout.coder import even
+from layout.file import File
+from layout.transform import IN, OUT, Transform
 from strategies import Array, Case, cases, coders, rngs, tables, using
 
 from tqcodec.errors import MalformedError, UnsupportedError
 from tqcodec.format.container import Container
-from tqcodec.format.dtypes import DTYPES
 from tqcodec.format.reader import Reader
 from tqcodec.format.records import Basis, CodedTensor, read_head, write_head
 from tqcodec.format.registry import Axis, PayloadKind, Quantizer
@@ -174,8 +176,9 @@ def test_hostile_bytes_of_a_head_are_refused(
 
 @coders
 def test_an_index_outside_its_depth_is_refused(coder: str) -> None:
-    record = small(depths=Vector.constant(2, 2))
+    record = Transform((2, 2), (OUT, IN), [[1, -2], [3, 0]], depths=2)
+    known = [even(-4, 8)]
+    tensor = record.tensor(known, elements=b"")
+    container = open_bytes(File([tensor], known).build())
     with using(coder), pytest.raises(MalformedError, match=r"payload\.depth"):
-        data = write([Record("t", DTYPES["F32"], (2, 2), 0, record)], KNOWN, {})
-        container = open_bytes(data)
         container.record(container.directory.entries[0])

@@ -56,9 +56,9 @@ def info_lines(data: Data) -> Iterator[str]:
         rows.append(_shared("[tables]", data["tables_bytes"]))
     rows.append(_shared("[header and directory]", data["directory_bytes"]))
     yield from aligned([list(COLUMNS), *rows])
-    yield summary_line(data)
     if data["encoder"] is not None:
         yield f"made by {printable(data['encoder'])}"
+    yield summary_line(data)
     yield from _gain_lines(data["tensors"])
 
 

@@ -181,7 +181,7 @@ def _write(
     for name, patterns in changed.items():
         sources[name] = replace(sources[name], patterns=patterns)
         parts[name] = part_of(items[name], sources[name], job.settings)
-    about = provenance(job.settings, job.statistics, job.refine is not None)
+    about = provenance(job.settings, job.statistics, tuned=bool(refined))
     try:
         data = assemble(sources, job.items, matrices, parts, job.settings, about)
     except InternalError as error:
