@@ -138,10 +138,17 @@ def part_of(item: Item, source: Source, settings: Settings) -> Part:
 
 
 def _method(settings: Settings, feedback: bool) -> Method:
-    if settings.effort < TRELLIS_EFFORT:
+    steps = steps_of(settings.effort)
+    if not steps:
         return Method(0, UNIFORM_FEEDBACK_LAMBDA if feedback else UNIFORM_LAMBDA)
-    steps = 32 if settings.effort < 7 else 64 if settings.effort < 9 else 128
     return Method(steps, TRELLIS_FEEDBACK_LAMBDA if feedback else TRELLIS_LAMBDA)
+
+
+def steps_of(effort: int) -> int:
+    """Rows of a trellis segment; 0 without a trellis."""
+    if effort < TRELLIS_EFFORT:
+        return 0
+    return 32 if effort < 7 else 64 if effort < 9 else 128
 
 
 def map_calls(

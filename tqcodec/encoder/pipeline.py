@@ -19,7 +19,7 @@ from tqcodec.encoder.assembly import EXPONENT_CLUSTERS, assemble
 from tqcodec.encoder.coded import Coded
 from tqcodec.encoder.coding import code
 from tqcodec.encoder.job import Job, Refine, analysed, map_calls, part_of, prepare
-from tqcodec.encoder.plan import Source, make_plan
+from tqcodec.encoder.plan import Source, directory_full, make_plan
 from tqcodec.encoder.provenance import provenance
 from tqcodec.encoder.rate_control import Estimate
 from tqcodec.encoder.settings import TRELLIS_EFFORT, Progress, Settings
@@ -186,9 +186,7 @@ def _write(
         data = assemble(sources, job.items, matrices, parts, job.settings, about)
     except InternalError as error:
         if error.rule == DIRECTORY_FULL:
-            raise EncodeError(
-                f"too many names and metadata for one file: {error.message}"
-            ) from error
+            raise directory_full(error.message) from error
         raise
     return Written(data, sources)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -15,7 +15,13 @@ from tqcodec.encoder.settings import Settings, TensorOptions, options_for
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.errors import EncodeError
 from tqcodec.format.dtypes import DType, to_float
-from tqcodec.format.registry import MAX_DIMENSIONS, MAX_ELEMENTS, MAX_NAME, Axis
+from tqcodec.format.registry import (
+    MAX_DIMENSIONS,
+    MAX_DIRECTORY,
+    MAX_ELEMENTS,
+    MAX_NAME,
+    Axis,
+)
 
 SMALL = 1 << 14  # tensors up to this many elements share bundles
 LEAST_WEIGHTS = 64  # a matrix with fewer elements is a side tensor
@@ -94,9 +100,10 @@ def make_plan(
     """Plan of all tensors, in their order.
 
     Raises:
-        EncodeError: a name or a shape that the format cannot hold, a rule without a match, or
-            statistics of another network.
+        EncodeError: names, metadata or a shape that the format cannot hold, a rule without a match,
+            or statistics of another network.
     """
+    _check_texts([s.name for s in sources], settings)
     shapes = {s.name: s.patterns.shape for s in sources}
     for name, one in statistics.items():
         if name not in shapes:
@@ -108,6 +115,26 @@ def make_plan(
     options = options_for(settings.rules, list(shapes))
     seen: dict[bytes, str] = {}
     return [_plan_one(s, settings, options[s.name], seen, statistics.get(s.name)) for s in sources]
+
+
+def _check_texts(names: Iterable[str], settings: Settings) -> None:
+    """Refuse names and metadata that no directory holds, before there is any work.
+
+    Raises:
+        EncodeError: they take more bytes than a directory may have.
+    """
+    texts = [*names, *(text for pair in settings.metadata for text in pair)]
+    size = sum(len(text.encode(errors="replace")) for text in texts)
+    if size > MAX_DIRECTORY:
+        raise directory_full(f"{size} bytes of text")
+
+
+def directory_full(what: str) -> EncodeError:
+    """The error for names and metadata that are too much."""
+    return EncodeError(
+        f"names and metadata are too much for one file: {what}, its directory takes at most "
+        f"{MAX_DIRECTORY} bytes"
+    )
 
 
 def _plan_one(

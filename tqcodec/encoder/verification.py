@@ -59,7 +59,8 @@ def check(
         if native_decoder.visit(data, EVERYTHING, settings.workers, compare, progress):
             return
         for done, (entry, patterns) in enumerate(container.decode_all(), 1):
-            compare(container.index[entry.name], patterns)
+            if entry.same_as is None:
+                compare(container.index[entry.name], patterns)
             if progress is not None:
                 progress("verify", done, len(entries))
     except DecodeError as error:
@@ -78,6 +79,11 @@ def _check_directory(
         source = sources[item.name]
         same = entry.dtype == source.dtype and entry.shape == source.patterns.shape
         _expect(same, CHECK, f"a {entry.dtype.name} of shape {entry.shape}", entry.name)
+        tied = None if entry.same_as is None else names[entry.same_as]
+        same = tied == item.same_as
+        if tied is not None:
+            same = same and np.array_equal(source.patterns, sources[tied].patterns)
+        _expect(same, "directory.same_as", f"tied to {tied!r}", entry.name)
     same = dict(container.directory.metadata) == dict(settings.metadata)
     _expect(same, "directory.type", "other metadata", None)
 
