@@ -20,7 +20,7 @@ from tqcodec.format.entries import crc
 from tqcodec.format.planes import Part
 from tqcodec.format.registry import MAX_SYMBOLS
 from tqcodec.format.tables import Table, Tables
-from tqcodec.format.writer import Bundled, Raw, Record, Tied
+from tqcodec.format.writer import Bundled, Draft, Raw, Record, Tied
 
 INDEX_CLUSTERS, VECTOR_CLUSTERS, ENTRY_CLUSTERS, EXPONENT_CLUSTERS = 48, 16, 8, 12
 FAST_SIZES = (8, 24)  # numbers of clusters tried at the efforts without trellis
@@ -76,7 +76,7 @@ def assemble(
     parts: Mapping[str, Part],
     settings: Settings,
     provenance: str,
-) -> bytes:
+) -> Draft:
     """The file of coded matrices and of parts, in the order of the items."""
     coded = list(matrices.values())
     plain = {name for name, part in parts.items() if side.is_incompressible(part)}
@@ -101,7 +101,7 @@ def assemble(
     for (name, part), table in zip(tabled.items(), exponents, strict=True):
         contents[name] = side.with_table(part, int(table[0]))
     records = _records(sources, items, contents)
-    return writer.write(records, known, dict(settings.metadata), provenance)
+    return writer.draft(records, known, dict(settings.metadata), provenance)
 
 
 def _records(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +26,7 @@ from tqcodec.encoder.settings import TRELLIS_EFFORT, Progress, Settings
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.encoder.target import Correction, Target
 from tqcodec.errors import EncodeError, InternalError
+from tqcodec.format.writer import Draft
 
 PASSES = 8  # corrections of the step after whole encodings
 STEP_OFF = 0.3  # octaves by which the step of an analysis may be off; metrics are hard to guess by
@@ -38,12 +39,21 @@ class Written:
     """A file, and the tensors that it was made of.
 
     Attributes:
-        data: the file.
+        draft: the file.
         sources: by name; side tensors may have been changed to make up for the coding.
     """
 
-    data: bytes
+    draft: Draft
     sources: Mapping[str, Source]
+
+    def finish(self, decode: Callable[[bytes], None] | None = None) -> bytes:
+        """The bytes of the file, as of `Draft.finish`."""
+        try:
+            return self.draft.finish(decode)
+        except InternalError as error:
+            if error.rule == DIRECTORY_FULL:
+                raise directory_full(error.message) from error
+            raise
 
 
 def encode(
@@ -72,9 +82,13 @@ def encode(
     by_name = {s.name: s for s in sources}
     job = prepare(by_name, items, settings, statistics, refine, progress)
     written = _search(job) if job.analyses else _fitting(_write(job, [], {}), settings)
-    if verify:
-        verification.check(written.data, written.sources, items, settings, progress)
-    return written.data
+    if not verify:
+        return written.finish()
+
+    def decode(data: bytes) -> None:
+        verification.check(data, written.sources, items, settings, progress)
+
+    return written.finish(decode)
 
 
 def _search(job: Job) -> Written:
@@ -123,12 +137,14 @@ def _meet_snr(job: Job, target: Target, step: float, found: Estimate) -> Written
 
 def _meet_size(job: Job, target: Target, step: float, found: Estimate) -> Written:
     """Encode and write, and again with a corrected step, until the size is right."""
-    best, best_coded, best_rank = Written(b"", {}), [], math.inf
+    best: Written | None = None
+    best_coded: list[Coded] = []
+    best_rank = math.inf
     correction = Correction()
     for _ in range(PASSES):
         coded = _code(job, step, found)
         written = _write(job, coded, {})
-        size = len(written.data)
+        size = written.draft.size
         octaves = target.octaves(0.0, 8.0 * size)
         rank = target.rank(octaves, size)
         if rank < best_rank:
@@ -139,11 +155,12 @@ def _meet_size(job: Job, target: Target, step: float, found: Estimate) -> Writte
             break
         step = correction.next_step(step, octaves)
         found = rate_control.estimate(job.analyses, job.method, step)
+    assert best is not None, "PASSES is positive, and no rank infinite"
     return _refined(job, best_coded, _fitting(best, job.settings))
 
 
 def _fitting(written: Written, settings: Settings) -> Written:
-    limit, size = settings.max_size, len(written.data)
+    limit, size = settings.max_size, written.draft.size
     if limit is not None and size > limit:
         raise EncodeError(f"max_size: {size} bytes is the smallest found, limit is {limit}")
     return written
@@ -182,19 +199,13 @@ def _write(
         sources[name] = replace(sources[name], patterns=patterns)
         parts[name] = part_of(items[name], sources[name], job.settings)
     about = provenance(job.settings, job.statistics, tuned=bool(refined))
-    try:
-        data = assemble(sources, job.items, matrices, parts, job.settings, about)
-    except InternalError as error:
-        if error.rule == DIRECTORY_FULL:
-            raise directory_full(error.message) from error
-        raise
-    return Written(data, sources)
+    return Written(assemble(sources, job.items, matrices, parts, job.settings, about), sources)
 
 
 def _refined(job: Job, coded: Sequence[Coded], written: Written) -> Written:
     """The file with refined side tensors, unless it no longer fits."""
     if job.refine is None:
         return written
-    better = _write(job, coded, job.refine(written.data))
+    better = _write(job, coded, job.refine(written.finish()))
     limit = job.settings.max_size
-    return written if limit is not None and len(better.data) > limit else better
+    return written if limit is not None and better.draft.size > limit else better

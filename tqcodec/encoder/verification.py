@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqcodec.encoder import side
 from tqcodec.encoder.plan import Item, Source, Treatment
 from tqcodec.encoder.settings import Progress, Settings
-from tqcodec.errors import DecodeError, InternalError
+from tqcodec.errors import InternalError
 from tqcodec.format import native_decoder
 from tqcodec.format.container import Container
 from tqcodec.format.dtypes import DType, to_float
@@ -45,26 +45,24 @@ def check(
         progress: called with ("verify", tensors done, of how many).
 
     Raises:
-        InternalError: it does not decode, or to something else; names tensor and rule.
+        DecodeError: it does not decode.
+        InternalError: it decodes to something else; names tensor and rule.
     """
-    try:
-        container = Container(lambda offset, n: data[offset : offset + n], len(data), EVERYTHING)
-        entries = container.directory.entries
-        _check_directory(container, sources, items, settings)
+    container = Container(lambda offset, n: data[offset : offset + n], len(data), EVERYTHING)
+    entries = container.directory.entries
+    _check_directory(container, sources, items, settings)
 
-        def compare(index: int, patterns: Patterns) -> None:
-            item = items[index]
-            _check_tensor(sources[item.name], item, settings, entries[index], patterns)
+    def compare(index: int, patterns: Patterns) -> None:
+        item = items[index]
+        _check_tensor(sources[item.name], item, settings, entries[index], patterns)
 
-        if native_decoder.visit(data, EVERYTHING, settings.workers, compare, progress):
-            return
-        for done, (entry, patterns) in enumerate(container.decode_all(), 1):
-            if entry.same_as is None:
-                compare(container.index[entry.name], patterns)
-            if progress is not None:
-                progress("verify", done, len(entries))
-    except DecodeError as error:
-        raise InternalError(error.rule, error.message, error.tensor) from error
+    if native_decoder.visit(data, EVERYTHING, settings.workers, compare, progress):
+        return
+    for done, (entry, patterns) in enumerate(container.decode_all(), 1):
+        if entry.same_as is None:
+            compare(container.index[entry.name], patterns)
+        if progress is not None:
+            progress("verify", done, len(entries))
     if native_decoder.available():
         raise InternalError(CHECK, "the decoder in C does not take what the one in Python does")
 

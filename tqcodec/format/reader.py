@@ -98,13 +98,15 @@ def unsupported(reader: Reader, rule: str, feature: str) -> UnsupportedError:
 
 def u8(value: int) -> bytes:
     """One byte; MalformedError for what it does not hold."""
-    check(0 <= value < 1 << 8, "integer.range", f"{value} does not fit a byte")
+    if not 0 <= value < 1 << 8:
+        raise MalformedError("integer.range", f"{value} does not fit a byte")
     return bytes([value])
 
 
 def uv(value: int) -> bytes:
     """Unsigned LEB128 form of `value`, shortest; MalformedError for what has none."""
-    check(0 <= value < 1 << 64, "integer.size", f"{value} is no unsigned integer of 64 bits")
+    if not 0 <= value < 1 << 64:
+        raise MalformedError("integer.size", f"{value} is no unsigned integer of 64 bits")
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

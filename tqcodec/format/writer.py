@@ -10,7 +10,7 @@ records are as they are.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -72,10 +72,48 @@ class Record:
     snr: int | None = None
 
 
+class Draft:
+    """A file that has been laid down; its bytes are to be had when the reader has been asked.
+
+    Attributes:
+        size: its bytes.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = len(data)
+
+    def finish(self, decode: Callable[[bytes], None] | None = None) -> bytes:
+        """The file, after it has been read.
+
+        Args:
+            decode: reads the whole file and raises a DecodeError, or an error of its own, for what
+                is not as it should be: for callers that decode it anyway. By default all is read
+                but the coefficients.
+
+        Raises:
+            InternalError: a record, part or directory that breaks a rule.
+        """
+        with _asked():
+            (decode or _read_again)(self._data)
+        return self._data
+
+
 def write(
     items: Iterable[Record], tables: Tables, metadata: Mapping[str, str], provenance: str = ""
 ) -> bytes:
-    """A whole file.
+    """A whole file; arguments as of `draft`.
+
+    Raises:
+        InternalError: a record, table, part or directory that breaks a rule.
+    """
+    return draft(items, tables, metadata, provenance).finish()
+
+
+def draft(
+    items: Iterable[Record], tables: Tables, metadata: Mapping[str, str], provenance: str = ""
+) -> Draft:
+    """A whole file, of which only the size is known: for encoders that make several.
 
     Args:
         items: tensors in their order; taken one at a time, so that they may be made on demand.
@@ -84,7 +122,7 @@ def write(
         provenance: who made the file and how; nothing is written for an empty string.
 
     Raises:
-        InternalError: a record, table, part or directory that breaks a rule.
+        InternalError: tables that break a rule, or what cannot be laid down at all.
     """
     with _asked():
         plain = write_tables(tables)
@@ -115,10 +153,7 @@ def write(
         metadata,
         provenance,
     )
-    data = _file(directory, [*first, *blocks, *bodies])
-    with _asked():
-        _read_again(data)
-    return data
+    return Draft(_file(directory, [*first, *blocks, *bodies]))
 
 
 @contextmanager
