@@ -126,10 +126,10 @@ def within_bound(before: Patterns, after: Patterns, dtype: DType, kept: int) -> 
     smallest = math.ldexp(1.0, 2 - (1 << (dtype.exponent_bits - 1)))
     size = np.maximum(np.abs(old), smallest)
     unit = 2.0 ** -(kept + 1)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         near_the_end = size * (1 + unit) > dtype.largest
-    bound = size * np.where(near_the_end, 2 * unit, unit)
-    return bool((np.abs(new - old) <= bound).all())
+        bound = size * np.where(near_the_end, 2 * unit, unit)
+        return bool((np.abs(new - old) <= bound).all())
 
 
 def error_of(before: Patterns, after: Patterns, dtype: DType) -> tuple[float, float]:

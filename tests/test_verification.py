@@ -1,0 +1,264 @@
+"""A file that is not what it should be is not handed out: faults are put into the encoder here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+from strategies import FLOATS, rngs, some_patterns, using
+
+import tqcodec
+from tqcodec import EncodeWarning, InternalError, Settings, cli
+from tqcodec.encoder import assembly, pipeline, side, verification
+from tqcodec.format import native, native_decoder
+from tqcodec.format.dtypes import DTYPES, to_float
+from tqcodec.format.records import CodedTensor
+from tqcodec.format.vectors import Vector
+
+Fault = Callable[[pytest.MonkeyPatch], None]
+
+
+def tensors() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(32, 32)).astype(np.float32)
+    return {
+        "matrix": matrix,
+        "tied": matrix.copy(),
+        "bias": rng.normal(size=40).astype(np.float32),
+        "count": np.arange(40),
+        "exact": rng.normal(size=(3, 3)).astype(np.float16),
+    }
+
+
+SETTINGS = Settings(bits=6, metadata=(("a", "b"),), rules=[("exact", "lossless")])
+
+
+def other_assembly(patch: pytest.MonkeyPatch, change: Callable[..., Any]) -> None:
+    """Have the file assembled from what `change` makes of the arguments."""
+    right = assembly.assemble
+
+    def wrong(*arguments: Any) -> Any:
+        return right(*change(*arguments))
+
+    patch.setattr(pipeline, "assemble", wrong)
+
+
+def other_numbers(name: str) -> Fault:
+    """One number of a tensor in planes is another, and its checksum with it."""
+
+    def fault(patch: pytest.MonkeyPatch) -> None:
+        def change(sources: Any, items: Any, matrices: Any, parts: Any, *rest: Any) -> Any:
+            part = parts[name]
+            patterns = part.patterns.copy()
+            patterns[7 % len(patterns)] = patterns[0]
+            changed = {**parts, name: replace(part, patterns=patterns)}
+            return (sources, items, matrices, changed, *rest)
+
+        other_assembly(patch, change)
+
+    return fault
+
+
+def fewer_mantissa_bits(patch: pytest.MonkeyPatch) -> None:
+    right = side.make_part
+
+    def wrong(patterns: Any, dtype: Any, kept: int | None) -> Any:
+        return right(patterns, dtype, None if kept is None else kept - 2)
+
+    patch.setattr(side, "make_part", wrong)
+
+
+def other_record(change: Callable[[CodedTensor], CodedTensor]) -> Fault:
+    """The matrix is another one, and the checksum that of the right one."""
+
+    def fault(patch: pytest.MonkeyPatch) -> None:
+        def changed(sources: Any, items: Any, matrices: Any, *rest: Any) -> Any:
+            found = {n: replace(one, record=change(one.record)) for n, one in matrices.items()}
+            return (sources, items, found, *rest)
+
+        other_assembly(patch, changed)
+
+    return fault
+
+
+def another_ratio(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(assembly, "decibels", lambda error, energy: 1)
+
+
+def no_metadata(patch: pytest.MonkeyPatch) -> None:
+    def change(*arguments: Any) -> Any:
+        *first, settings, about = arguments
+        return (*first, replace(settings, metadata=()), about)
+
+    other_assembly(patch, change)
+
+
+def another_order(patch: pytest.MonkeyPatch) -> None:
+    def change(sources: Any, items: Sequence[Any], *rest: Any) -> Any:
+        return (sources, [*items[2:], *items[:2]], *rest)
+
+    other_assembly(patch, change)
+
+
+def tied_to_another(patch: pytest.MonkeyPatch) -> None:
+    def change(sources: Any, items: Sequence[Any], *rest: Any) -> Any:
+        moved = {**sources, "tied": replace(sources["tied"], patterns=sources["count"].patterns)}
+        wrong = [replace(i, same_as="count") if i.name == "tied" else i for i in items]
+        order = sorted(wrong, key=lambda i: i.name == "tied")
+        return (moved, order, *rest)
+
+    other_assembly(patch, change)
+
+
+def coarser(record: CodedTensor) -> CodedTensor:
+    mantissa, exponent = record.scale
+    return replace(record, scale=(mantissa, exponent + 1))
+
+
+def too_many_tables(patch: pytest.MonkeyPatch) -> None:
+    """What encoders did before they counted all tables of a file."""
+    patch.setattr(assembly.budget, "within_limits", list)
+    for module in (assembly, assembly.tables):
+        for name in ("INDEX_CLUSTERS", "SIZES"):
+            if hasattr(module, name):
+                patch.setattr(module, name, 64 if name == "INDEX_CLUSTERS" else (64,))
+    patch.setattr("tqcodec.format.tables.MAX_TABLES", 2)
+
+
+FAULTS: dict[str, tuple[str, str | None, Fault]] = {
+    "vector": ("tensor.check", "bias", other_numbers("bias")),
+    "integers": ("tensor.check", "count", other_numbers("count")),
+    "exact": ("tensor.check", "exact", other_numbers("exact")),
+    "mantissa": ("tensor.check", "bias", fewer_mantissa_bits),
+    "scale": ("tensor.check", "matrix", other_record(coarser)),
+    "depths": (
+        "payload.depth",
+        "matrix",
+        other_record(lambda r: replace(r, depths=Vector.constant(1, len(r.depths.values)))),
+    ),
+    "ratio": ("tensor.check", "matrix", another_ratio),
+    "metadata": ("directory.type", None, no_metadata),
+    "order": ("tensor.check", None, another_order),
+    "ties": ("tensor.check", None, tied_to_another),
+    "tables": ("table.count", None, too_many_tables),
+}
+decoders = pytest.mark.parametrize("decoder", ["C", "Python"])
+
+
+@decoders
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_file_is_not_handed_out(
+    fault: str, decoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if decoder == "C" and not native_decoder.available():
+        pytest.skip("the decoder in C is not built")
+    rule, name, put_in = FAULTS[fault]
+    assert tqcodec.decode(tqcodec.encode(tensors(), SETTINGS))
+    put_in(monkeypatch)
+    loops = using("native" if native.AVAILABLE else "portable")
+    with loops if decoder == "Python" else nullcontext(), pytest.raises(InternalError) as caught:
+        tqcodec.encode(tensors(), SETTINGS)
+    assert (caught.value.rule, caught.value.tensor) == (rule, name)
+    assert f"[{rule}]" in str(caught.value)
+
+
+def test_the_command_line_keeps_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file(tensors(), tmp_path / "m.safetensors")
+    (tmp_path / "m.tqc").write_bytes(b"old")
+    other_numbers("bias")(monkeypatch)
+    command = ["encode", str(tmp_path / "m.safetensors"), "--bits", "6", "-f"]
+    assert cli.main(command) == 70
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("tqcodec: internal error: [tensor.check] tensor 'bias': ")
+    assert err.count("\n") == 1
+    assert (tmp_path / "m.tqc").read_bytes() == b"old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.safetensors", "m.tqc"]
+    assert cli.main([*command, "--no-verify"]) == 0
+    bias = tqcodec.load(tmp_path / "m.tqc")["bias"]
+    assert bias[7] == bias[0]
+
+
+def test_a_decoder_that_refuses_what_another_takes_is_a_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not native_decoder.available():
+        pytest.skip("the decoder in C is not built")
+    monkeypatch.setattr(native_decoder, "visit", lambda *_: False)
+    with pytest.raises(InternalError, match="decoder in C"):
+        tqcodec.encode(tensors())
+
+
+def test_progress_of_the_verification_is_shown() -> None:
+    stages: list[str] = []
+    tqcodec.encode(tensors(), progress=lambda stage, done, of: stages.append(stage))
+    assert stages[-1] == "verify"
+    stages.clear()
+    tqcodec.encode(tensors(), progress=lambda stage, done, of: stages.append(stage), verify=False)
+    assert "verify" not in stages
+
+
+# ---- the bound of vectors ----
+
+
+@given(rngs, st.sampled_from(FLOATS), st.integers(0, 52), st.sampled_from(["weights", "any"]))
+def test_shortened_numbers_are_within_the_bound(
+    rng: np.random.Generator, dtype: Any, kept: int, kind: str
+) -> None:
+    patterns = some_patterns(rng, dtype, 200, kind)
+    patterns = patterns[np.isfinite(to_float(patterns, dtype))]
+    part = side.make_part(patterns, dtype, kept)
+    assert verification.within_bound(patterns, part.patterns, dtype, kept)
+    values = np.abs(to_float(patterns, dtype))
+    if kept < dtype.mantissa_bits and (values > 8 * math.ldexp(1, -dtype.mantissa_bits)).any():
+        other = patterns ^ dtype.pattern.type(1 << 8 * dtype.size - 1)  # the sign
+        assert not verification.within_bound(patterns, other, dtype, kept)
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_types_without_infinities_round_up_to_the_end(kept: int) -> None:
+    """The exponent of all ones is that of numbers there."""
+    dtype = DTYPES["F8_E4M3"]
+    patterns = np.arange(0x78, 0x7F, dtype=np.uint8)  # 256 to 448
+    found = to_float(side.make_part(patterns, dtype, kept).patterns, dtype)
+    values = to_float(patterns, dtype)
+    inside = values * (1 + 2.0 ** -(kept + 1)) <= dtype.largest
+    assert (np.abs(found - values)[inside] <= 2.0 ** -(kept + 1) * values[inside]).all()
+
+
+# ---- files that decode to more than a decoder takes by default ----
+
+
+def test_a_file_that_decodes_to_very_much_is_warned_of(tmp_path: Path) -> None:
+    zeros = {"w": np.zeros((3000, 4000), np.float32)}
+    with pytest.warns(EncodeWarning, match="limit=48000000 .--limit 48000000."):
+        data = tqcodec.encode(zeros)
+    with pytest.raises(tqcodec.LimitError):
+        tqcodec.decode(data)
+    assert not tqcodec.decode(data, limit=48_000_000)["w"].any()
+
+
+def test_the_command_line_says_which_option_decodes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "zeros.safetensors"
+    save_file({"w": np.zeros((3000, 4000), np.float32)}, path)
+    assert cli.main(["encode", str(path), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("tqcodec: warning: ")
+    assert "--limit 48000000" in err
+    assert '"warnings": [\n' in out
+    packed = str(tmp_path / "zeros.tqc")
+    assert cli.main(["verify", packed]) == 4
+    assert cli.main(["verify", packed, "--limit", "48000000"]) == 0
