@@ -91,7 +91,7 @@ def decoded(data: bytes) -> tuple[dict[str, Array], list[Entry], dict[str, str]]
         arrays = tqcodec.decode(data)
     except DecodeError as error:
         raise FaultError(error.rule, str(error)) from None
-    if native_decoder.available() and not native_decoder.is_good(data, None, 1, None):
+    if native_decoder.available() and native_decoder.decode(data, None, 1, None) is None:
         raise FaultError("decoders", "the decoder in C refuses what Python decodes")
     return arrays, entries, metadata
 
