@@ -71,7 +71,7 @@ def build() -> bytes:
     tables = write_tables(TABLES)
     bundle = planes.write_block([BIAS], TABLES)
     ((rows, columns),) = WEIGHT.tiles()
-    weight = records.write_head(WEIGHT, TABLES)
+    weight = records.write_head(WEIGHT, (5, 1, 2, 2), TABLES)
     weight += payload.write_payload(WEIGHT, rows, columns, TABLES)
 
     def segment(data: bytes) -> Segment:

@@ -20,7 +20,7 @@ from tqcodec.format.dct import dct
 from tqcodec.format.dtypes import DTYPES, to_float
 from tqcodec.format.reconstruct import expand, reconstruct, sum_bound
 from tqcodec.format.records import Basis, axis_lengths
-from tqcodec.format.registry import MAX_DCT, Axis, BasisKind, Quantizer
+from tqcodec.format.registry import MAX_DCT, MAX_SCALE_EXPONENT, Axis, BasisKind, Quantizer
 from tqcodec.format.tables import Table, Tables
 from tqcodec.format.vectors import Vector
 from tqcodec.format.writer import Record, write
@@ -146,9 +146,9 @@ def test_a_bound_above_64_bits_does_not_wrap() -> None:
     assert sum_bound(record, (2, rows)) == 8 * rows << 54
 
 
-@pytest.mark.parametrize("exponent", [-1200, -1100, 900, 1100, 1200])
+@pytest.mark.parametrize("exponent", [-MAX_SCALE_EXPONENT - 1, MAX_SCALE_EXPONENT])
 @pytest.mark.parametrize("name", ["F64", "F32", "BF16", "F8_E4M3"])
-def test_extreme_scales_end_in_weights_or_a_decode_error(exponent: int, name: str) -> None:
+def test_extreme_scales_end_in_weights(exponent: int, name: str) -> None:
     record = small(
         scale=((1 << 24) - 1, exponent),
         row_scales=Vector(np.array([255, 1], np.uint8)),
@@ -156,12 +156,8 @@ def test_extreme_scales_end_in_weights_or_a_decode_error(exponent: int, name: st
     )
     dtype, known = DTYPES[name], Tables([Table(0, (2048,), 2048)])
     container = open_bytes(write([Record("t", dtype, (2, 2), 0, record)], known, {}))
-    try:
-        found = container.record(container.directory.entries[0])
-    except MalformedError as error:
-        assert error.rule == "integer.range"
-    else:
-        assert reconstruct(found, (2, 2), dtype).shape == (2, 2)
+    found = container.record(container.directory.entries[0])
+    assert reconstruct(found, (2, 2), dtype).shape == (2, 2)
 
 
 @pytest.mark.parametrize("length", range(1, MAX_DCT + 1))

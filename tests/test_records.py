@@ -82,7 +82,7 @@ def test_vectors_share_the_stream_of_a_head(
     ]
     writer = HeadWriter(known)
     for vector in vectors:
-        writer.vector(vector)
+        writer.vector(vector, len(vector.values))
     head = HeadReader(Reader(writer.end()), known)
     pending = [head.vector(len(v.values)) for v in vectors]
     head.end()
@@ -93,7 +93,7 @@ def test_vectors_share_the_stream_of_a_head(
 
 def test_a_vector_above_its_bound_is_refused() -> None:
     writer = HeadWriter(Tables(()))
-    writer.vector(Vector(np.array([1, 9], np.uint8)))
+    writer.vector(Vector(np.array([1, 9], np.uint8)), 2)
     head = HeadReader(Reader(writer.end()), Tables(()))
     pending = head.vector(2, most=8)
     with pytest.raises(MalformedError, match=r"vector\.range"):
@@ -133,7 +133,14 @@ def head_of(data: Array | bytes) -> CodedTensor:
         ("integer.range", {"scale": (1 << 25, 0)}),
         ("head.scale", {"scale": (0, 0)}),
         ("head.steps", {"quantizer": Quantizer.TRELLIS}),
-        ("integer.range", {"quantizer": Quantizer.TRELLIS, "steps": 1 << 20}),
+        (
+            "integer.range",
+            {
+                "quantizer": Quantizer.TRELLIS,
+                "steps": 1 << 20,
+                "payload_kind": PayloadKind.FIXED,
+            },
+        ),
         ("head.tile", {"tile": (0, 1)}),
         ("head.tile", {"tile": (1 << 20, 2)}),
         ("class.count", {"table_map": ()}),
@@ -145,9 +152,9 @@ def head_of(data: Array | bytes) -> CodedTensor:
     ],
 )
 def test_hostile_heads_are_refused(rule: str, changes: dict[str, object]) -> None:
-    assert head_of(write_head(small(), KNOWN)).scale == (1, 0)
+    assert head_of(write_head(small(), (2, 2), KNOWN)).scale == (1, 0)
     with pytest.raises(MalformedError) as caught:
-        head_of(write_head(small(**changes), KNOWN))
+        head_of(write_head(small(**changes), (2, 2), KNOWN))
     assert caught.value.rule == rule
 
 
@@ -167,7 +174,7 @@ def test_hostile_heads_are_refused(rule: str, changes: dict[str, object]) -> Non
 def test_hostile_bytes_of_a_head_are_refused(
     position: int, value: int, rule: str, error: type[Exception]
 ) -> None:
-    data = bytearray(write_head(small(), KNOWN))
+    data = bytearray(write_head(small(), (2, 2), KNOWN))
     data[position] = value
     with pytest.raises(error) as caught:
         head_of(data)

@@ -80,7 +80,7 @@ def _broken_rule(coded: Coded, shape: tuple[int, ...]) -> str:
     # No tables make indices and entries shorter than this.
     stored = int(coded.indices.entropy() + coded.entries.entropy()) // 8
     try:
-        head = Reader(write_head(coded.record, ANYTHING))
+        head = Reader(write_head(coded.record, shape, ANYTHING))
         check_bound(read_head(head, shape, stored, ANYTHING), shape, head.check)
     except DecodeError as error:
         return error.rule

@@ -8,13 +8,14 @@ layers below.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import msgpack
 
-from tqcodec.errors import UnsupportedError
+from tqcodec.errors import MalformedError, UnsupportedError
+from tqcodec.format import reader as io
 from tqcodec.format.canonical import read_canonical
 from tqcodec.format.dtypes import DTYPES, DType
 from tqcodec.format.entries import Directory, Entry, Need, Segment
@@ -32,6 +33,7 @@ from tqcodec.format.registry import (
 MAX_LENGTH: Final = (1 << 63) - 1  # bytes of a segment
 MAX_TABLES_LENGTH: Final = 1 << 32  # of that of the tables
 MAX_CRC: Final = (1 << 32) - 1
+NO_TEXTS: Final = ("directory.type", "metadata that are not a map of strings to strings")
 PROVENANCE: Final = "encoder"  # key of the directory; ancillary, so that its type is not checked
 
 
@@ -68,7 +70,12 @@ def count_values(value: Any) -> int:
 
 
 def write_directory(directory: Directory) -> tuple[bytes, int]:
-    """The element `directory`, not deflated, and the number of its values."""
+    """The element `directory`, not deflated, and the number of its values.
+
+    Raises:
+        MalformedError: metadata that are not text, or what MessagePack does not hold.
+    """
+    io.check(_are_texts(directory.metadata), *NO_TEXTS)
     out: dict[str, Any] = {"tensors": [_entry_map(entry) for entry in directory.entries]}
     if directory.bundles:
         out["bundles"] = _pairs(directory.bundles)
@@ -78,7 +85,30 @@ def write_directory(directory: Directory) -> tuple[bytes, int]:
         out["metadata"] = dict(directory.metadata)
     if directory.provenance:
         out[PROVENANCE] = directory.provenance
-    return msgpack.packb(_sorted(out)), count_values(out)
+    return _packed(out), count_values(out)
+
+
+def _packed(value: Any) -> bytes:
+    try:
+        return bytes(msgpack.packb(_sorted(value)))
+    except OverflowError:
+        raise MalformedError("directory.range", "an integer of more than 64 bits") from None
+    except UnicodeEncodeError:
+        raise MalformedError("directory.canonical", "a string that is not UTF-8") from None
+    except TypeError as error:
+        raise MalformedError("directory.type", str(error)) from None
+
+
+def _are_texts(metadata: Any) -> bool:
+    """True for a map of strings to strings."""
+    pairs = metadata.items() if isinstance(metadata, Mapping) else [(None, None)]
+    return all(isinstance(text, str) for pair in pairs for text in pair)
+
+
+def check_bundles(used: Collection[int | None], count: int, check: io.Check) -> None:
+    """Check that each of `count` bundles is among those that tensors name."""
+    every = all(i in used for i in range(count))
+    check(every, "directory.bundle", "a bundle without tensors")
 
 
 def _sorted(value: Any) -> Any:
@@ -153,15 +183,14 @@ def read_directory(data: bytes, stored: int, start: int, reader: Reader) -> Dire
     names: set[str] = set()
     for item in fields.items("tensors"):
         entry = _read_entry(item, entries, len(bundles), reader)
-        reader.check(entry.name not in names, "directory.name", f"two tensors {entry.name!r}")
+        fresh = entry.name not in names
+        _named(reader, entry.name).check(fresh, "directory.name", "two tensors of this name")
         names.add(entry.name)
         entries.append(entry)
     used = {entry.bundle for entry in entries}
-    every = all(i in used for i in range(len(bundles)))
-    reader.check(every, "directory.bundle", "a bundle without tensors")
+    check_bundles(used, len(bundles), reader.check)
     metadata = fields.map.get("metadata", {})
-    texts = isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())
-    fields.fail_unless(texts, "metadata")
+    reader.check(_are_texts(metadata), *NO_TEXTS)
     provenance = fields.map.get(PROVENANCE)
     directory = Directory(
         tuple(entries),
@@ -180,18 +209,19 @@ def _read_entry(item: Any, earlier: Sequence[Entry], bundles: int, reader: Reade
     fields.fail_unless(isinstance(name, str), "name")
     size = len(str(name).encode())
     reader.check(0 < size <= MAX_NAME, "directory.name", f"{fields.what}: name of {size} bytes")
-    fields = _Fields(item, reader, f"tensor {name!r}")
+    reader = _named(reader, str(name))
+    fields = _Fields(item, reader, "entry")
     if "same_as" in fields.map:
         index = fields.integer("same_as", len(earlier) - 1)
         twin = earlier[index]
-        reader.check(twin.same_as is None, "directory.same_as", f"{name!r} ties to a tied tensor")
+        reader.check(twin.same_as is None, "directory.same_as", "tied to a tied tensor")
         return replace(twin, name=str(name), same_as=index, segments=(), bundle=None, snr=None)
     dtype = fields.map.get("dtype")
     fields.fail_unless(isinstance(dtype, str), "dtype")
     shape = fields.integers("shape", fields.map.get("shape"), MAX_ELEMENTS)
     # Dimensions of 0 count as 1: arrays of such a shape must be possible too.
     legal = len(shape) <= MAX_DIMENSIONS and math.prod(max(n, 1) for n in shape) <= MAX_ELEMENTS
-    reader.check(legal, "directory.shape", f"tensor {name!r} has a shape beyond the limits")
+    reader.check(legal, "directory.shape", "a shape beyond the limits")
     code = fields.integer("coding", 255)
     needs = None
     if dtype not in DTYPES:
@@ -215,15 +245,20 @@ def _read_entry(item: Any, earlier: Sequence[Entry], bundles: int, reader: Reade
     return entry
 
 
+def _named(reader: Reader, name: str) -> Reader:
+    """A reader for messages about one tensor."""
+    return Reader(b"", reader.base, name)
+
+
 def _check_coding(entry: Entry, reader: Reader) -> None:
     bundled = entry.bundle is not None
     fits = not bundled or (entry.coding == Coding.PLANES and not entry.segments)
-    reader.check(fits, "directory.bundle", f"tensor {entry.name!r} cannot be in a bundle")
+    reader.check(fits, "directory.bundle", "cannot be in a bundle")
     transformed = entry.coding == Coding.TRANSFORM
     reader.check(
         not transformed or (entry.dtype.is_float and entry.elements > 0),
         "directory.transform",
-        f"tensor {entry.name!r} is empty or not floating point, yet transform-coded",
+        "empty or not floating point, yet transform-coded",
     )
 
 

@@ -9,6 +9,7 @@ import zlib
 from dataclasses import dataclass
 
 from tqcodec.errors import UnsupportedError
+from tqcodec.format import reader as io
 from tqcodec.format.reader import Reader
 from tqcodec.format.registry import (
     FLAG_DEFLATED,
@@ -68,11 +69,16 @@ def read_header(data: bytes) -> Header:
     if flags & ~FLAG_DEFLATED:
         raise UnsupportedError("header.flags", f"unknown flags {flags:#06x}", 10)
     stored, size, crc = (reader.fixed(4) for _ in range(3))
-    reader.check(size <= MAX_DIRECTORY, "directory.size", f"directory of {size} bytes")
+    check_size(size, reader.check)
     deflated = bool(flags & FLAG_DEFLATED)
     fits = stored < size <= inflatable(stored) if deflated else stored == size
     reader.check(fits, "directory.stored", f"{stored} bytes stored for {size}")
     return Header(deflated, stored, size, crc)
+
+
+def check_size(size: int, check: io.Check) -> None:
+    """Check that a directory of so many bytes, inflated, is not too large."""
+    check(size <= MAX_DIRECTORY, "directory.size", f"directory of {size} bytes")
 
 
 def inflatable(stored: int) -> int:

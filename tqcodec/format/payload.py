@@ -5,28 +5,44 @@ Imports numpy only, besides the layers below.
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.errors import MalformedError
 from tqcodec.format import bits, symbols, trellis
 from tqcodec.format import reader as io
 from tqcodec.format.reader import Reader
-from tqcodec.format.records import CodedTensor, check_classes
-from tqcodec.format.registry import PayloadKind
+from tqcodec.format.records import CodedTensor
+from tqcodec.format.registry import MAX_VALUE, PayloadKind
 from tqcodec.format.tables import Tables
+
+DEPTH: Final = "payload.depth"
 
 
 def write_payload(coded: CodedTensor, rows: slice, columns: slice, tables: Tables) -> bytes:
     """The element `payload` of one tile.
 
+    Args:
+        coded: the record; `records.write_head` takes it.
+        rows, columns: of the tile.
+        tables: of the file.
+
     Raises:
-        MalformedError: classes without tables, or indices that a payload cannot hold.
+        MalformedError: coefficients that a payload cannot hold.
     """
-    part = coded.coefficients[rows, columns].astype(np.int32)
-    indices = trellis.indices_of(part, coded.steps)[0] if coded.steps else part
+    part = coded.coefficients[rows, columns]
+    largest = max(int(part.max()), -int(part.min()))
+    io.check(largest <= MAX_VALUE, DEPTH, f"a coefficient of magnitude {largest}")
+    indices = part.astype(np.int32)
+    if coded.steps:
+        try:
+            indices, _ = trellis.indices_of(indices, coded.steps)
+        except ValueError as error:  # no index of any depth stands for it
+            raise MalformedError(DEPTH, str(error)) from None
     _check_depths(indices, coded, columns, io.check)
     if coded.payload_kind == PayloadKind.RANGE:
-        check_classes(coded.table_map, coded.quantizer, tables, io.check)
         return symbols.write_stream(indices, coded.table_ids(rows, columns), tables, coded.steps)
     widths = _widths(coded, indices.shape, columns)
     masks = (1 << widths.astype(np.int32)) - 1
@@ -61,7 +77,7 @@ def _check_depths(
         return
     half = np.int32(1) << (depths.astype(np.int32) - 1)
     inside = ((indices.max(axis=0) < half) & (indices.min(axis=0) >= -half)).all()
-    check(bool(inside), "payload.depth", "an index outside its column's depth")
+    check(bool(inside), DEPTH, "an index outside its column's depth")
 
 
 def _widths(coded: CodedTensor, shape: tuple[int, ...], columns: slice) -> NDArray[np.uint8]:

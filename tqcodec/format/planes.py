@@ -47,6 +47,11 @@ class Part:
     offset: int = 0
 
     @property
+    def flags(self) -> int:
+        """The element `flags`."""
+        return (UNSIGNED if self.unsigned else 0) | (CODED if self.table is not None else 0)
+
+    @property
     def width(self) -> int:
         """Bits of each number in the planes."""
         return self.kept + (1 if self.dtype.is_float and not self.unsigned else 0)
@@ -57,14 +62,13 @@ class Part:
 
 
 def write_block(parts: Sequence[Part], tables: Tables) -> bytes:
-    """The element `block`."""
-    head = b"".join(
-        io.u8(p.kept)
-        + io.u8((UNSIGNED if p.unsigned else 0) | (CODED if p.table is not None else 0))
-        + (io.u8(p.table) if p.table is not None else b"")
-        + (io.sv(p.offset) if p.dtype.is_float else b"")
-        for p in parts
-    )
+    """The element `block`.
+
+    Raises:
+        MalformedError: a part that a block cannot hold, as of `write_part`, or exponents that its
+            table cannot.
+    """
+    head = b"".join(write_part(part, tables) for part in parts)
     out = _write_plane(np.frombuffer(head, np.uint8), np.full(len(head), 8, np.uint8))
     out = io.uv(len(head)) + out
     coded = [p for p in parts if p.table is not None]
@@ -76,6 +80,21 @@ def write_block(parts: Sequence[Part], tables: Tables) -> bytes:
         pieces = [_plane_values(p, plane) for p in parts if p.width > 8 * plane]
         out += _write_plane(np.concatenate(pieces), _plane_widths(parts, plane))
     return out
+
+
+def write_part(part: Part, tables: Tables) -> bytes:
+    """The element `part`.
+
+    Raises:
+        MalformedError: more bits kept than there are, flags that the type does not have, no such
+            table, or an offset beyond its bound.
+    """
+    _check_kept(part.dtype, part.kept, part.flags, io.check)
+    out = io.u8(part.kept) + io.u8(part.flags)
+    if part.table is not None:
+        tables.check_index(part.table, io.check)
+        out += io.u8(part.table)
+    return out + (io.sv(part.offset, MAX_OFFSET) if part.dtype.is_float else b"")
 
 
 def read_block(reader: Reader, shapes: Sequence[tuple[DType, int]], tables: Tables) -> list[Part]:
@@ -109,10 +128,7 @@ def read_block(reader: Reader, shapes: Sequence[tuple[DType, int]], tables: Tabl
 
 def _read_head(head: Reader, dtype: DType, count: int, tables: Tables) -> Part:
     kept, flags = head.u8(), head.u8()
-    most = dtype.mantissa_bits if dtype.is_float else 8 * dtype.size
-    head.check(kept <= most, "block.kept", f"{kept} bits kept of {most}")
-    allowed = UNSIGNED | CODED if dtype.is_float else 0
-    head.check(flags | allowed == allowed, "block.flags", f"flags {flags}")
+    _check_kept(dtype, kept, flags, head.check)
     table = None
     if flags & CODED:
         table = head.u8()
@@ -120,6 +136,14 @@ def _read_head(head: Reader, dtype: DType, count: int, tables: Tables) -> Part:
     offset = head.sv(MAX_OFFSET) if dtype.is_float else 0
     patterns = np.zeros(count, dtype.pattern)
     return Part(dtype, patterns, kept, bool(flags & UNSIGNED), table, offset)
+
+
+def _check_kept(dtype: DType, kept: int, flags: int, check: io.Check) -> None:
+    """Check the bits kept, and the flags, of a part of some type (8.1)."""
+    most = dtype.mantissa_bits if dtype.is_float else 8 * dtype.size
+    check(0 <= kept <= most, "block.kept", f"{kept} bits kept of {most}")
+    allowed = UNSIGNED | CODED if dtype.is_float else 0
+    check(flags | allowed == allowed, "block.flags", f"flags {flags}")
 
 
 def _exponents(part: Part) -> NDArray[np.int32]:
@@ -156,7 +180,7 @@ def _plane_values(part: Part, plane: int) -> NDArray[np.uint8]:
         sign = rest >> number(8 * dtype.size - 1)
         rest = kept if part.unsigned else kept << number(1) | sign
     low = rest >> number(8 * plane)
-    return (low & 0xFF).astype(np.uint8)
+    return (low & number((1 << min(8, part.width - 8 * plane)) - 1)).astype(np.uint8)
 
 
 def _put_plane(part: Part, values: NDArray[np.uint8], plane: int) -> None:

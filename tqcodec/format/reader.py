@@ -103,10 +103,12 @@ def u8(value: int) -> bytes:
     return bytes([value])
 
 
-def uv(value: int) -> bytes:
-    """Unsigned LEB128 form of `value`, shortest; MalformedError for what has none."""
+def uv(value: int, most: int = (1 << 64) - 1) -> bytes:
+    """Unsigned LEB128 form of `value`, shortest; MalformedError for what has none, or is above."""
     if not 0 <= value < 1 << 64:
         raise MalformedError("integer.size", f"{value} is no unsigned integer of 64 bits")
+    if value > most:
+        raise MalformedError("integer.range", f"{value} where at most {most} is allowed")
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -115,9 +117,18 @@ def uv(value: int) -> bytes:
     return bytes(out)
 
 
-def sv(value: int) -> bytes:
-    """Signed form of `value`: zigzag, then `uv`."""
-    return uv(2 * value if value >= 0 else -2 * value - 1)
+def sv(value: int, most: int = (1 << 63) - 1) -> bytes:
+    """Signed form of `value`: zigzag, then `uv`; bounds as of `Reader.sv`."""
+    return uv(2 * value if value >= 0 else -2 * value - 1, 2 * most + 1)
+
+
+def check_length(found: int, wanted: int, what: str) -> None:
+    """Check that a part of a record has the length that a decoder will take it to have.
+
+    What is too short would be read past its end, what is too long would leave a rest.
+    """
+    check(found >= wanted, "segment.short", f"{found} {what}, not {wanted}")
+    check(found <= wanted, "segment.surplus", f"{found} {what}, not {wanted}")
 
 
 def deflate(data: bytes) -> bytes:

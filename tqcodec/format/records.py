@@ -152,8 +152,22 @@ def axis_order(roles: Sequence[Axis]) -> list[int]:
     return sorted(range(len(roles)), key=lambda d: (roles[d], d))
 
 
-def write_head(coded: CodedTensor, tables: Tables) -> bytes:
-    """The element `transform_head`."""
+def write_head(coded: CodedTensor, shape: Sequence[int], tables: Tables) -> bytes:
+    """The element `transform_head`.
+
+    Args:
+        coded: the record.
+        shape: of the tensor.
+        tables: of the file.
+
+    Raises:
+        MalformedError: parts of the record that do not fit each other, or what a head cannot hold.
+            `read_head` finds the rest of what is wrong.
+    """
+    io.check_length(len(coded.roles), len(shape), "roles")
+    check_steps(coded.quantizer, coded.steps, io.check)
+    check_tile(coded.tile, io.check)
+    lengths = axis_lengths(shape, coded.roles)
     head = HeadWriter(tables)
     head.out += b"".join(map(io.u8, coded.roles))
     head.out += io.uv(coded.scale[0]) + io.sv(coded.scale[1])
@@ -162,22 +176,53 @@ def write_head(coded: CodedTensor, tables: Tables) -> bytes:
         head.out += io.uv(coded.steps)
     head.out += io.u8(coded.payload_kind)
     head.out += io.uv(coded.tile[0]) + io.uv(coded.tile[1])
-    for basis in coded.bases:
-        head.out += io.u8(basis.kind)
-        if basis.entries is not None and basis.shifts is not None and basis.tables is not None:
-            head.out += io.uv(len(basis.entries))
-            head.out += bytes(basis.tables.values)
-            head.vector(basis.shifts)
-            ids = np.repeat(basis.tables.values, basis.entries.shape[1])
-            head.code(basis.entries.ravel(), ids)
-    head.vector(coded.depths)
-    if coded.payload_kind == PayloadKind.RANGE:
-        head.out += io.uv(len(coded.table_map)) + b"".join(map(io.u8, coded.table_map))
-        for level in coded.levels:
-            head.vector(level)
-    head.vector(coded.row_scales)
-    head.vector(coded.multipliers)
+    channels = [_write_basis(head, coded.bases[axis], lengths[axis]) for axis in Axis]
+    columns = channels[Axis.IN] * channels[Axis.TAPS]
+    head.vector(coded.depths, columns, MAX_DEPTH)
+    ranged = coded.payload_kind == PayloadKind.RANGE
+    if ranged:
+        check_classes(coded.table_map, coded.quantizer, tables, io.check)
+        head.out += io.uv(len(coded.table_map), MAX_CLASSES) + bytes(coded.table_map)
+    for level, length in zip(coded.levels, channels, strict=True):
+        if ranged:
+            head.vector(level, length, MAX_CLASSES)
+        else:
+            io.check_length(len(level.values), length, "levels")
+    head.vector(coded.row_scales, lengths[Axis.OUT])
+    head.vector(coded.multipliers, columns)
+    io.check_length(coded.coefficients.shape[0], channels[Axis.OUT], "rows of coefficients")
+    io.check_length(coded.coefficients.shape[1], len(coded.kept), "columns of coefficients")
     return head.end()
+
+
+def _write_basis(head: HeadWriter, basis: Basis, length: int) -> int:
+    """The element `basis`; returns the number of its channels."""
+    head.out += io.u8(basis.kind)
+    entries, shifts, ids = basis.entries, basis.shifts, basis.tables
+    if entries is None or shifts is None or ids is None:
+        io.check(basis.kind != BasisKind.EXPLICIT, "basis.kind", "an explicit basis without rows")
+        return length
+    io.check(basis.kind == BasisKind.EXPLICIT, "basis.kind", "rows of a basis that has none")
+    rows = len(entries)
+    io.check_length(len(ids.values), rows, "tables of a basis")
+    head.out += io.uv(rows, length)
+    for index in ids.values:
+        head.table(int(index))
+    head.vector(shifts, rows, MAX_BASIS_SHIFT)
+    head.rows(entries, ids.values.tolist(), length)
+    return rows
+
+
+def check_steps(quantizer: int, steps: int, check: io.Check) -> None:
+    """Check that there are rows in a segment of the trellis, and none without one (9.1)."""
+    trellis = quantizer == Quantizer.TRELLIS
+    check(steps > 0 if trellis else steps == 0, "head.steps", f"segments of {steps} rows")
+
+
+def check_tile(tile: tuple[int, int], check: io.Check) -> None:
+    """Check that a tile has indices, and not too many (9.1)."""
+    fits = min(tile) > 0 and tile[0] * tile[1] <= MAX_SYMBOLS
+    check(fits, "head.tile", f"tile of {tile[0]} x {tile[1]}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,11 +263,11 @@ def read_head(reader: Reader, shape: Sequence[int], stored: int, tables: Tables)
     scale = (mantissa, reader.sv(MAX_SCALE_EXPONENT))
     quantizer = _read_quantizer(reader)
     steps = reader.uv(MAX_STEPS) if quantizer == Quantizer.TRELLIS else 0
-    check(steps > 0 or quantizer != Quantizer.TRELLIS, "head.steps", "segments of 0 rows")
+    check_steps(quantizer, steps, check)
     kind = reader.u8()
     check(kind in list(PayloadKind), "head.payload_kind", f"unknown kind {kind}")
     tile = (reader.uv(MAX_SYMBOLS), reader.uv(MAX_SYMBOLS))
-    check(1 <= tile[0] * tile[1] <= MAX_SYMBOLS, "head.tile", f"tile of {tile[0]} x {tile[1]}")
+    check_tile(tile, check)
     lengths = axis_lengths(shape, roles)
     taps = taps_lengths(shape, roles)
     bases = [_read_basis(head, axis, lengths[axis], taps) for axis in Axis]
@@ -306,14 +351,13 @@ def check_classes(
 ) -> None:
     """Check that each class has its table, or its pair of tables (9.5)."""
     check(len(table_map) > 0, "class.count", "no class")
+    paired = quantizer == Quantizer.TRELLIS
     for index in table_map:
-        if quantizer == Quantizer.TRELLIS:
-            pair = tables[index : index + 2]
-            check(len(pair) == 2, "class.table", f"no pair of tables {index}")
-            same = pair[0].low_bits == pair[1].low_bits
+        known = 0 <= index < len(tables) - (1 if paired else 0)
+        check(known, "class.table", f"no {'pair of tables' if paired else 'table'} {index}")
+        if paired:
+            same = tables[index].low_bits == tables[index + 1].low_bits
             check(same, "class.low_bits", f"pair of tables {index} differs in low bits")
-        else:
-            check(index < len(tables), "class.table", f"no table {index}")
 
 
 def has_dct(taps: Sequence[int]) -> bool:

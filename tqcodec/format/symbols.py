@@ -21,12 +21,12 @@ ESCAPE_SIZES = (1, 2, 4)  # bytes of an escaped symbol
 
 
 def write_stream(
-    indices: NDArray[np.int32], ids: NDArray[np.uint8], tables: Tables, steps: int = 0
+    indices: NDArray[np.signedinteger], ids: NDArray[np.uint8], tables: Tables, steps: int = 0
 ) -> bytes:
     """The element `stream`.
 
     Args:
-        indices: int32 (rows, columns).
+        indices: integers (rows, columns).
         ids: table of each, uint8, same shape; with a trellis that of quantizer 0.
         tables: the tables of the file.
         steps: rows of a trellis segment, 0 without a trellis.
@@ -39,6 +39,7 @@ def write_stream(
         tables.check_index(int(ids.max()) + (1 if steps else 0), io.check)
         largest = max(int(indices.max()), -int(indices.min()))
         io.check(largest <= MAX_VALUE, "stream.range", f"a value of magnitude {largest}")
+    indices = indices.astype(np.int32, copy=False)
     encode = native.encode if native.AVAILABLE else portable.encode
     try:
         words, escapes = encode(indices, ids, tables, steps)

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tqcodec.format import reader as io
 from tqcodec.format.entropy import Model
@@ -79,12 +80,29 @@ class Tables(Sequence[Table]):
 
     def __init__(self, tables: Iterable[Table]) -> None:
         self._tables = tuple(tables)
-        # One entry at least, so that the arrays can be indexed by an empty array of ids.
-        known = self._tables or (Table(0, (TABLE_SUM,)),)
-        self.low = np.array([t.low for t in known], np.int32)
-        self.size = np.array([len(t.weights) for t in known], np.int32)
-        self.escapes = np.array([t.escape > 0 for t in known])
-        self.low_bits = np.array([t.low_bits for t in known], np.uint8)
+
+    # The arrays are made when they are wanted: a table that breaks a rule may not fit them.
+
+    @cached_property
+    def low(self) -> NDArray[np.int32]:
+        return np.array([t.low for t in self._known], np.int32)
+
+    @cached_property
+    def size(self) -> NDArray[np.int32]:
+        return np.array([len(t.weights) for t in self._known], np.int32)
+
+    @cached_property
+    def escapes(self) -> NDArray[np.bool_]:
+        return np.array([t.escape > 0 for t in self._known])
+
+    @cached_property
+    def low_bits(self) -> NDArray[np.uint8]:
+        return np.array([t.low_bits for t in self._known], np.uint8)
+
+    @property
+    def _known(self) -> tuple[Table, ...]:
+        """One table at least, so that the arrays can be indexed by an empty array of ids."""
+        return self._tables or (Table(0, (TABLE_SUM,)),)
 
     @cached_property
     def packed(self) -> PackedTables:
@@ -93,7 +111,7 @@ class Tables(Sequence[Table]):
 
     def check_index(self, index: int, check: io.Check) -> None:
         """Check that there is a table of this number."""
-        check(index < len(self), "table.index", f"no table {index}")
+        check(0 <= index < len(self), "table.index", f"no table {index}")
 
     @overload
     def __getitem__(self, index: int) -> Table: ...

@@ -5,6 +5,7 @@ Imports numpy only, besides the layers below.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,23 +39,40 @@ class Vector:
         return Vector(np.broadcast_to(np.uint8(value), (length,)))
 
 
+def check_range(values: NDArray[np.integer], most: int, check: io.Check) -> None:
+    """Check that the integers of a vector are in 0 .. `most`."""
+    inside = not len(values) or 0 <= values.min() <= values.max() <= most
+    check(bool(inside), "vector.range", f"a value above {most} or below 0")
+
+
 class HeadWriter:
     """Writes the elements of a head; coded ones go to one stream at its end."""
 
     def __init__(self, tables: Tables) -> None:
         self.out = bytearray()
         self._tables = tables
-        self._values: list[NDArray[np.int32]] = []
+        self._values: list[NDArray[np.signedinteger]] = []
         self._ids: list[NDArray[np.uint8]] = []
 
-    def code(self, values: NDArray[np.int32], ids: NDArray[np.uint8]) -> None:
-        """Append integers and their tables to the stream."""
-        self._values.append(values.astype(np.int32))
+    def table(self, index: int) -> None:
+        """The element `table`: an index into the tables of the file."""
+        self._tables.check_index(index, io.check)
+        self.out += io.u8(index)
+
+    def rows(self, values: NDArray[np.signedinteger], ids: Sequence[int], length: int) -> None:
+        """Rows of `length` integers for the stream, row k by table ``ids[k]``."""
+        io.check_length(values.size, len(ids) * length, "coded integers")
+        self._code(values.ravel(), np.repeat(np.array(ids, np.uint8), length))
+
+    def _code(self, values: NDArray[np.signedinteger], ids: NDArray[np.uint8]) -> None:
+        self._values.append(values)
         self._ids.append(ids)
 
-    def vector(self, vector: Vector) -> None:
-        """The element `vector`."""
+    def vector(self, vector: Vector, length: int, most: int = MAX_VECTOR) -> None:
+        """The element `vector` of `length` values, at most `most`."""
         values = vector.values
+        io.check_length(len(values), length, "values of a vector")
+        check_range(values, most, io.check)
         low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
         if low == high:
             self.out += bytes([VectorKind.CONSTANT]) + io.uv(low)
@@ -63,8 +81,9 @@ class HeadWriter:
             self.out += bytes([VectorKind.PACKED, width])
             self.out += bits.pack(values, np.full(len(values), width, np.uint8))
         else:
-            self.out += bytes([VectorKind.CODED]) + io.u8(vector.table)
-            self.code(values.astype(np.int32), np.full(len(values), vector.table, np.uint8))
+            self.out += bytes([VectorKind.CODED])
+            self.table(vector.table)
+            self._code(values.astype(np.int32), np.full(len(values), vector.table, np.uint8))
 
     def end(self) -> bytes:
         """The head: all elements, then the stream, if anything is coded."""
@@ -152,8 +171,7 @@ class PendingVector:
 
     def get(self) -> Vector:
         """The vector, once the head has been read to its end."""
-        ok = not len(self.values) or 0 <= self.values.min() <= self.values.max() <= self.most
-        self.reader.check(bool(ok), "vector.range", f"a value above {self.most} or below 0")
+        check_range(self.values, self.most, self.reader.check)
         if self.table is None and self.values.strides == (0,):
             return Vector.constant(int(self.values[0]) if len(self.values) else 0, len(self.values))
         return Vector(self.values.astype(np.uint8), self.table)

@@ -9,6 +9,7 @@ records are as they are.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,11 +19,11 @@ from tqcodec.errors import DecodeError, InternalError
 from tqcodec.format import payload, records
 from tqcodec.format import reader as io
 from tqcodec.format.container import Container, block_lengths
-from tqcodec.format.directory import values_allowed, write_directory
+from tqcodec.format.directory import check_bundles, values_allowed, write_directory
 from tqcodec.format.dtypes import DType
 from tqcodec.format.entries import Directory, Entry, Segment
-from tqcodec.format.header import Header, inflatable, write_header
-from tqcodec.format.planes import Part, write_block
+from tqcodec.format.header import Header, check_size, inflatable, write_header
+from tqcodec.format.planes import Part, write_block, write_part
 from tqcodec.format.reader import Reader
 from tqcodec.format.records import CodedTensor
 from tqcodec.format.registry import Coding
@@ -133,15 +134,17 @@ def draft(
     index: dict[str, int] = {}
     for item in items:
         with _asked(item.name):
-            segments = _segments(item.content, tables)
+            segments = _segments(item, tables)
             bodies += segments
-            entries.append(_entry(item, [_describe(s) for s in segments], index))
+            twin = _twin(item, entries, index)
+            entries.append(_entry(item, [_describe(s) for s in segments], twin))
         index[item.name] = len(index)
         if isinstance(item.content, Bundled):
             bundles.setdefault(item.content.bundle, []).append(item.content.part)
     with _asked():
-        used = range(1 + max(bundles, default=-1))
-        blocks = [write_block(bundles.get(i, []), tables) for i in used]
+        count = 1 + max(bundles, default=-1)
+        check_bundles(bundles, count, io.check)
+        blocks = [write_block(bundles[i], tables) for i in range(count)]
     deflated = io.deflate(plain)
     smaller = len(deflated) < len(plain)
     first = [deflated if smaller else plain] if tables else []
@@ -153,7 +156,8 @@ def draft(
         metadata,
         provenance,
     )
-    return Draft(_file(directory, [*first, *blocks, *bodies]))
+    with _asked():
+        return Draft(_file(directory, [*first, *blocks, *bodies]))
 
 
 @contextmanager
@@ -187,7 +191,7 @@ def _describe(data: bytes) -> Segment:
     return Segment(len(data), zlib.crc32(data))
 
 
-def _entry(item: Record, segments: list[Segment], index: Mapping[str, int]) -> Entry:
+def _entry(item: Record, segments: list[Segment], twin: int | None) -> Entry:
     content = item.content
     coding = Coding.PLANES
     if isinstance(content, CodedTensor):
@@ -202,22 +206,34 @@ def _entry(item: Record, segments: list[Segment], index: Mapping[str, int]) -> E
         check=item.check,
         segments=tuple(segments),
         bundle=content.bundle if isinstance(content, Bundled) else None,
-        same_as=_twin(content, index) if isinstance(content, Tied) else None,
+        same_as=twin,
         snr=item.snr,
     )
 
 
-def _twin(content: Tied, index: Mapping[str, int]) -> int:
-    io.check(content.name in index, "directory.range", f"tied to {content.name!r}, not before it")
-    return index[content.name]
+def _twin(item: Record, earlier: Sequence[Entry], index: Mapping[str, int]) -> int | None:
+    """Index of the tensor that one is tied to, None for one that has bytes of its own."""
+    if not isinstance(item.content, Tied):
+        return None
+    name = item.content.name
+    io.check(name in index, "directory.range", f"tied to {name!r}, not before it")
+    twin = earlier[index[name]]
+    alike = (twin.dtype, twin.shape) == (item.dtype, item.shape)
+    io.check(alike, "directory.same_as", f"tied to {name!r} of another type or shape")
+    return index[name]
 
 
-def _segments(content: CodedTensor | Part | Bundled | Raw | Tied, tables: Tables) -> list[bytes]:
+def _segments(item: Record, tables: Tables) -> list[bytes]:
+    content = item.content
     if isinstance(content, CodedTensor):
         # The head and the first payload share a segment: small tensors have just one.
-        head = records.write_head(content, tables)
+        head = records.write_head(content, item.shape, tables)
         tiles = [payload.write_payload(content, r, c, tables) for r, c in content.tiles()]
         return [head + tiles[0], *tiles[1:]] if tiles else [head]
+    if isinstance(content, Part | Bundled):
+        part = content.part if isinstance(content, Bundled) else content
+        io.check_length(len(part.patterns), math.prod(item.shape), "elements")
+        write_part(part, tables)  # so that the error has the tensor's name
     if isinstance(content, Part):
         blocks, start = [], 0
         for count in block_lengths(len(content.patterns)):
@@ -232,6 +248,7 @@ def _segments(content: CodedTensor | Part | Bundled | Raw | Tied, tables: Tables
 
 def _file(directory: Directory, segments: Sequence[bytes]) -> bytes:
     plain, values = write_directory(directory)
+    check_size(len(plain), io.check)
     deflated = io.deflate(plain)
     # Where a directory deflates so well that a decoder would refuse it, it is stored as it is.
     smaller = len(deflated) < len(plain) <= inflatable(len(deflated))
