@@ -204,6 +204,7 @@ def _write_basis(head: HeadWriter, basis: Basis, length: int) -> int:
         return length
     io.check(basis.kind == BasisKind.EXPLICIT, "basis.kind", "rows of a basis that has none")
     rows = len(entries)
+    io.check_length(math.prod(entries.shape[1:]), length, "entries of a row of a basis")
     io.check_length(len(ids.values), rows, "tables of a basis")
     head.out += io.uv(rows, length)
     for index in ids.values:

@@ -61,7 +61,6 @@ class HeadWriter:
 
     def rows(self, values: NDArray[np.signedinteger], ids: Sequence[int], length: int) -> None:
         """Rows of `length` integers for the stream, row k by table ``ids[k]``."""
-        io.check_length(values.size, len(ids) * length, "coded integers")
         self._code(values.ravel(), np.repeat(np.array(ids, np.uint8), length))
 
     def _code(self, values: NDArray[np.signedinteger], ids: NDArray[np.uint8]) -> None:
