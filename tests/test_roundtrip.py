@@ -313,6 +313,8 @@ def test_progress_counts_to_its_end() -> None:
         ({"": np.zeros(2)}, {}),
         ({"n" * 5000: np.zeros(2)}, {}),
         ({"\ud800": np.zeros(2)}, {}),
+        ({"w": np.zeros((1,) * 17)}, {}),
+        ({"w": np.zeros((0, 1 << 50), np.uint8)}, {}),
         ({}, {"bits": 1, "snr": 2}),
         ({}, {"bits": 0}),
         ({}, {"bits": math.nan}),
@@ -330,6 +332,7 @@ def test_progress_counts_to_its_end() -> None:
         ({}, {"rules": [("*", "steps:2")]}),
         ({}, {"rules": [("*", "step:nan")]}),
         ({}, {"metadata": (("key", 3),)}),
+        ({}, {"metadata": (("key", "\ud800"),)}),
     ],
 )
 def test_what_cannot_be_encoded_is_an_encode_error(

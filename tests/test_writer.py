@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from strategies import Array, Case, cases, coders, parts, tables, using
 from test_records import assert_same_record, open_bytes, small
 
-from tqcodec.errors import InternalError
+from tqcodec.errors import InternalError, MalformedError
 from tqcodec.format.dtypes import DTYPES, DType
 from tqcodec.format.entries import crc
+from tqcodec.format.header import Header, write_header
 from tqcodec.format.planes import Part
 from tqcodec.format.records import Basis
 from tqcodec.format.registry import (
@@ -984,6 +985,12 @@ def test_what_breaks_a_rule_is_an_error_with_its_name(case: Broken, coder: str) 
             assert "\n" not in str(caught.value)
 
 
+def test_a_directory_of_a_size_that_no_header_states() -> None:
+    assert write_header(Header(False, 5, (1 << 32) - 1, 0))
+    with pytest.raises(MalformedError, match=r"directory\.size"):
+        write_header(Header(False, 5, 1 << 32, 0))
+
+
 def test_every_rule_is_broken_here_or_by_bytes_only() -> None:
     by_records = {case.rule for case in BROKEN}
     assert not by_records & set(ONLY_BYTES)
@@ -1120,3 +1127,32 @@ def test_a_part_is_written_as_it_is_or_refused(
             container = open_bytes(file)
             found = container.decode(container.directory.entries[0])
         assert np.array_equal(found, part.patterns)
+
+
+# ---- the document of what makes each rule hold ----
+
+
+def documented() -> list[list[str]]:
+    """Rows of docs/limits.md: rule, its words, what makes it hold, test."""
+    lines = (ROOT / "docs" / "limits.md").read_text("utf-8").splitlines()
+    return [line.strip("| ").split(" | ") for line in lines if line.startswith("| `")]
+
+
+def test_the_document_has_each_rule_once() -> None:
+    found = [row[0].strip("`") for row in documented()]
+    assert sorted(found) == sorted(RULES)
+    assert all(len(row) == 4 and row[1] and row[2] for row in documented())
+
+
+def test_the_tests_that_the_document_names_exist() -> None:
+    for rule, _, _, test in documented():
+        file, name = test.strip("`").split("::")
+        assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text("utf-8"), rule
+
+
+def test_what_the_document_says_makes_rules_hold_exists() -> None:
+    for rule, _, how, _ in documented():
+        for module, name in re.findall(r"`([a-z_]+)\.([A-Za-z_]+)`", how):
+            texts = [path.read_text("utf-8") for path in (ROOT / "tqcodec").rglob(f"{module}.py")]
+            defined = rf"^ *(def|class) {name}\b|^{name}\b.*="
+            assert any(re.search(defined, text, re.M) for text in texts), (rule, module, name)

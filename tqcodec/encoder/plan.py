@@ -14,14 +14,9 @@ from numpy.typing import NDArray
 from tqcodec.encoder.settings import Settings, TensorOptions, options_for
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.errors import EncodeError
+from tqcodec.format.directory import is_legal_shape
 from tqcodec.format.dtypes import DType, to_float
-from tqcodec.format.registry import (
-    MAX_DIMENSIONS,
-    MAX_DIRECTORY,
-    MAX_ELEMENTS,
-    MAX_NAME,
-    Axis,
-)
+from tqcodec.format.registry import MAX_DIRECTORY, MAX_NAME, Axis
 
 SMALL = 1 << 14  # tensors up to this many elements share bundles
 LEAST_WEIGHTS = 64  # a matrix with fewer elements is a side tensor
@@ -149,7 +144,7 @@ def _plan_one(
         raise EncodeError(f"tensor {name[:40]!r}: names take 1 to {MAX_NAME} bytes")
     if any("\ud800" <= c <= "\udfff" for c in name):
         raise EncodeError(f"tensor {name!r}: the name is not a UTF-8 string")
-    if len(shape) > MAX_DIMENSIONS or source.patterns.size > MAX_ELEMENTS:
+    if not is_legal_shape(shape):
         raise EncodeError(f"tensor {name!r}: shape {shape} is beyond the limits of the format")
     is_weight = is_weight_matrix(source.dtype, shape)
     twin = _twin(source, options, seen)

@@ -219,9 +219,7 @@ def _read_entry(item: Any, earlier: Sequence[Entry], bundles: int, reader: Reade
     dtype = fields.map.get("dtype")
     fields.fail_unless(isinstance(dtype, str), "dtype")
     shape = fields.integers("shape", fields.map.get("shape"), MAX_ELEMENTS)
-    # Dimensions of 0 count as 1: arrays of such a shape must be possible too.
-    legal = len(shape) <= MAX_DIMENSIONS and math.prod(max(n, 1) for n in shape) <= MAX_ELEMENTS
-    reader.check(legal, "directory.shape", "a shape beyond the limits")
+    reader.check(is_legal_shape(shape), "directory.shape", "a shape beyond the limits")
     code = fields.integer("coding", 255)
     needs = None
     if dtype not in DTYPES:
@@ -243,6 +241,12 @@ def _read_entry(item: Any, earlier: Sequence[Entry], bundles: int, reader: Reade
     if needs is None:
         _check_coding(entry, reader)
     return entry
+
+
+def is_legal_shape(shape: Sequence[int]) -> bool:
+    """True for what the directory takes as the shape of a tensor."""
+    # Dimensions of 0 count as 1: arrays of such a shape must be possible too.
+    return len(shape) <= MAX_DIMENSIONS and math.prod(max(n, 1) for n in shape) <= MAX_ELEMENTS
 
 
 def _named(reader: Reader, name: str) -> Reader:

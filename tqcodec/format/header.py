@@ -40,7 +40,8 @@ class Header:
 
 
 def write_header(header: Header) -> bytes:
-    """The element `header`."""
+    """The element `header`; MalformedError for a directory whose size it cannot even state."""
+    io.check(header.size < 1 << 32, "directory.size", f"directory of {header.size} bytes")
     fields = SIGNATURE + bytes([MAJOR, MINOR])
     fields += (FLAG_DEFLATED if header.deflated else 0).to_bytes(2, "little")
     for value in (header.stored, header.size, header.crc):
@@ -69,16 +70,11 @@ def read_header(data: bytes) -> Header:
     if flags & ~FLAG_DEFLATED:
         raise UnsupportedError("header.flags", f"unknown flags {flags:#06x}", 10)
     stored, size, crc = (reader.fixed(4) for _ in range(3))
-    check_size(size, reader.check)
+    reader.check(size <= MAX_DIRECTORY, "directory.size", f"directory of {size} bytes")
     deflated = bool(flags & FLAG_DEFLATED)
     fits = stored < size <= inflatable(stored) if deflated else stored == size
     reader.check(fits, "directory.stored", f"{stored} bytes stored for {size}")
     return Header(deflated, stored, size, crc)
-
-
-def check_size(size: int, check: io.Check) -> None:
-    """Check that a directory of so many bytes, inflated, is not too large."""
-    check(size <= MAX_DIRECTORY, "directory.size", f"directory of {size} bytes")
 
 
 def inflatable(stored: int) -> int:

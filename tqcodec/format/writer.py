@@ -22,7 +22,7 @@ from tqcodec.format.container import Container, block_lengths
 from tqcodec.format.directory import check_bundles, values_allowed, write_directory
 from tqcodec.format.dtypes import DType
 from tqcodec.format.entries import Directory, Entry, Segment
-from tqcodec.format.header import Header, check_size, inflatable, write_header
+from tqcodec.format.header import Header, inflatable, write_header
 from tqcodec.format.planes import Part, write_block, write_part
 from tqcodec.format.reader import Reader
 from tqcodec.format.records import CodedTensor
@@ -248,7 +248,6 @@ def _segments(item: Record, tables: Tables) -> list[bytes]:
 
 def _file(directory: Directory, segments: Sequence[bytes]) -> bytes:
     plain, values = write_directory(directory)
-    check_size(len(plain), io.check)
     deflated = io.deflate(plain)
     # Where a directory deflates so well that a decoder would refuse it, it is stored as it is.
     smaller = len(deflated) < len(plain) <= inflatable(len(deflated))
