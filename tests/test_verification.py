@@ -18,7 +18,7 @@ from strategies import FLOATS, rngs, some_patterns, using
 
 import tqcodec
 from tqcodec import EncodeWarning, InternalError, Settings, cli
-from tqcodec.encoder import assembly, pipeline, side, verification
+from tqcodec.encoder import assembly, pipeline, plan, side, verification
 from tqcodec.format import native, native_decoder
 from tqcodec.format.dtypes import DTYPES, to_float
 from tqcodec.format.records import CodedTensor
@@ -110,13 +110,61 @@ def another_order(patch: pytest.MonkeyPatch) -> None:
 
 
 def tied_to_another(patch: pytest.MonkeyPatch) -> None:
-    def change(sources: Any, items: Sequence[Any], *rest: Any) -> Any:
-        moved = {**sources, "tied": replace(sources["tied"], patterns=sources["count"].patterns)}
-        wrong = [replace(i, same_as="count") if i.name == "tied" else i for i in items]
-        order = sorted(wrong, key=lambda i: i.name == "tied")
-        return (moved, order, *rest)
+    """Two tensors of one type and shape are taken for one."""
+    right = plan._twin
+
+    def wrong(source: Any, *rest: Any) -> Any:
+        return "matrix" if source.name == "tied" else right(source, *rest)
+
+    patch.setattr(plan, "_twin", wrong)
+    monkey = tensors()
+    monkey["tied"][0, 0] += 1
+    patch.setitem(globals(), "tensors", lambda: monkey)
+
+
+def swapped_matrices(patch: pytest.MonkeyPatch) -> None:
+    """Each right in itself: checksum, ratio and all."""
+    two = tensors() | {"tied": tensors()["matrix"].T * 0.7}
+    patch.setitem(globals(), "tensors", lambda: two)
+
+    def change(sources: Any, items: Any, matrices: Any, *rest: Any) -> Any:
+        a, b = matrices
+        return (sources, items, {a: matrices[b], b: matrices[a]}, *rest)
 
     other_assembly(patch, change)
+
+
+def another_shape(patch: pytest.MonkeyPatch) -> None:
+    def change(sources: Any, *rest: Any) -> Any:
+        bias = sources["bias"]
+        changed = replace(bias, patterns=bias.patterns.reshape(4, 10))
+        return ({**sources, "bias": changed}, *rest)
+
+    other_assembly(patch, change)
+
+
+def corrected(name: str, change: Callable[[Any], Any]) -> Fault:
+    """A vector takes up what it must not, or in a way that it must not."""
+
+    def fault(patch: pytest.MonkeyPatch) -> None:
+        def wrong(sources: Any, *_: Any) -> Any:
+            return {name: change(sources[name].patterns)}
+
+        patch.setattr(pipeline.corrections, "corrected", wrong)
+
+    return fault
+
+
+def rounded_though_exact(patch: pytest.MonkeyPatch) -> None:
+    """The plan forgets a rule."""
+    right = pipeline.make_plan
+
+    def wrong(*arguments: Any) -> Any:
+        rounded = plan.Treatment.ROUNDED
+        items = right(*arguments)
+        return [replace(i, treatment=rounded) if i.name == "exact" else i for i in items]
+
+    patch.setattr(pipeline, "make_plan", wrong)
 
 
 def coarser(record: CodedTensor) -> CodedTensor:
@@ -127,28 +175,30 @@ def coarser(record: CodedTensor) -> CodedTensor:
 def too_many_tables(patch: pytest.MonkeyPatch) -> None:
     """What encoders did before they counted all tables of a file."""
     patch.setattr(assembly.budget, "within_limits", list)
-    for module in (assembly, assembly.tables):
-        for name in ("INDEX_CLUSTERS", "SIZES"):
-            if hasattr(module, name):
-                patch.setattr(module, name, 64 if name == "INDEX_CLUSTERS" else (64,))
     patch.setattr("tqcodec.format.tables.MAX_TABLES", 2)
 
 
 FAULTS: dict[str, tuple[str, str | None, Fault]] = {
-    "vector": ("tensor.check", "bias", other_numbers("bias")),
-    "integers": ("tensor.check", "count", other_numbers("count")),
+    "vector": ("source.bound", "bias", other_numbers("bias")),
+    "integers": ("source.exact", "count", other_numbers("count")),
     "exact": ("tensor.check", "exact", other_numbers("exact")),
-    "mantissa": ("tensor.check", "bias", fewer_mantissa_bits),
+    "mantissa": ("source.bound", "bias", fewer_mantissa_bits),
     "scale": ("tensor.check", "matrix", other_record(coarser)),
     "depths": (
         "payload.depth",
         "matrix",
         other_record(lambda r: replace(r, depths=Vector.constant(1, len(r.depths.values)))),
     ),
-    "ratio": ("tensor.check", "matrix", another_ratio),
-    "metadata": ("directory.type", None, no_metadata),
-    "order": ("tensor.check", None, another_order),
-    "ties": ("tensor.check", None, tied_to_another),
+    "ratio": ("source.snr", "matrix", another_ratio),
+    "swapped": ("source.snr", "matrix", swapped_matrices),
+    "metadata": ("source.metadata", None, no_metadata),
+    "order": ("source.names", None, another_order),
+    "shape": ("source.type", "bias", another_shape),
+    "ties": ("source.tie", "tied", tied_to_another),
+    "corrected integers": ("source.exact", "count", corrected("count", lambda p: p + 1)),
+    "corrected to fewer": ("source.type", "bias", corrected("bias", lambda p: p[:7])),
+    "corrected to NaN": ("source.bound", "bias", corrected("bias", lambda p: p | 0x7FC00000)),
+    "plan": ("source.exact", "exact", rounded_though_exact),
     "tables": ("table.count", None, too_many_tables),
 }
 decoders = pytest.mark.parametrize("decoder", ["C", "Python"])
@@ -181,7 +231,7 @@ def test_the_command_line_keeps_the_old_file(
     assert cli.main(command) == 70
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("tqcodec: internal error: [tensor.check] tensor 'bias': ")
+    assert err.startswith("tqcodec: internal error: [source.bound] tensor 'bias': ")
     assert err.count("\n") == 1
     assert (tmp_path / "m.tqc").read_bytes() == b"old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.safetensors", "m.tqc"]
@@ -240,7 +290,7 @@ def test_types_without_infinities_round_up_to_the_end(kept: int) -> None:
 # ---- files that decode to more than a decoder takes by default ----
 
 
-def test_a_file_that_decodes_to_very_much_is_warned_of(tmp_path: Path) -> None:
+def test_a_file_that_decodes_to_very_much_is_warned_of() -> None:
     zeros = {"w": np.zeros((3000, 4000), np.float32)}
     with pytest.warns(EncodeWarning, match="limit=48000000 .--limit 48000000."):
         data = tqcodec.encode(zeros)

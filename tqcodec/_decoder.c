@@ -100,7 +100,8 @@ static int acquire(const tqc_file *file, PyObject *pairs, Buffers *buffers)
     return 1;
 }
 
-/* decode([(index, buffer)]): True if these tensors were decoded; tied ones are left out. */
+/* decode([(index, buffer)]): True if these tensors were decoded; tied ones are left out. MemoryError
+   where the machine has not enough. */
 static PyObject *File_decode(File *self, PyObject *pairs)
 {
     if (!PyList_Check(pairs)) return PyErr_Format(PyExc_TypeError, "a list is needed");
@@ -117,6 +118,7 @@ static PyObject *File_decode(File *self, PyObject *pairs)
     tqc_workspace_close(workspace);
     Py_END_ALLOW_THREADS
     release(&buffers);
+    if (verdict == TQC_NO_MEMORY) return PyErr_NoMemory();
     return PyBool_FromLong(verdict == TQC_DECODED);
 }
 

@@ -6,6 +6,7 @@ import builtins
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -215,8 +216,9 @@ def verify(
             data = bytes(source)
         else:
             data = Path(source).read_bytes()
-        if native_decoder.visit(data, limit, workers, lambda index, patterns: None, progress):
-            return
+        with suppress(MemoryError):  # one tensor after the other takes less
+            if native_decoder.visit(data, limit, workers, lambda index, patterns: None, progress):
+                return
     with open(source, limit=limit) as file:
         for done, _ in enumerate(file.container.decode_all(), 1):
             if progress is not None:
@@ -256,8 +258,7 @@ class TensorFile(Mapping[str, Array]):
     def __init__(self, source: bytes | PathLike, limit: int | None = None) -> None:
         self._file: BinaryIO | None = None
         if isinstance(source, (bytes, bytearray, memoryview)):
-            data = memoryview(source)
-            self.container = Container(lambda o, n: bytes(data[o : o + n]), len(data), limit)
+            self.container = Container.of(memoryview(source), limit)
             return
         self._file = file = builtins.open(source, "rb")  # noqa: PTH123, SIM115 - closed by `close`
 

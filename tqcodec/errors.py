@@ -80,7 +80,9 @@ class InternalError(TQCError):
     """A fault of tqcodec: what it made breaks a rule, or does not decode to what went in.
 
     Attributes:
-        rule: tag of the rule of `spec/tqc.md` that is broken.
+        rule: tag of the rule of `spec/tqc.md` that is broken, or ``source.names``, ``.type``,
+            ``.tie``, ``.metadata``, ``.exact``, ``.bound``, ``.snr``, ``.decoders`` for what is not
+            as it went in.
         tensor: name of the tensor concerned, or None.
     """
 

@@ -43,7 +43,6 @@ class Analysis:
         side_bits: bits of bases and levels, about.
         metric: what an error of the weights does; None where they all count alike.
         own_step: its step whatever that of the network, where a rule gives its bits.
-        flat: True to keep all columns at one depth.
     """
 
     item: Item
@@ -59,7 +58,6 @@ class Analysis:
     side_bits: float
     metric: Metric | None = None
     own_step: float | None = None
-    flat: bool = False
 
     def step(self, step: float) -> float:
         """Its step where the network has `step`; no coefficient reaches 2^20 of them."""

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from tqcodec.encoder import budget, side, tables
 from tqcodec.encoder.coded import Coded, with_tables
+from tqcodec.encoder.error import decibels
 from tqcodec.encoder.histograms import Histograms
 from tqcodec.encoder.plan import SMALL, Item, Source
 from tqcodec.encoder.settings import TRELLIS_EFFORT, Settings
 from tqcodec.encoder.tables import TableSet
-from tqcodec.encoder.verification import decibels
 from tqcodec.format import writer
 from tqcodec.format.entries import crc
 from tqcodec.format.planes import Part
-from tqcodec.format.registry import MAX_SYMBOLS
+from tqcodec.format.registry import MAX_SYMBOLS, PayloadKind
 from tqcodec.format.tables import Table, Tables
 from tqcodec.format.writer import Bundled, Draft, Raw, Record, Tied
 
@@ -81,8 +81,9 @@ def assemble(
     coded = list(matrices.values())
     plain = {name for name, part in parts.items() if side.is_incompressible(part)}
     tabled = {name: part for name, part in parts.items() if name not in plain}
+    ranged = any(c.record.payload_kind == PayloadKind.RANGE for c in coded)
     wanted = [
-        _Wanted([c.indices for c in coded], INDEX_CLUSTERS, symmetric=True, needed=True),
+        _Wanted([c.indices for c in coded], INDEX_CLUSTERS, symmetric=True, needed=ranged),
         _Wanted([c.vectors for c in coded], VECTOR_CLUSTERS, symmetric=False),
         _Wanted([c.entries for c in coded], ENTRY_CLUSTERS, symmetric=True),
         _Wanted(

@@ -21,11 +21,15 @@ from tqcodec.format.registry import MAX_TABLES, MAX_WEIGHTS
 def within_limits(sets: Sequence[TableSet]) -> list[TableSet]:
     """The sets, with fewer clusters where all tables of a file would be too many."""
     out = list(sets)
-    while not _fit(out):
-        unions = [(_cheapest_union(one), i) for i, one in enumerate(out) if one.clusters > 1]
+    unions: dict[int, tuple[float, int, int]] = {}  # of each set that has two clusters
+    while not _are_few(out):
+        for i, one in enumerate(out):
+            if one.clusters > 1 and i not in unions:
+                unions[i] = _cheapest_union(one)
         if not unions:
             return [_trimmed(one, MAX_WEIGHTS // _count(out)) for one in out]
-        (_, first, second), i = min(unions)
+        i = min(unions, key=lambda i: unions[i])
+        _, first, second = unions.pop(i)
         out[i] = _merged(out[i], first, second)
     return out
 
@@ -34,7 +38,7 @@ def _count(sets: Sequence[TableSet]) -> int:
     return sum(len(one.tables) for one in sets)
 
 
-def _fit(sets: Sequence[TableSet]) -> bool:
+def _are_few(sets: Sequence[TableSet]) -> bool:
     members = sum(len(table.weights) for one in sets for table in one.tables)
     return _count(sets) <= MAX_TABLES and members <= MAX_WEIGHTS
 

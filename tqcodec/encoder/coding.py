@@ -14,6 +14,7 @@ from tqcodec.encoder.bases import AxisBasis, integer_bases, project
 from tqcodec.encoder.blocks import row_blocks
 from tqcodec.encoder.classes import class_of
 from tqcodec.encoder.coded import Coded, Effect
+from tqcodec.encoder.error import error_of
 from tqcodec.encoder.feedback import gains_of, quantize_with_feedback
 from tqcodec.encoder.grid import Grid
 from tqcodec.encoder.histograms import Histograms, count
@@ -21,7 +22,6 @@ from tqcodec.encoder.method import Method
 from tqcodec.encoder.plan import Source
 from tqcodec.encoder.quantizer import Rates
 from tqcodec.encoder.transform import IDENTITY
-from tqcodec.encoder.verification import error_of
 from tqcodec.errors import DecodeError, InternalError
 from tqcodec.format.entries import crc
 from tqcodec.format.reader import Reader
@@ -52,35 +52,40 @@ def code(
         payload: ``range`` or ``fixed``.
     """
     rule = ""
-    for simpler, own_step in _attempts(analysis, analysis.step(step)):
-        coded = _code(source, simpler, method, own_step, rates, payload)
+    for simpler, own_step, flat in _attempts(analysis, analysis.step(step)):
+        coded = _code(source, simpler, method, own_step, rates, payload, flat)
         rule = _broken_rule(coded, source.patterns.shape)
         if not rule:
             return _measured(source, analysis, coded)
     raise InternalError(rule, "no record of this matrix is legal", source.name)
 
 
-def _attempts(analysis: Analysis, step: float) -> Iterator[tuple[Analysis, float]]:
-    """Analyses and steps to code a matrix by, until a decoder takes what comes out."""
-    yield analysis, step
+def _attempts(analysis: Analysis, step: float) -> Iterator[tuple[Analysis, float, bool]]:
+    """Ways to code a matrix, until a decoder takes what comes out.
+
+    An analysis, a step, and True to keep all columns at one depth.
+    """
+    yield analysis, step, False
     # So fine a step leaves no room for a basis, or so coarse a one pays for none.
-    yield replace(analysis, transform=IDENTITY), step
+    yield replace(analysis, transform=IDENTITY), step, False
     # One class, one step and no absent column: the head takes a few bytes.
     zeros = [np.broadcast_to(np.uint8(0), level.shape) for level in analysis.levels]
     levels = (zeros[0], zeros[1], zeros[2])
-    flat = replace(analysis, transform=IDENTITY, levels=levels, metric=None, flat=True)
+    plain = replace(analysis, transform=IDENTITY, levels=levels, metric=None)
     if analysis.metric is not None:
         step /= math.sqrt(analysis.metric.power)
     for octaves in range(COARSER):  # the depths are the only thing left that can be too much
-        yield flat, step * 2.0**octaves
+        yield plain, step * 2.0**octaves, True
 
 
 def _broken_rule(coded: Coded, shape: tuple[int, ...]) -> str:
     """The rule for which a decoder would refuse the head of a record; empty for a good one."""
-    # No tables make indices and entries shorter than this.
-    stored = int(coded.indices.entropy() + coded.entries.entropy()) // 8
+    record, bits = coded.record, coded.indices.entropy()  # no tables do better
+    if record.payload_kind == PayloadKind.FIXED:
+        bits = record.coefficients.shape[0] * float(record.depths.values.sum(dtype=np.int64))
+    stored = int(bits + coded.entries.entropy()) // 8
     try:
-        head = Reader(write_head(coded.record, shape, ANYTHING))
+        head = Reader(write_head(record, shape, ANYTHING))
         check_bound(read_head(head, shape, stored, ANYTHING), shape, head.check)
     except DecodeError as error:
         return error.rule
@@ -88,7 +93,13 @@ def _broken_rule(coded: Coded, shape: tuple[int, ...]) -> str:
 
 
 def _code(
-    source: Source, analysis: Analysis, method: Method, step: float, rates: Rates, payload: str
+    source: Source,
+    analysis: Analysis,
+    method: Method,
+    step: float,
+    rates: Rates,
+    payload: str,
+    flat: bool,
 ) -> Coded:
     weights = weights_of(source.patterns, source.dtype, analysis.item.roles)
     taps = taps_lengths(source.patterns.shape, analysis.item.roles)
@@ -105,17 +116,20 @@ def _code(
     classes = class_of(levels, np.arange(columns))
     scaled = rates.scaled(method.lam)
     if metric is None:
-        flat = coefficients.reshape(len(coefficients), columns)
         grid = None
-        q = _quantize(flat, classes, method, step, scaled)
-        del flat
+        matrix = coefficients.reshape(len(coefficients), columns)
+        q = _quantize(matrix, classes, method, step, scaled)
+        del matrix
     else:
         inner = metric.transformed([basis.rows for basis in bases])
         fed = quantize_with_feedback(coefficients, inner, classes, method, step, scaled)
         q, grid, step = fed.coefficients, fed.grid, fed.step
     del coefficients
-    indices = method.count(q, classes, analysis.class_count)
-    record = _record(q, levels, bases, analysis, method, step, payload, grid)
+    record = _record(q, levels, bases, analysis, method, step, payload, grid, flat)
+    # Columns that are absent are not coded: they have no say in the tables.
+    indices = method.count(record.coefficients, classes[:, record.kept], analysis.class_count)
+    if payload == "fixed":
+        indices = Histograms.empty(analysis.class_count, method.contexts)
     groups = (record.depths, *record.levels, record.row_scales, record.multipliers)
     return Coded(
         record=record,
@@ -155,11 +169,12 @@ def _record(
     step: float,
     payload: str,
     grid: Grid | None,
+    flat: bool,
 ) -> CodedTensor:
     fixed = payload == "fixed"
     table = None if fixed else 0
     depths = _depths(q, method, payload)
-    if analysis.flat:
+    if flat:
         depths[:] = max(1, depths.max(initial=0))
     row_scales = Vector.constant(1, len(analysis.levels[Axis.OUT]))
     multipliers = Vector.constant(1, len(depths))

@@ -40,11 +40,11 @@ class Written:
 
     Attributes:
         draft: the file.
-        sources: by name; side tensors may have been changed to make up for the coding.
+        changed: new bit patterns of side tensors that make up for the coding, by name.
     """
 
     draft: Draft
-    sources: Mapping[str, Source]
+    changed: Mapping[str, NDArray[np.unsignedinteger]]
 
     def finish(self, decode: Callable[[bytes], None] | None = None) -> bytes:
         """The bytes of the file, as of `Draft.finish`."""
@@ -86,7 +86,7 @@ def encode(
         return written.finish()
 
     def decode(data: bytes) -> None:
-        verification.check(data, written.sources, items, settings, progress)
+        verification.check(data, by_name, items, written.changed, settings, progress)
 
     return written.finish(decode)
 
@@ -199,7 +199,7 @@ def _write(
         sources[name] = replace(sources[name], patterns=patterns)
         parts[name] = part_of(items[name], sources[name], job.settings)
     about = provenance(job.settings, job.statistics, tuned=bool(refined))
-    return Written(assemble(sources, job.items, matrices, parts, job.settings, about), sources)
+    return Written(assemble(sources, job.items, matrices, parts, job.settings, about), changed)
 
 
 def _refined(job: Job, coded: Sequence[Coded], written: Written) -> Written:

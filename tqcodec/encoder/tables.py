@@ -129,9 +129,8 @@ def _low_bits_of(
 
 def cluster_sums(chosen: TableSet) -> NDArray[np.int32]:
     """Histograms of the clusters: int32 (clusters, contexts, bins)."""
-    sums = np.zeros((chosen.clusters, *chosen.histograms.counts.shape[1:]), np.int32)
-    np.add.at(sums, chosen.cluster, chosen.histograms.counts)
-    return sums
+    counts = chosen.histograms.counts.astype(np.float32)
+    return _sums(counts, chosen.cluster, chosen.clusters).astype(np.int32)
 
 
 def _sums(

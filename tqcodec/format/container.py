@@ -23,6 +23,7 @@ from tqcodec.format.reconstruct import check_bound, reconstruct
 from tqcodec.format.registry import HEADER_SIZE, MAX_SYMBOLS, Coding
 from tqcodec.format.tables import Tables, read_tables
 
+EVERYTHING: Final = 1 << 63  # a limit of decoded bytes that is none
 FREE_BYTES: Final = 32 << 20  # decoded, of any file
 BYTES_PER_BYTE: Final = 1000  # decoded, for each byte of the file
 
@@ -73,6 +74,11 @@ class Container:
         for entry in self.directory.entries:
             if entry.bundle is not None:
                 self.members[entry.bundle].append(entry)
+
+    @staticmethod
+    def of(data: bytes | memoryview, limit: int | None = None) -> Container:
+        """A file in memory."""
+        return Container(lambda offset, n: bytes(data[offset : offset + n]), len(data), limit)
 
     def segment(self, segment: Segment, tensor: str | None = None) -> Reader:
         """A cursor over a segment whose CRC has been checked."""

@@ -57,10 +57,13 @@ def decode(
     if file is None:
         return None
     found: dict[int, Patterns] = {}
-    for task, arrays in file.run("decode", file.decode, workers, progress):
-        if arrays is None:
-            return None
-        found.update(zip(task, arrays, strict=True))
+    try:
+        for task, arrays in file.run("decode", file.decode, workers, progress):
+            if arrays is None:
+                return None
+            found.update(zip(task, arrays, strict=True))
+    except MemoryError:  # the caller's limit allows what the machine does not have
+        return None
     return [
         (name, DTYPES[dtype], found[i] if twin is None else found[twin].copy())
         for i, (name, dtype, _, twin) in enumerate(file.tensors)
@@ -81,6 +84,9 @@ def visit(
         visitor: called with each tensor that is not tied, its index in the file and its bit
             patterns, which are not kept; in threads, and in no order.
         progress: called with ("verify", done, of).
+
+    Raises:
+        MemoryError: the machine has not enough for one of the tensors.
     """
     file = _File.open(data, limit)
     if file is None:
@@ -131,10 +137,7 @@ class _File:
         kinds = [(self.tensors[i][2], DTYPES.get(self.tensors[i][1])) for i in task]
         if any(dtype is None for _, dtype in kinds):
             return None
-        try:
-            arrays = [np.empty(shape, dtype.pattern) for shape, dtype in kinds if dtype is not None]
-        except MemoryError:  # the caller's limit allows what the machine does not have
-            return None
+        arrays = [np.empty(shape, dtype.pattern) for shape, dtype in kinds if dtype is not None]
         flat = [array.reshape(-1).view(np.uint8) for array in arrays]
         return arrays if self._file.decode(list(zip(task, flat, strict=True))) else None
 

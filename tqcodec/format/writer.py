@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from tqcodec.errors import DecodeError, InternalError
 from tqcodec.format import payload, records
 from tqcodec.format import reader as io
-from tqcodec.format.container import Container, block_lengths
+from tqcodec.format.container import EVERYTHING, Container, block_lengths
 from tqcodec.format.directory import check_bundles, values_allowed, write_directory
 from tqcodec.format.dtypes import DType
 from tqcodec.format.entries import Directory, Entry, Segment
@@ -88,15 +88,16 @@ class Draft:
         """The file, after it has been read.
 
         Args:
-            decode: reads the whole file and raises a DecodeError, or an error of its own, for what
-                is not as it should be: for callers that decode it anyway. By default all is read
-                but the coefficients.
+            decode: decodes the whole file, raising a DecodeError or an error of its own: for
+                callers that do so anyway. What it decodes is not decoded here as well.
 
         Raises:
             InternalError: a record, part or directory that breaks a rule.
         """
-        with _asked():
-            (decode or _read_again)(self._data)
+        with _as_internal_error():
+            _read_again(self._data, with_parts=decode is None)
+            if decode is not None:
+                decode(self._data)
         return self._data
 
 
@@ -125,7 +126,7 @@ def draft(
     Raises:
         InternalError: tables that break a rule, or what cannot be laid down at all.
     """
-    with _asked():
+    with _as_internal_error():
         plain = write_tables(tables)
         read_tables(Reader(plain))
     entries: list[Entry] = []
@@ -133,7 +134,7 @@ def draft(
     bundles: dict[int, list[Part]] = {}
     index: dict[str, int] = {}
     for item in items:
-        with _asked(item.name):
+        with _as_internal_error(item.name):
             segments = _segments(item, tables)
             bodies += segments
             twin = _twin(item, entries, index)
@@ -141,7 +142,7 @@ def draft(
         index[item.name] = len(index)
         if isinstance(item.content, Bundled):
             bundles.setdefault(item.content.bundle, []).append(item.content.part)
-    with _asked():
+    with _as_internal_error():
         count = 1 + max(bundles, default=-1)
         check_bundles(bundles, count, io.check)
         blocks = [write_block(bundles[i], tables) for i in range(count)]
@@ -156,12 +157,12 @@ def draft(
         metadata,
         provenance,
     )
-    with _asked():
+    with _as_internal_error():
         return Draft(_file(directory, [*first, *blocks, *bodies]))
 
 
 @contextmanager
-def _asked(tensor: str | None = None) -> Iterator[None]:
+def _as_internal_error(tensor: str | None = None) -> Iterator[None]:
     """What the reader refuses is a fault of who made the records."""
     try:
         yield
@@ -170,20 +171,19 @@ def _asked(tensor: str | None = None) -> Iterator[None]:
         raise InternalError(error.rule, error.message, name) from error
 
 
-def _read_again(data: bytes) -> None:
-    """Read a file, but for the coefficients of its transform-coded tensors.
+def _read_again(data: bytes, with_parts: bool) -> None:
+    """Read a file, but for coefficients, and for the numbers of other tensors if not `with_parts`.
 
     Raises:
         DecodeError: as of a decoder.
     """
-    everything = 1 << 64  # bytes that may be decoded: the limit is the user's, not the format's
-    container = Container(lambda offset, n: data[offset : offset + n], len(data), everything)
+    container = Container.of(data, EVERYTHING)  # the limit is the user's, not the format's
     for entry in container.by_bundle():
         if entry.same_as is not None:
             continue
         if entry.coding == Coding.TRANSFORM:
             container.head(entry)
-        else:
+        elif with_parts:
             container.decode(entry)
 
 
