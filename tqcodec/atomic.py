@@ -2,11 +2,74 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+TEMPORARY = ".tqc-"  # names of temporary files begin so
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Refuse, before any work, a path that `replacing` could not write.
+
+    Whether a folder takes files is found by making one, an empty one, and removing it: permissions
+    say too little of file systems that are full, mounted for reading or not real.
+
+    Raises:
+        TypeError: not a path.
+        OSError: says why; its `filename` is the path as it was given.
+    """
+    given = os.fspath(path)
+    if not isinstance(given, str):
+        raise TypeError(f"a path is a string or a pathlib.Path, not {type(given).__name__}")
+    try:
+        _check(given)
+    except OSError as error:
+        raise _naming(error, given) from error
+    except ValueError as error:  # a NUL, or what the encoding of file names lacks
+        raise OSError(errno.EINVAL, "is not the name of a file", given) from error
+
+
+def _check(given: str) -> None:
+    if _is_special(Path(given)):
+        if not os.access(given, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return
+    target = Path(os.path.realpath(given))
+    if target.is_dir() or given.endswith((os.sep, os.altsep or os.sep)):
+        raise IsADirectoryError(errno.EISDIR, "is a folder, not a file")
+    if not target.parent.exists():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder to write it to")
+    if not target.parent.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{target.parent} is not a folder")
+    if target.exists():
+        _check_sticky(target)
+    else:
+        _check_name(target)
+    temporary = _beside(target)
+    try:
+        temporary.touch()
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _check_sticky(target: Path) -> None:
+    """In a folder such as /tmp only the owner of a file may put another in its place."""
+    folder, file, user = target.parent.stat(), target.stat(), getattr(os, "geteuid", lambda: 0)()
+    if folder.st_mode & stat.S_ISVTX and user not in (0, folder.st_uid, file.st_uid):
+        raise PermissionError(errno.EPERM, "belongs to another user")
+
+
+def _check_name(target: Path) -> None:
+    """Names may be too long, which the name of a temporary file beside it would not show."""
+    try:
+        target.lstat()
+    except FileNotFoundError:
+        return
 
 
 @contextmanager
@@ -14,19 +77,45 @@ def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to: it becomes `path` at the end, or vanishes on any error.
 
     Links are followed. What is no regular file, such as `/dev/null`, is written to directly.
+
+    Raises:
+        OSError: it cannot be written; where the temporary file is in the way, `path` is named.
     """
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        yield target
-        return
-    temporary = target.with_name(f".tqc-{secrets.token_hex(8)}")
     try:
-        temporary.touch()
-        mode = (target if target.exists() else temporary).stat().st_mode
-        yield temporary
-        temporary.chmod(mode)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        if _is_special(path):
+            yield path
+            return
+        target = Path(os.path.realpath(path))
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder, not a file", str(path))
+        temporary = _beside(target)
+        try:
+            temporary.touch()
+            mode = (target if target.exists() else temporary).stat().st_mode
+            yield temporary
+            temporary.chmod(mode)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        name = Path(os.fsdecode(error.filename or TEMPORARY)).name
+        if not name.startswith(TEMPORARY):  # of something else
+            raise
+        raise _naming(error, str(path)) from error
+
+
+def _is_special(path: Path) -> bool:
+    """True for devices and pipes, also by links such as /dev/stdout, whose target has no name."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(TEMPORARY + secrets.token_hex(8))
+
+
+def _naming(error: OSError, given: str) -> OSError:
+    """The error with the name that the user gave: no temporary file's, and not none."""
+    # The number chooses the class, such as PermissionError.
+    return OSError(error.errno, error.strerror or str(error), given)
