@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.atomic import replacing
+from tqcodec.atomic import check_writable, replacing
 from tqcodec.errors import EncodeError
 from tqcodec.format import native_decoder
 from tqcodec.format.container import Container
@@ -153,7 +153,13 @@ def save(
     refine: Refine | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """`encode` into a file. The file appears whole or not at all; an old one is replaced."""
+    """`encode` into a file. The file appears whole or not at all; an old one is replaced.
+
+    Raises:
+        EncodeError: as in `encode`.
+        OSError: the file cannot be written, said before any work is done.
+    """
+    check_writable(path)
     data = encode(tensors, settings, statistics, refine=refine, progress=progress)
     with replacing(Path(path)) as temporary:
         temporary.write_bytes(data)

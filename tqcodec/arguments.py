@@ -73,6 +73,8 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("-f", "--force", action="store_true", help="overwrite OUT")
     _add_encode_options(encode)
     _add_network_options(encode, required=False)
+    text = "which state dict of a checkpoint that holds several, such as model_ema"
+    encode.add_argument("--key", metavar="KEY", help=text)
     text = "leave biases and batch normalisation of --model as they are"
     encode.add_argument("--no-tune", dest="tune", action="store_false", help=text)
     for command, text in ((encode, "of calibrate"), (info, "to show coding gains by them")):
@@ -97,6 +99,14 @@ def check_encode(arguments: argparse.Namespace) -> None:
         raise UsageError("--model needs -o")
     if of_network and not data and arguments.statistics is None:
         raise UsageError("--model needs --data, or --statistics")
+    if of_network and arguments.key is not None:
+        raise UsageError("--key needs IN in place of --model")
+
+
+def inputs_of(arguments: argparse.Namespace) -> list[str]:
+    """Names of all files, and the like, that a command reads."""
+    names = (getattr(arguments, name, None) for name in ("input", "statistics", "model", "data"))
+    return [name for name in names if name is not None]
 
 
 def _add_encode_options(encode: argparse.ArgumentParser) -> None:

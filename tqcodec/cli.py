@@ -19,7 +19,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from tqcodec.arguments import UsageError, check_encode, make_parser
+from tqcodec.arguments import UsageError, check_encode, inputs_of, make_parser
 from tqcodec.encoder.settings import Settings
 from tqcodec.errors import DecodeError, LimitError, TQCError, UnsupportedError
 from tqcodec.progress import terminal_progress
@@ -93,10 +93,6 @@ def _print_json(document: Any) -> None:
     print(json.dumps(document, indent=1))
 
 
-def _source(name: str) -> bytes | Path:
-    return sys.stdin.buffer.read() if name == STANDARD else Path(name)
-
-
 def _output(arguments: Namespace, suffix: str) -> str:
     """The name of the output, which may be written."""
     from tqcodec import files
@@ -105,7 +101,7 @@ def _output(arguments: Namespace, suffix: str) -> str:
     if name == STANDARD and getattr(arguments, "json", False):
         raise UsageError("--json needs standard output for itself: name a file with -o")
     if not getattr(arguments, "dry_run", False):
-        files.check_output(name, arguments.force)
+        files.check_output(name, arguments.force, inputs_of(arguments))
     return name
 
 
@@ -116,14 +112,17 @@ def _encode(arguments: Namespace) -> int:
 
     output = _output(arguments, ".tqc")
     with terminal_progress() as progress:
-        data, statistics = encoding.encode(arguments, settings, progress)
+        data, statistics, left_out = encoding.encode(arguments, settings, progress)
+    for one in left_out:
+        _complain(f"{arguments.input}: left out: {text.printable(one)}")
     if not arguments.dry_run:
         files.write_bytes(output, data)
     with api.open(data) as file:
         result = describe.summary(file.container)
     if arguments.json:
         calibrated = {"calibrated": len(statistics), "without": dict(statistics.without)}
-        _print_json({"output": output, "dry_run": arguments.dry_run, **result, **calibrated})
+        about = {"output": output, "dry_run": arguments.dry_run, "left_out": list(left_out)}
+        _print_json({**about, **result, **calibrated})
     else:
         would = "would be " if arguments.dry_run else ""
         line = f"{text.printable(output)}: {would}{text.summary_line(result)}"
@@ -136,10 +135,12 @@ def _decode(arguments: Namespace) -> int:
 
     output = _output(arguments, ".safetensors")
     files.check_suffix(output)
-    source = _source(arguments.input)
+    source = files.source(arguments.input)
     options = {"limit": arguments.limit, "workers": arguments.workers}
     with terminal_progress() as progress, api.open(source, limit=arguments.limit) as file:
         metadata = file.metadata()
+        entries = (e for e in file.container.directory.entries if e.needs is None)
+        files.check_tensors(output, {e.name: api.numpy_dtype(e.dtype) for e in entries})
         if isinstance(source, bytes):
             tensors = api.decode(source, **options, progress=progress)
         else:
@@ -155,14 +156,14 @@ def _decode(arguments: Namespace) -> int:
 
 
 def _info(arguments: Namespace) -> int:
-    from tqcodec import api, describe, text
+    from tqcodec import api, describe, files, text
 
     given = None
     if arguments.statistics is not None:
         from tqcodec import Statistics, gains
 
         given = Statistics.load(arguments.statistics)
-    source = _source(arguments.input)
+    source = files.source(arguments.input)
     with terminal_progress() as progress, api.open(source, limit=arguments.limit) as file:
         data = describe.info(file.container, progress)
         if given is not None:
@@ -175,9 +176,9 @@ def _info(arguments: Namespace) -> int:
 
 
 def _dump(arguments: Namespace) -> int:
-    from tqcodec import api, describe, text
+    from tqcodec import api, describe, files, text
 
-    with api.open(_source(arguments.input), limit=arguments.limit) as file:
+    with api.open(files.source(arguments.input), limit=arguments.limit) as file:
         document = describe.dump(file.container)
     if arguments.json:
         _print_json(document)
@@ -187,7 +188,7 @@ def _dump(arguments: Namespace) -> int:
 
 
 def _verify(arguments: Namespace) -> int:
-    from tqcodec import api, text
+    from tqcodec import api, files, text
 
     codes, results = [], []
     for name in arguments.inputs:
@@ -195,7 +196,7 @@ def _verify(arguments: Namespace) -> int:
         try:
             with terminal_progress() as progress:
                 options = {"limit": arguments.limit, "workers": arguments.workers}
-                api.verify(_source(name), **options, progress=progress)
+                api.verify(files.source(name), **options, progress=progress)
         except (DecodeError, OSError) as caught:
             error = caught
         codes.append(0 if error is None else _exit_code(error))
@@ -225,7 +226,7 @@ def _report(arguments: Namespace) -> int:
     except ModuleNotFoundError as error:
         raise UsageError("report needs matplotlib: pip install 'tqcodec[plot]'") from error
     kind = report.kind_of(output)
-    source = _source(arguments.input)
+    source = files.source(arguments.input)
     with terminal_progress() as progress, api.open(source, limit=arguments.limit) as file:
         data = describe.info(file.container, progress)
     files.write_bytes(output, report.draw(data, Path(arguments.input).name, kind))

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import torch
 
-from tqcodec import api
 from tqcodec.encoder.settings import Settings
 from tqcodec.errors import EncodeError
-from tqcodec.torch.checkpoint import from_arrays, load_state
+from tqcodec.torch.checkpoint import decoded as state_of
+from tqcodec.torch.checkpoint import load_state
 
 START, FINEST, COARSEST = 3.0, 8.0, 0.05  # bits per weight
 FACTOR = 2.0  # from one rate to the next, until the bound lies between two
@@ -67,7 +67,7 @@ def smallest(
     bits, measured = START, 0
     while True:
         data = encode(replace(settings, bits=bits))
-        load_state(decoded, from_arrays(api.decode(data, progress=progress)))
+        load_state(decoded, state_of(data, progress=progress))
         drop = original - float(evaluate(decoded))
         measured += 1
         if progress is not None:
