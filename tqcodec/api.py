@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -12,11 +14,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec import streams
 from tqcodec.atomic import check_writable, replacing
 from tqcodec.errors import EncodeError
 from tqcodec.format import native_decoder
 from tqcodec.format.container import Container
 from tqcodec.format.dtypes import DTYPES, DType
+from tqcodec.format.header import Header
 from tqcodec.format.registry import MAJOR, MINOR
 
 if TYPE_CHECKING:
@@ -27,6 +31,9 @@ Array = NDArray[Any]
 Refine = Callable[[bytes], Mapping[str, Array]]
 Progress = Callable[[str, int, int], None]  # (stage, done, of)
 PathLike = str | os.PathLike[str]
+
+BYTES = (bytes, bytearray, memoryview)
+_SEEKING = threading.Lock()  # only where a file cannot be read at a position
 
 FORMAT_VERSION = f"{MAJOR}.{MINOR}"
 
@@ -173,7 +180,7 @@ def load(
     progress: Progress | None = None,
 ) -> dict[str, Array]:
     """`decode` of a file. `open` takes less memory: it reads one tensor at a time."""
-    return decode(Path(path).read_bytes(), limit=limit, workers=workers, progress=progress)
+    return decode(streams.read(path), limit=limit, workers=workers, progress=progress)
 
 
 def verify(
@@ -189,11 +196,9 @@ def verify(
         DecodeError: at the first fault.
     """
     if native_decoder.available():
-        if isinstance(source, (bytes, bytearray, memoryview)):
-            data = bytes(source)
-        else:
-            data = Path(source).read_bytes()
-        if native_decoder.is_good(data, limit, workers, progress):
+        # Read once: it may be a pipe.
+        source = source if isinstance(source, BYTES) else streams.read(source)
+        if native_decoder.is_good(bytes(source), limit, workers, progress):
             return
     with open(source, limit=limit) as file:
         for done, _ in enumerate(file.container.decode_all(), 1):
@@ -227,28 +232,51 @@ def open(source: bytes | PathLike, *, limit: int | None = None) -> TensorFile:
 class TensorFile(Mapping[str, Array]):
     """Read-only mapping from names to arrays, each decoded when it is asked for.
 
+    Threads and forked processes may share it: reads have positions of their own. It is pickled (and
+    copied) as the path of the file, which is opened again there, or as the bytes that it was made
+    of. Once it is closed, names and metadata are still there, tensors are not (ValueError).
+
     Attributes:
         container: the file as the format layer sees it.
     """
 
     def __init__(self, source: bytes | PathLike, limit: int | None = None) -> None:
+        self._limit = limit
+        self._closed = False
+        self._path: str | None = None
         self._file: BinaryIO | None = None
-        if isinstance(source, (bytes, bytearray, memoryview)):
-            data = memoryview(source)
-            self.container = Container(lambda o, n: bytes(data[o : o + n]), len(data), limit)
-            return
-        self._file = file = builtins.open(source, "rb")  # noqa: PTH123, SIM115 - closed by `close`
-
-        def fetch(offset: int, length: int) -> bytes:
-            file.seek(offset)
-            return file.read(length)
-
+        self._data = memoryview(b"")
+        if isinstance(source, BYTES):
+            self._data = memoryview(source).cast("B")
+        else:
+            with streams.naming(source):
+                file = builtins.open(source, "rb", buffering=0)  # noqa: PTH123, SIM115
+                if streams.is_file(file):
+                    # Opened again by another process, perhaps one in another folder.
+                    self._path, self._file = os.path.abspath(source), file  # noqa: PTH100
+                else:
+                    with file:
+                        self._data = memoryview(file.read())
         try:
-            size = os.fstat(file.fileno()).st_size
-            self.container = Container(fetch, size, limit)
+            self.container = Container(self._fetch, self._size(), limit)
         except BaseException:
-            file.close()
+            self.close()
             raise
+
+    def _size(self) -> int:
+        return len(self._data) if self._file is None else os.fstat(self._file.fileno()).st_size
+
+    def _fetch(self, offset: int, length: int) -> bytes:
+        self._check_open()
+        if self._file is None:
+            return bytes(self._data[offset : offset + length])
+        data = _read_at(self._file, offset, length)
+        self._check_open()  # else the bytes may be those of a file opened meanwhile
+        return data
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"tqcodec: {self._path or 'the file'} is closed, open it again")
 
     def metadata(self) -> dict[str, str]:
         """The file's free strings."""
@@ -256,7 +284,11 @@ class TensorFile(Mapping[str, Array]):
 
     def __getitem__(self, name: str) -> Array:
         entry = self.container.directory.entries[self.container.index[name]]
+        self._check_open()
         return self.container.decode(entry).view(numpy_dtype(entry.dtype))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.container.index
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.container.index)
@@ -264,8 +296,16 @@ class TensorFile(Mapping[str, Array]):
     def __len__(self) -> int:
         return len(self.container.index)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._check_open()
+        if self._path is None:
+            return TensorFile, (bytes(self._data), self._limit)
+        return _reopened, (self._path, self._limit, self.container.header)
+
     def close(self) -> None:
         """Close the file; arrays already decoded stay."""
+        self._closed = True
+        self._data = memoryview(b"")
         if self._file is not None:
             self._file.close()
 
@@ -279,3 +319,42 @@ class TensorFile(Mapping[str, Array]):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _read_at(file: BinaryIO, offset: int, length: int) -> bytes:
+    """Bytes of a file, fewer at its end; no position is shared with other readers of it."""
+    if not hasattr(os, "pread"):  # where there is none, processes cannot share an open file either
+        with _SEEKING:
+            file.seek(offset)
+            return _all(file.read, length)
+    descriptor, done = file.fileno(), 0
+
+    def more(wanted: int) -> bytes:
+        nonlocal done
+        part = os.pread(descriptor, wanted, offset + done)
+        done += len(part)
+        return part
+
+    return _all(more, min(length, max(0, os.fstat(descriptor).st_size - offset)))
+
+
+def _all(read: Callable[[int], bytes], length: int) -> bytes:
+    """As many bytes, where each call may give fewer; fewer only at the end of the file."""
+    parts: list[bytes] = []
+    while length and (part := read(length)):
+        parts.append(part)
+        length -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _reopened(path: str, limit: int | None, header: Header) -> TensorFile:
+    """An opened file in another process.
+
+    Raises:
+        OSError: it is gone, or another file than the one that was opened.
+    """
+    file = TensorFile(path, limit)
+    if file.container.header != header:
+        file.close()
+        raise OSError(errno.ESTALE, "has been replaced since it was opened", path)
+    return file
