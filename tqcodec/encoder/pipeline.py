@@ -24,6 +24,7 @@ from tqcodec.encoder.rate_control import Estimate
 from tqcodec.encoder.settings import TRELLIS_EFFORT, Progress, Settings
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.encoder.target import Correction, Target
+from tqcodec.encoder.workers import kept
 from tqcodec.errors import EncodeError
 
 PASSES = 8  # corrections of the step after whole encodings
@@ -31,6 +32,7 @@ STEP_OFF = 0.3  # octaves by which the step of an analysis may be off; metrics a
 ENTRY_BYTES = 28  # of a directory entry, deflated, about
 
 
+@kept()
 def encode(
     sources: Sequence[Source],
     settings: Settings,
