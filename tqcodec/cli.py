@@ -11,14 +11,19 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
+import warnings
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from tqcodec import foreign, streams
 from tqcodec.arguments import UsageError, check_encode, inputs_of, make_parser
 from tqcodec.encoder.settings import Settings
 from tqcodec.errors import DecodeError, LimitError, TQCError, UnsupportedError
@@ -26,38 +31,143 @@ from tqcodec.progress import terminal_progress
 
 STANDARD = "-"
 INTERRUPTED, BROKEN_PIPE = 130, 141  # what a shell reports for the signals
+ENDING = ("SIGTERM", "SIGHUP")
 INTERNAL = 70  # EX_SOFTWARE of sysexits.h
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code.
 
+    A process that is asked to end (SIGTERM, SIGHUP) tidies up and then ends by that signal.
+
     Args:
         argv: arguments without the program's name; those of the process if None.
     """
+    _hold_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        with _tidy_ending(), _plain_warnings():
+            return _run(argv)
+    except _Ended as end:
+        # As if it had not been caught, for those who look at how the process ended.
+        signal.signal(end.number, signal.SIG_DFL)
+        os.kill(os.getpid(), end.number)
+        return 128 + end.number
+
+
+def _run(argv: list[str] | None) -> int:
     try:
         arguments = make_parser().parse_args(argv)
         code = COMMANDS[arguments.command](arguments)
         sys.stdout.flush()
     except SystemExit as stop:  # after --help and --version
-        return int(stop.code or 0)
+        return _flushed(int(stop.code or 0))
     except KeyboardInterrupt:
         _complain("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        # Python closes the stream once more at its end, which must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return BROKEN_PIPE
     except (TQCError, UsageError, OSError) as error:
         _complain(_message(error))
-        return _exit_code(error)
+        return _flushed(_exit_code(error))
+    except MemoryError as error:
+        _complain(f"not enough memory: {foreign.message(error)}")
+        return 2
     except Exception:
         # Python's own exit code, 1, would say that the input is malformed.
-        traceback.print_exc()
+        with suppress(OSError):  # nowhere to say it
+            traceback.print_exc()
         return INTERNAL
     return code
+
+
+def _flushed(code: int) -> int:
+    """Python writes what is left at its end, where an error could not be told."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_stdout()
+        return BROKEN_PIPE
+    except OSError as error:
+        _drop_stdout()
+        if code == 0:
+            _complain(f"standard output: {_reason(error)}")
+        return code or 2
+    return code
+
+
+def _drop_stdout() -> None:
+    """What could not be written goes nowhere: Python tries once more at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _hold_streams() -> None:
+    """Standard streams that are closed fail when they are used, and no file gets their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        # The wrong way round, so that using them is an error, but for messages, which may vanish.
+        wrong = os.O_WRONLY if number == 0 else os.O_RDONLY if number == 1 else os.O_WRONLY
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, wrong)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        mode = "r" if number == 0 else "w"
+        setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
+
+
+class _Ended(BaseException):
+    """A signal that asks the process to end; nothing but `main` catches it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def _tidy_ending() -> Iterator[None]:
+    """Signals that would end the process at once run what tidies up first."""
+
+    def end(number: int, _: Any) -> None:
+        raise _Ended(number)
+
+    numbers = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []  # elsewhere Python allows no handlers
+    # One that is ignored, as by nohup, stays so.
+    numbers = [n for n in numbers if signal.getsignal(n) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings of libraries are messages like ours."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        text = message if isinstance(message, str) else foreign.message(message)
+        _complain(f"warning: {text}")
+
+    before = warnings.showwarning
+    if before.__module__ != "warnings":  # somebody else takes them
+        yield
+        return
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def _exit_code(error: Exception) -> int:
@@ -79,18 +189,21 @@ def _reason(error: Exception) -> str:
 
 
 def _complain(message: str) -> None:
-    print(f"tqcodec: {' '.join(message.split())}", file=sys.stderr)
+    with suppress(OSError):  # nowhere to say it
+        print(f"tqcodec: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
 def _print(lines: Iterable[str], output: str | None = None) -> None:
     """Lines for the user: on standard error where `output` is standard output."""
     stream = sys.stderr if output == STANDARD else sys.stdout
-    for line in lines:
-        print(line, file=stream)
+    with streams.naming("standard error" if output == STANDARD else "standard output"):
+        for line in lines:
+            print(line, file=stream)
+        stream.flush()
 
 
 def _print_json(document: Any) -> None:
-    print(json.dumps(document, indent=1))
+    _print([json.dumps(document, indent=1)])
 
 
 def _output(arguments: Namespace, suffix: str) -> str:

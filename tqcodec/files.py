@@ -73,7 +73,7 @@ def read(name: str, key: str | None = None) -> Checkpoint:
         raise EncodeError(
             f"{name}: only checkpoints of PyTorch ({' '.join(TORCH_SUFFIXES)}) have keys"
         )
-    with streams.naming(name):
+    with streams.naming("standard input" if name == STANDARD else name):
         if name == STANDARD:
             data = np.frombuffer(sys.stdin.buffer.read(), np.uint8)
             return parse_safetensors(data, "standard input")
@@ -381,8 +381,9 @@ def _write_npz(path: Path, tensors: Mapping[str, Array]) -> None:
 def write_bytes(name: str, data: bytes) -> None:
     """Write a file atomically, or bytes to standard output."""
     if name == STANDARD:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        with streams.naming("standard output"):
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
         return
     with replacing(Path(name)) as temporary:
         temporary.write_bytes(data)
