@@ -6,7 +6,7 @@ import builtins
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -21,7 +21,7 @@ from tqcodec.format import native_decoder
 from tqcodec.format.container import Container
 from tqcodec.format.dtypes import DTYPES, DType
 from tqcodec.format.header import Header
-from tqcodec.format.registry import MAJOR, MINOR
+from tqcodec.format.registry import MAJOR, MAX_DIRECTORY, MINOR
 
 if TYPE_CHECKING:
     from tqcodec.encoder.settings import Settings
@@ -103,6 +103,8 @@ def encode(
             raise EncodeError(f"tensor name {name!r} is not a string")
         sources.append(Source(name, *_patterns(name, array)))
     by_name = {source.name: source for source in sources}
+    settings = settings if settings is not None else Settings()
+    _check_texts(by_name, settings)
 
     def refined(data: bytes) -> dict[str, NDArray[np.unsignedinteger]]:
         assert refine is not None, "wrapped only where there is one"
@@ -119,11 +121,30 @@ def encode(
 
     return run(
         sources,
-        settings if settings is not None else Settings(),
+        settings,
         statistics if statistics is not None else {},
         refined if refine is not None else None,
         progress,
     )
+
+
+def _size(text: str) -> int:
+    """Bytes of UTF-8."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        raise EncodeError(f"tensor name {text!r} has half of a surrogate pair") from error
+
+
+def _check_texts(names: Iterable[str], settings: Settings) -> None:
+    """Refuse before the work what the directory cannot hold; the writer counts all of it."""
+    texts = [text for pair in settings.metadata for text in pair]
+    metadata, named = sum(map(_size, texts)), sum(map(_size, names))
+    if metadata + named > MAX_DIRECTORY:
+        raise EncodeError(
+            f"{metadata} bytes of metadata and {named} of names: "
+            f"the format holds {MAX_DIRECTORY}, leave some metadata out"
+        )
 
 
 def decode(

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tqcodec.errors import EncodeError
 from tqcodec.format import payload, records
 from tqcodec.format import reader as io
 from tqcodec.format.container import block_lengths
@@ -19,7 +20,7 @@ from tqcodec.format.entries import Directory, Entry, Segment
 from tqcodec.format.header import Header, inflatable, write_header
 from tqcodec.format.planes import Part, write_block
 from tqcodec.format.records import CodedTensor
-from tqcodec.format.registry import Coding
+from tqcodec.format.registry import MAX_DIRECTORY, Coding
 from tqcodec.format.tables import Tables, write_tables
 
 
@@ -144,6 +145,10 @@ def _segments(content: CodedTensor | Part | Bundled | Raw | Tied, tables: Tables
 
 def _file(directory: Directory, segments: Sequence[bytes]) -> bytes:
     plain, values = write_directory(directory)
+    if len(plain) > MAX_DIRECTORY:
+        raise EncodeError(
+            f"names, shapes and metadata take {len(plain)} bytes, the format holds {MAX_DIRECTORY}"
+        )
     deflated = io.deflate(plain)
     # Where a directory deflates so well that a decoder would refuse it, it is stored as it is.
     smaller = len(deflated) < len(plain) <= inflatable(len(deflated))
