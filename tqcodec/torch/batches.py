@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset
 
-from tqcodec.errors import EncodeError
+from tqcodec import foreign
+from tqcodec.errors import EncodeError, TQCError
 
+Network = TypeVar("Network", bound=nn.Module)
 Outputs = Callable[[Any], Tensor]
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # arguments, keyword arguments
 
@@ -33,6 +38,74 @@ def inputs_of(batch: Any) -> Any:
     if not isinstance(batch, (Tensor, Mapping)):
         raise EncodeError(f"a batch is a {type(batch).__name__}, not a tensor, tuple or mapping")
     return batch
+
+
+def check_network(model: Any, error: type[TQCError] = EncodeError) -> None:
+    """Check that something can be run.
+
+    Raises:
+        TypeError: no nn.Module.
+        TQCError: of the type `error`: parameters whose shape is not known yet.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"tqcodec: the network is a {type(model).__name__}, not a torch.nn.Module")
+    tensors = itertools.chain(model.named_parameters(), model.named_buffers())
+    lazy = next((name for name, tensor in tensors if is_lazy(tensor)), None)
+    if lazy is not None:
+        raise error(f"tensor {lazy!r} is lazy and has no values; run the network on a batch first")
+
+
+def copied(model: Network, error: type[TQCError] = EncodeError) -> Network:
+    """A deep copy of a network.
+
+    Tensors with a history, such as those of `torch.nn.utils.weight_norm`, which torch does not
+    copy, have none in the copy.
+
+    Raises:
+        TQCError: of the type `error`: something in the network cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        _detach(list(vars(module).values()), memo)
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as fault:  # of the user's modules
+        raise error(f"the network cannot be copied: {foreign.described(fault)}") from fault
+
+
+def _detach(values: Iterable[Any], memo: dict[int, Any]) -> None:
+    """Note what is to stand in a copy for tensors with a history."""
+    for value in values:
+        if isinstance(value, Tensor):
+            if not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+        elif isinstance(value, (Mapping, list, tuple)) and not isinstance(value, str):
+            _detach(list(value.values()) if isinstance(value, Mapping) else value, memo)
+
+
+class Runner:
+    """Runs a network for its outputs alone: without gradients, unless it needs some inside.
+
+    Args:
+        network: the network; forces, say, are gradients of an energy.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._inside = False
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the network gives; its tensors may have a history."""
+        if not self._inside:
+            try:
+                with torch.no_grad():
+                    return self._network(*args, **kwargs)
+            except RuntimeError as error:
+                if "grad" not in str(error):
+                    raise
+            self._inside = True
+        with torch.inference_mode(False), torch.enable_grad():
+            return self._network(*args, **kwargs)
 
 
 def device_of(model: nn.Module) -> torch.device:

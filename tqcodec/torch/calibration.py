@@ -16,12 +16,14 @@ from tqcodec.torch.batches import (
     Outputs,
     arguments,
     batched,
+    check_network,
     check_output,
     device_of,
     first_logits,
     inputs_of,
 )
-from tqcodec.torch.capture import Capture
+from tqcodec.torch.capture import Capture, without_checkpoints
+from tqcodec.torch.layers import version_of
 from tqcodec.torch.recorder import Recorder
 
 Progress = Callable[[str, int, int], None]  # (stage, done, of)
@@ -79,6 +81,7 @@ def calibrate(
     """
     if probes < 1 or block < 1:
         raise EncodeError(f"probes={probes} and block={block} must be at least 1")
+    check_network(model)
     device = device_of(model)
     signs = torch.Generator().manual_seed(seed)
     batches = batched(batches)
@@ -87,11 +90,13 @@ def calibrate(
     with _unchanged(model, device, seed):
         for done, batch in enumerate(batches, start=1):
             args, kwargs = arguments(inputs_of(batch), device)
-            with Capture(recorder):
+            with Capture(recorder), without_checkpoints():
                 given = model(*args, **kwargs)
             logits = outputs(given) if outputs else first_logits(given)
-            check_output(logits, done, "logits", needs_gradient=True)
-            recorder.backward(logits, _signs(logits, probes, signs))
+            check_output(logits, done, "logits", needs_gradient=recorder.seen)
+            drawn = _signs(logits, probes, signs)
+            if recorder.seen:
+                recorder.backward(logits, drawn)
             if progress is not None:
                 progress("calibrate", done, max(done, total))
     if not done:
@@ -110,27 +115,32 @@ def _signs(logits: Tensor, probes: int, generator: torch.Generator) -> list[Tens
 def _unchanged(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
     """Evaluation mode, activations with gradient and weights without, as long as it lasts."""
     modes = [(module, module.training) for module in model.modules()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    held = [(module, dict(module._buffers)) for module in model.modules()]
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    held = [(module, dict(module._buffers.items())) for module in model.modules()]
     values = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    versions = [buffer._version for buffer, _ in values]
+    versions = [version_of(buffer) for buffer, _ in values]
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(seed)  # for networks and loaders that draw
         try:
             for module, _ in modes:
                 module.training = False
-            for parameter, _ in wanted:
+            for parameter in wanted:
                 parameter.requires_grad_(False)
             yield
         finally:
             for module, mode in modes:
                 module.training = mode
-            for parameter, want in wanted:
-                parameter.requires_grad_(want)
+            for parameter in wanted:
+                with torch.inference_mode(parameter.is_inference()):  # else torch refuses
+                    parameter.requires_grad_()
             for module, buffers in held:
-                module._buffers.update(buffers)
-            with torch.no_grad():
-                for (buffer, value), version in zip(values, versions, strict=True):
-                    if buffer._version != version:
+                if isinstance(module, torch.jit.ScriptModule):
+                    for name, buffer in buffers.items():
+                        setattr(module, name, buffer)
+                else:
+                    module._buffers.update(buffers)
+            for (buffer, value), version in zip(values, versions, strict=True):
+                if version_of(buffer) != version or buffer.is_inference():
+                    with torch.no_grad(), torch.inference_mode(buffer.is_inference()):
                         buffer.copy_(value)

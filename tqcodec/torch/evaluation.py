@@ -10,7 +10,6 @@ passed in changes: each of its modules is in its own mode again afterwards.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +17,15 @@ from typing import Any
 import torch
 
 from tqcodec.errors import EvaluationError
-from tqcodec.torch.batches import Outputs, arguments, device_of, first_logits
+from tqcodec.torch.batches import (
+    Outputs,
+    Runner,
+    arguments,
+    check_network,
+    copied,
+    device_of,
+    first_logits,
+)
 from tqcodec.torch.checkpoint import load_state
 from tqcodec.torch.comparison import Comparison, Estimate, measure, summarize
 
@@ -61,7 +68,8 @@ class Reference:
             raise EvaluationError("evaluation: batches that can be walked only once; pass a list")
         self._batches = batches
         self._outputs = outputs
-        self._copy = copy.deepcopy(model)
+        check_network(model, EvaluationError)
+        self._copy = copied(model, EvaluationError)
         with _evaluating(model):
             walk = list(_walk(model, batches, outputs, progress, _count(batches)))
         self.logits = _all_logits([logits for logits, _ in walk])
@@ -125,7 +133,8 @@ def compare(
     if isinstance(decoded, torch.nn.Module):
         model = decoded
     else:
-        model = copy.deepcopy(original)
+        check_network(original, EvaluationError)
+        model = copied(original, EvaluationError)
         load_state(model, decoded)
     reference = Reference(original, kept, outputs=outputs, progress=progress)
     return reference.compare(model, progress=progress)
@@ -156,13 +165,13 @@ def _walk(
     total: int | None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     """Logits and labels, batch for batch."""
-    device = device_of(model)
+    check_network(model, EvaluationError)
+    device, run = device_of(model), Runner(model)
     done = 0
     for inputs, labels in batches:
-        with torch.no_grad():
-            args, kwargs = arguments(inputs, device)
-            logits = (outputs or first_logits)(model(*args, **kwargs))
+        logits = (outputs or first_logits)(run(*arguments(inputs, device)))
         _check(logits)
+        logits = logits.detach()
         done += len(logits)
         yield logits.float().cpu(), labels
         if progress is not None:

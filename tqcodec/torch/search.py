@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +10,7 @@ import torch
 
 from tqcodec.encoder.settings import Settings
 from tqcodec.errors import EncodeError
+from tqcodec.torch.batches import copied
 from tqcodec.torch.checkpoint import decoded as state_of
 from tqcodec.torch.checkpoint import load_state
 
@@ -56,7 +56,7 @@ def smallest(
         raise EncodeError("target_drop needs a network (nn.Module), not a state dict")
     settings = settings or Settings()
     _check(target_drop, settings)
-    decoded = copy.deepcopy(model)
+    decoded = copied(model)
     original = float(evaluate(model))
     if not math.isfinite(original):
         raise EncodeError(f"evaluate gives {original} for the network as it is")
