@@ -8,13 +8,13 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec import streams
+from tqcodec import foreign, streams
 from tqcodec.atomic import check_writable, replacing
 from tqcodec.errors import EncodeError
 from tqcodec.format import native_decoder
@@ -22,6 +22,7 @@ from tqcodec.format.container import Container
 from tqcodec.format.dtypes import DTYPES, DType
 from tqcodec.format.header import Header
 from tqcodec.format.registry import MAJOR, MAX_DIRECTORY, MINOR
+from tqcodec.kinds import need, need_function, need_options, path_of
 
 if TYPE_CHECKING:
     from tqcodec.encoder.settings import Settings
@@ -61,7 +62,10 @@ def numpy_dtype(dtype: DType) -> np.dtype[Any]:
 
 def _patterns(name: str, array: Array) -> tuple[DType, NDArray[np.unsignedinteger]]:
     """Element type and little-endian bit patterns of an array, in C order."""
-    array = np.asarray(array)
+    try:
+        array = np.asarray(array)
+    except Exception as error:  # of whatever somebody takes for an array
+        raise EncodeError(f"tensor {name!r}: no array ({foreign.message(error)})") from error
     if array.dtype.name not in _NAMES:
         raise EncodeError(f"tensor {name!r}: dtype {array.dtype} is not one that the format holds")
     dtype = DTYPES[_NAMES[array.dtype.name]]
@@ -92,11 +96,20 @@ def encode(
 
     Raises:
         EncodeError: tensors or settings that cannot be encoded as asked.
+        TypeError: an argument of another type.
     """
     from tqcodec.encoder.pipeline import encode as run
     from tqcodec.encoder.plan import Source
     from tqcodec.encoder.settings import Settings
+    from tqcodec.encoder.statistics import WeightStatistics
 
+    need("tensors", tensors, Mapping, "a mapping of names to arrays")
+    need("settings", settings, (Settings, NoneType), "tqcodec.Settings")
+    need("statistics", statistics, (Mapping, NoneType), "tqcodec.Statistics")
+    for name, one in (statistics or {}).items():
+        need(f"statistics of {name!r}", one, WeightStatistics, "WeightStatistics")
+    need_function("refine", refine)
+    need_function("progress", progress)
     sources = []
     for name, array in tensors.items():
         if not isinstance(name, str):
@@ -164,7 +177,10 @@ def decode(
 
     Raises:
         DecodeError: the bytes cannot be decoded.
+        TypeError: an argument of another type, such as the name of a file, which `load` takes.
     """
+    need("data", data, BYTES, "the bytes of a file (load takes its path)")
+    need_options(limit, workers, progress)
     found = native_decoder.decode(data, limit, workers, progress)
     if found is not None:
         return {name: patterns.view(numpy_dtype(dtype)) for name, dtype, patterns in found}
@@ -216,6 +232,7 @@ def verify(
     Raises:
         DecodeError: at the first fault.
     """
+    need_options(limit, workers, progress)
     if native_decoder.available():
         # Read once: it may be a pipe.
         source = source if isinstance(source, BYTES) else streams.read(source)
@@ -262,6 +279,7 @@ class TensorFile(Mapping[str, Array]):
     """
 
     def __init__(self, source: bytes | PathLike, limit: int | None = None) -> None:
+        need_options(limit, 1, None)
         self._limit = limit
         self._closed = False
         self._path: str | None = None
@@ -270,6 +288,7 @@ class TensorFile(Mapping[str, Array]):
         if isinstance(source, BYTES):
             self._data = memoryview(source).cast("B")
         else:
+            source = path_of(source)
             with streams.naming(source):
                 file = builtins.open(source, "rb", buffering=0)  # noqa: PTH123, SIM115
                 if streams.is_file(file):

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all. Imports the standard library only."""
+"""Files that appear whole or not at all. Imports nothing but the standard library and `kinds`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tqcodec.kinds import path_of
 
 TEMPORARY = ".tqc-"  # names of temporary files begin so
 
@@ -23,9 +25,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         TypeError: not a path.
         OSError: says why; its `filename` is the path as it was given.
     """
-    given = os.fspath(path)
-    if not isinstance(given, str):
-        raise TypeError(f"a path is a string or a pathlib.Path, not {type(given).__name__}")
+    given = path_of(path)
     try:
         _check(given)
     except OSError as error:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec import streams
+from tqcodec import foreign, streams
 from tqcodec.api import numpy_dtype
 from tqcodec.atomic import check_writable, replacing
 from tqcodec.encoder.statistics import FAULTS
@@ -134,7 +134,9 @@ def parse_safetensors(data: NDArray[np.uint8], source: str) -> Checkpoint:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         if isinstance(error, EncodeError):
             raise
-        raise EncodeError(f"{source}: damaged safetensors file ({error})") from error
+        raise EncodeError(
+            f"{source}: damaged safetensors file ({foreign.message(error)})"
+        ) from error
     return Checkpoint(tensors, strings)
 
 
@@ -194,7 +196,8 @@ def _weight_map(index: Path) -> dict[str, Any]:
         places = dict(document["weight_map"])
         hash(tuple(places.values()))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise EncodeError(f"{index}: not the index of a sharded checkpoint ({error})") from error
+        reason = foreign.message(error)
+        raise EncodeError(f"{index}: not the index of a sharded checkpoint ({reason})") from error
     return places
 
 
@@ -220,7 +223,8 @@ def _read_npz(path: Path) -> Checkpoint:
         except FAULTS as error:
             if isinstance(error, EncodeError):
                 raise
-            raise EncodeError(f"{path}: not an .npz file of plain arrays ({error})") from error
+            reason = foreign.message(error)
+            raise EncodeError(f"{path}: not an .npz file of plain arrays ({reason})") from error
     return Checkpoint(tensors)
 
 
@@ -365,7 +369,9 @@ def _as_oserror(path: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, RuntimeError) as error:
-        raise OSError(errno.EIO, f"cannot be written ({error})", str(path)) from error
+        raise OSError(
+            errno.EIO, f"cannot be written ({foreign.message(error)})", str(path)
+        ) from error
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqcodec import api, describe, files, measures
+from tqcodec import api, describe, files, foreign, measures
 from tqcodec.arguments import inputs_of
 from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.statistics import Statistics
@@ -64,9 +64,8 @@ def running(model: str) -> Iterator[None]:
         yield
     except TQCError:
         raise
-    except Exception as error:
-        line = str(error).partition("\n")[0]
-        raise EncodeError(f"{model}: {type(error).__name__}: {line}") from error
+    except (Exception, SystemExit) as error:
+        raise EncodeError(f"{model}: {foreign.described(error)}") from error
 
 
 def calibrate(arguments: Namespace, progress: Progress | None) -> Result:

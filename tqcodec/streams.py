@@ -1,4 +1,4 @@
-"""Inputs that need not be files: pipes can be read as well. Imports the standard library only."""
+"""Inputs that need not be files: pipes can be read as well. Imports nothing but `kinds`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
+from tqcodec.kinds import path_of
+
 PathLike = str | os.PathLike[str]
 
 
@@ -21,6 +23,7 @@ def open(path: PathLike) -> Iterator[BinaryIO]:
     Raises:
         OSError: it cannot be read; `filename` is the path as it was given.
     """
+    path = path_of(path)
     with naming(path):
         file = builtins.open(path, "rb")  # noqa: PTH123, SIM115 - closed below
     with file:
@@ -33,6 +36,7 @@ def read(path: PathLike) -> bytes:
     Raises:
         OSError: as of `open`.
     """
+    path = path_of(path)
     with naming(path), builtins.open(path, "rb") as file:  # noqa: PTH123
         return file.read()
 

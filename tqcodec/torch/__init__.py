@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from os import PathLike
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.errors import EncodeError
 from tqcodec.format.container import Container
+from tqcodec.kinds import need, need_function
 from tqcodec.torch import search, tuning
 from tqcodec.torch.calibration import calibrate
 from tqcodec.torch.checkpoint import decoded, to_arrays, to_tensor
@@ -86,6 +87,10 @@ def encode(
         EncodeError: tensors or settings that cannot be encoded as asked; a drop beyond the bound
             even at 8 bits per weight.
     """
+    need("the model", model, (torch.nn.Module, Mapping), "an nn.Module or a state dict")
+    need("settings", settings, (Settings, NoneType), "tqcodec.Settings")
+    need("tune", tune, (Iterable, NoneType), "batches")
+    need_function("evaluate", evaluate)
     state = model.state_dict() if isinstance(model, torch.nn.Module) else model
     arrays, kept = to_arrays(state), versions_of(state)
 

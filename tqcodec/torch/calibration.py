@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.errors import EncodeError
+from tqcodec.kinds import need_function, need_number
 from tqcodec.torch.batches import (
     Outputs,
     arguments,
@@ -21,6 +22,7 @@ from tqcodec.torch.batches import (
     device_of,
     first_logits,
     inputs_of,
+    modes_of,
 )
 from tqcodec.torch.capture import Capture, without_checkpoints
 from tqcodec.torch.layers import version_of
@@ -79,9 +81,13 @@ def calibrate(
     Raises:
         EncodeError: no data, or a network without gradients or with numbers that are not finite.
     """
+    check_network(model)
+    for name, number in (("probes", probes), ("block", block), ("seed", seed)):
+        need_number(name, number)
+    need_function("outputs", outputs)
+    need_function("progress", progress)
     if probes < 1 or block < 1:
         raise EncodeError(f"probes={probes} and block={block} must be at least 1")
-    check_network(model)
     device = device_of(model)
     signs = torch.Generator().manual_seed(seed)
     batches = batched(batches)
@@ -91,7 +97,7 @@ def calibrate(
         for done, batch in enumerate(batches, start=1):
             args, kwargs = arguments(inputs_of(batch), device)
             with Capture(recorder), without_checkpoints():
-                given = model(*args, **kwargs)
+                given = _run(model, args, kwargs)
             logits = outputs(given) if outputs else first_logits(given)
             check_output(logits, done, "logits", needs_gradient=recorder.seen)
             drawn = _signs(logits, probes, signs)
@@ -104,6 +110,16 @@ def calibrate(
     return Statistics(*recorder.statistics())
 
 
+def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        return model(*args, **kwargs)
+    except RuntimeError as error:
+        if "Tensors does not require grad" not in str(error):
+            raise
+        reason = "the network differentiates by its own parameters, which calibration holds fixed"
+        raise EncodeError(f"{reason}; encode it without statistics") from error
+
+
 def _signs(logits: Tensor, probes: int, generator: torch.Generator) -> list[Tensor]:
     """Sign vectors of the logits' shape, drawn sample by sample."""
     shape = (len(logits), probes, *logits.shape[1:])
@@ -114,7 +130,7 @@ def _signs(logits: Tensor, probes: int, generator: torch.Generator) -> list[Tens
 @contextmanager
 def _unchanged(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
     """Evaluation mode, activations with gradient and weights without, as long as it lasts."""
-    modes = [(module, module.training) for module in model.modules()]
+    modes = modes_of(model)
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     held = [(module, dict(module._buffers.items())) for module in model.modules()]
     values = [(buffer, buffer.clone()) for buffer in model.buffers()]

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
 from tqcodec.torch import recurrent
+from tqcodec.torch.batches import Ordinary
 from tqcodec.torch.layers import Columns, Layer, conv_columns, transposed_columns
 from tqcodec.torch.recorder import Recorder
 
@@ -55,18 +55,7 @@ def _is_transformed() -> bool:
     return peek is not None and peek() is not None
 
 
-def _ordinary(value: Any) -> Any:
-    """Copies of tensors that were made under inference_mode, at any depth; the rest as it is."""
-    if isinstance(value, Tensor):
-        return value.clone() if value.is_inference() else value
-    if isinstance(value, dict):
-        return {key: _ordinary(one) for key, one in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(map(_ordinary, value))
-    return value
-
-
-class Capture(TorchFunctionMode):
+class Capture(Ordinary):
     """While entered, tells a recorder of the layers that are called with gradients enabled."""
 
     def __init__(self, recorder: Recorder) -> None:
@@ -88,17 +77,15 @@ class Capture(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
         handler = self._handlers.get(func)
+        if handler is None or not torch.is_grad_enabled() or _is_transformed():
+            return self.called(func, args, kwargs or {})
         try:
-            if handler is None or not torch.is_grad_enabled() or _is_transformed():
-                return func(*args, **kwargs)
-            return handler(func, *args, **kwargs)
+            return handler(func, *args, **(kwargs or {}))
         except RuntimeError as error:
             if "Inference tensors" not in str(error):
                 raise
-        # Gradients do not go through what was made under inference_mode, but through copies of it.
-        return func(*_ordinary(args), **_ordinary(kwargs))
+        return self.called(func, args, kwargs or {})
 
     def _linear(self, func: Any, input: Tensor, weight: Tensor, bias: Any = None) -> Tensor:
         return self._recorder.linear(input, weight, bias)

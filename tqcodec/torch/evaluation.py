@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from tqcodec.errors import EvaluationError
+from tqcodec.kinds import need, need_function
 from tqcodec.torch.batches import (
     Outputs,
     Runner,
@@ -25,6 +26,8 @@ from tqcodec.torch.batches import (
     copied,
     device_of,
     first_logits,
+    modes_of,
+    to_evaluation,
 )
 from tqcodec.torch.checkpoint import load_state
 from tqcodec.torch.comparison import Comparison, Estimate, measure, summarize
@@ -64,11 +67,14 @@ class Reference:
         outputs: Outputs | None = None,
         progress: Progress | None = None,
     ) -> None:
+        check_network(model, EvaluationError)
+        need("batches", batches, Iterable, "pairs of inputs and labels")
+        need_function("outputs", outputs)
+        need_function("progress", progress)
         if isinstance(batches, Iterator):
             raise EvaluationError("evaluation: batches that can be walked only once; pass a list")
         self._batches = batches
         self._outputs = outputs
-        check_network(model, EvaluationError)
         self._copy = copied(model, EvaluationError)
         with _evaluating(model):
             walk = list(_walk(model, batches, outputs, progress, _count(batches)))
@@ -168,7 +174,12 @@ def _walk(
     check_network(model, EvaluationError)
     device, run = device_of(model), Runner(model)
     done = 0
-    for inputs, labels in batches:
+    for batch in batches:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise EvaluationError(f"evaluation: a batch is {_kind(batch)}, not (inputs, labels)")
+        inputs, labels = batch
+        if labels is not None and not isinstance(labels, torch.Tensor):
+            raise EvaluationError(f"evaluation: labels are {_kind(labels)}, not a tensor or None")
         logits = (outputs or first_logits)(run(*arguments(inputs, device)))
         _check(logits)
         logits = logits.detach()
@@ -176,6 +187,11 @@ def _walk(
         yield logits.float().cpu(), labels
         if progress is not None:
             progress("evaluate", done, done if total is None else max(done, total))
+
+
+def _kind(value: Any) -> str:
+    several = isinstance(value, (tuple, list))
+    return f"a {type(value).__name__}{f' of {len(value)}' if several else ''}"
 
 
 def _check(logits: Any) -> None:
@@ -189,9 +205,9 @@ def _check(logits: Any) -> None:
 @contextmanager
 def _evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode, and afterwards the mode that each module had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    modes = modes_of(model)
     try:
+        to_evaluation(model)
         yield
     finally:
         for module, mode in modes:

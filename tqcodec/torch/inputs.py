@@ -11,13 +11,15 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tqcodec import foreign, streams
+from tqcodec.encoder.statistics import FAULTS
 from tqcodec.errors import EncodeError
 from tqcodec.torch import user_code
 
@@ -97,12 +99,16 @@ def load_batches(spec: str, options: DataOptions) -> Data:
         files = {str(p.relative_to(path)): p.read_bytes for p in path.rglob("*")}
         return _from_images(spec, files, options)
     if path.suffix == ".zip":
-        try:
-            archive = zipfile.ZipFile(path)
-        except zipfile.BadZipFile as error:
-            raise EncodeError(f"{spec}: not a .zip file") from error
+        with streams.naming(spec):
+            try:
+                archive = zipfile.ZipFile(path)
+            except FAULTS as error:
+                if isinstance(error, OSError):
+                    raise
+                raise EncodeError(f"{spec}: not a .zip file ({foreign.message(error)})") from error
         return _from_images(spec, {n: _reader(archive, n) for n in archive.namelist()}, options)
-    path.stat()
+    with streams.naming(spec):
+        path.stat()
     raise EncodeError(f"{spec}: not data of a known kind (.npz, folder, .zip, FILE.py:FUNCTION)")
 
 
@@ -144,18 +150,24 @@ def _samples(inputs: Any) -> int:
 
 
 def _from_arrays(path: Path, options: DataOptions) -> Data:
+    with streams.open(path) as stream:
+        return _batches_of(path, stream, options)
+
+
+def _batches_of(path: Path, stream: BinaryIO, options: DataOptions) -> Data:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(stream, allow_pickle=False) as file:
             name = next((n for n in INPUT_NAMES if n in file.files), next(iter(file.files), None))
             if name is None:
                 raise EncodeError(f"{path}: no array")
             images = file[name]
             named = next((n for n in LABEL_NAMES if n in file.files and n != name), None)
             labels = None if named is None else file[named]
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except FAULTS as error:
         if isinstance(error, EncodeError):
             raise
-        raise EncodeError(f"{path}: not an .npz file of plain arrays ({error})") from error
+        reason = foreign.message(error)
+        raise EncodeError(f"{path}: not an .npz file of plain arrays ({reason})") from error
     if images.ndim == 0 or len(images) == 0 or images.dtype.kind not in "fiu":
         raise EncodeError(f"{path}: array {name!r} holds no samples")
     if labels is not None and (labels.ndim == 0 or len(labels) != len(images)):
@@ -203,7 +215,7 @@ def _from_images(spec: str, files: dict[str, Callable[[], bytes]], options: Data
     def read() -> Iterator[Batch]:
         for start in range(0, len(names), options.batch):
             chosen = names[start : start + options.batch]
-            pixels = [_pixels(f"{spec}: {n}", files[n](), options.size) for n in chosen]
+            pixels = [_pixels(f"{spec}: {n}", files[n], options.size) for n in chosen]
             yield _normalised(np.moveaxis(np.stack(pixels), 3, 1), options), None
 
     return Data(read, math.ceil(len(names) / options.batch))
@@ -213,14 +225,14 @@ def _reader(archive: zipfile.ZipFile, name: str) -> Callable[[], bytes]:
     return lambda: archive.read(name)
 
 
-def _pixels(name: str, data: bytes, size: int) -> NDArray[np.uint8]:
+def _pixels(name: str, read: Callable[[], bytes], size: int) -> NDArray[np.uint8]:
     """Pixels (size, size, 3) of an image file."""
     from PIL import Image
 
     try:
-        image = Image.open(io.BytesIO(data)).convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise EncodeError(f"{name}: not an image") from error
+        image = Image.open(io.BytesIO(read())).convert("RGB")
+    except Exception as error:  # damaged files make Pillow and zipfile raise anything
+        raise EncodeError(f"{name}: not an image ({foreign.message(error)})") from error
     if image.size != (size, size):
         scale = size / min(image.size)
         width, height = (max(size, round(n * scale)) for n in image.size)

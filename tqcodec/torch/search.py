@@ -10,6 +10,7 @@ import torch
 
 from tqcodec.encoder.settings import Settings
 from tqcodec.errors import EncodeError
+from tqcodec.kinds import need
 from tqcodec.torch.batches import copied
 from tqcodec.torch.checkpoint import decoded as state_of
 from tqcodec.torch.checkpoint import load_state
@@ -95,6 +96,7 @@ def smallest(
 
 
 def _check(target_drop: float, settings: Settings) -> None:
+    need("target_drop", target_drop, (int, float), "a number")
     if not (math.isfinite(target_drop) and target_drop >= 0):
         raise EncodeError(f"target_drop is {target_drop}, not a number from 0 up")
     for name in ("bits", "max_size", "quality", "snr", "lossless"):

@@ -13,8 +13,10 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from tqcodec.errors import EncodeError
+from tqcodec.kinds import need, need_number
 from tqcodec.torch.batches import (
     Call,
+    Ordinary,
     Outputs,
     Runner,
     arguments,
@@ -25,6 +27,7 @@ from tqcodec.torch.batches import (
     device_of,
     first_logits,
     inputs_of,
+    to_evaluation,
 )
 from tqcodec.torch.checkpoint import load_state
 
@@ -84,9 +87,11 @@ def tune(
         EncodeError: fewer than two batches, or outputs that are not finite numbers by sample.
         EvaluationError: a state dict that does not fit the model.
     """
+    check_network(model)
+    need_number("epochs", epochs)
+    need("rate", rate, (int, float), "a number")
     if epochs < 0 or not 0 < rate < math.inf:
         raise EncodeError(f"epochs={epochs} must be at least 0 and rate={rate} above it")
-    check_network(model)
     device = device_of(model)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
@@ -94,10 +99,10 @@ def tune(
         inputs = [inputs_of(batch) for batch in batched(batches)]
         if len(inputs) < 2:
             raise EncodeError(f"tuning needs two batches, one is held out: there is {len(inputs)}")
-        network = copied(model).eval().requires_grad_(False)
+        network = to_evaluation(copied(model))
         load_state(network, decoded)
+        pupil = Pupil(network, to_evaluation(copied(model)), inputs, outputs)
         vectors = _vectors(network)
-        pupil = Pupil(network, copied(model).eval(), inputs, outputs)
         _train(pupil, list(vectors.values()), epochs, rate, seed, progress)
     return {name: vector.detach().to(decoded[name], copy=True) for name, vector in vectors.items()}
 
@@ -115,7 +120,7 @@ class Pupil:
     """A network and what it should give.
 
     Args:
-        network: in evaluation mode.
+        network: in evaluation mode; its parameters are held fixed from here on.
         original: likewise; runs once over all inputs.
         inputs: tensors or mappings, one for each batch.
         outputs: as in `tune`.
@@ -140,13 +145,23 @@ class Pupil:
             check_output(wanted, i + 1, "numbers")
             # A clone: what is made under inference_mode could not be trained to.
             self._wanted.append(_precise(wanted.detach()).cpu().clone())
+        # What differentiates by parameters of its own needs them as they are.
+        for parameter in () if run.inside else network.parameters():
+            parameter.requires_grad_(False)
         energy = sum(float(wanted.double().square().sum()) for wanted in self._wanted)
         self._energy = energy / sum(wanted.numel() for wanted in self._wanted) or 1.0
 
     def loss(self, batch: int) -> Tensor:
         """Mean over the samples of a batch, to be differentiated."""
         args, kwargs = self._call(batch)
-        return self._loss(batch, self._network(*args, **kwargs))
+        try:
+            given = self._network(*args, **kwargs)
+        except RuntimeError as error:
+            if "Inference tensors" not in str(error):
+                raise
+            with Ordinary():
+                given = self._network(*args, **kwargs)
+        return self._loss(batch, given)
 
     def _loss(self, batch: int, given: Any) -> Tensor:
         wanted = self._wanted[batch].to(self._device)
