@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec import foreign, streams
-from tqcodec.api import numpy_dtype
+from tqcodec.api import PathLike, numpy_dtype
 from tqcodec.atomic import check_writable, replacing
 from tqcodec.encoder.statistics import FAULTS
 from tqcodec.errors import EncodeError
@@ -73,6 +73,8 @@ def read(name: str, key: str | None = None) -> Checkpoint:
         raise EncodeError(
             f"{name}: only checkpoints of PyTorch ({' '.join(TORCH_SUFFIXES)}) have keys"
         )
+    if name != STANDARD:
+        _check_kind(path)
     with streams.naming("standard input" if name == STANDARD else name):
         if name == STANDARD:
             data = np.frombuffer(sys.stdin.buffer.read(), np.uint8)
@@ -82,12 +84,24 @@ def read(name: str, key: str | None = None) -> Checkpoint:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         if path.suffix == ".npz":
-            return _read_npz(path)
+            return Checkpoint(read_npz(path))
         if of_torch:
             with _needing_torch(path):
                 from tqcodec.torch import checkpoint
             return Checkpoint(*checkpoint.read(path, key))
     raise EncodeError(f"{name}: not a file of a known format ({' '.join(READABLE)})")
+
+
+def _check_kind(path: Path) -> None:
+    """Say of what downloads leave in place of a file what it is."""
+    if not os.path.isfile(path):  # noqa: PTH113 - of which NULs are no names
+        return
+    with streams.open(path) as file:
+        head = file.read(64).lstrip().lower()
+    if head.startswith(b"version https://git-lfs"):
+        raise EncodeError(f"{path}: a Git LFS pointer, not the file itself: git lfs pull gets it")
+    if head.startswith((b"<!doctype html", b"<html")):
+        raise EncodeError(f"{path}: a web page, not the file itself: download it again")
 
 
 def source(name: str) -> bytes | Path:
@@ -208,24 +222,31 @@ def _shard_path(index: Path, shard: Any) -> Path:
     return index.with_name(shard)
 
 
-def _read_npz(path: Path) -> Checkpoint:
-    """Member by member: numpy finds an array by the name of another's member as well."""
-    tensors: dict[str, Array] = {}
+def read_npz(path: PathLike) -> dict[str, Array]:
+    """All arrays of an .npz, by name.
+
+    Member by member, as numpy finds an array by the name of another one's member as well.
+
+    Raises:
+        EncodeError: not such a file.
+        OSError: it cannot be read.
+    """
+    arrays: dict[str, Array] = {}
     with streams.open(path) as stream:
         try:
             with zipfile.ZipFile(stream) as archive:
                 for member in archive.infolist():
                     name = member.filename.removesuffix(".npy")
-                    if name in tensors:
+                    if name in arrays:
                         raise EncodeError(f"{path}: two arrays are named {name!r}")
                     with archive.open(member) as file:
-                        tensors[name] = np.lib.format.read_array(file, allow_pickle=False)
+                        arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
         except FAULTS as error:
             if isinstance(error, EncodeError):
                 raise
             reason = foreign.message(error)
             raise EncodeError(f"{path}: not an .npz file of plain arrays ({reason})") from error
-    return Checkpoint(tensors)
+    return arrays
 
 
 def check_output(name: str, overwrite: bool, inputs: Iterable[str] = ()) -> None:

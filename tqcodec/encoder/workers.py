@@ -191,31 +191,29 @@ def work() -> None:
     while True:
         try:
             function, call = pickle.load(calls)
+            message = _packed(True, function(*call), "")
         except (EOFError, pickle.UnpicklingError):
             os._exit(1)  # the parent is gone
         except Exception as error:
-            message = _packed(False, error, traceback.format_exc())
-        else:
-            message = _result(function, call)
+            message = _failure(error)
         with suppress(BrokenPipeError):
             results.write(message)
             results.flush()
 
 
-def _result(function: Callable[..., Any], call: Call) -> bytes:
+def _failure(error: Exception) -> bytes:
+    trace = traceback.format_exc()
     try:
-        return _packed(True, function(*call), "")
-    except Exception as error:
-        return _packed(False, error, traceback.format_exc())
+        return _packed(False, error, trace)
+    except Exception:  # one that pickle does not take, or does not give back
+        return _packed(False, RuntimeError(trace), "")
 
 
 def _packed(good: bool, result: Any, trace: str) -> bytes:
-    try:
-        return pickle.dumps((good, result, trace), pickle.HIGHEST_PROTOCOL)
-    except Exception:
-        if good:
-            raise
-        return pickle.dumps((False, RuntimeError(trace), ""))
+    message = pickle.dumps((good, result, trace), pickle.HIGHEST_PROTOCOL)
+    if not good:
+        pickle.loads(message)
+    return message
 
 
 def _watch(calls: BinaryIO) -> None:

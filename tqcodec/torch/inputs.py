@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 from tqcodec import foreign, streams
 from tqcodec.encoder.statistics import FAULTS
 from tqcodec.errors import EncodeError
+from tqcodec.files import read_npz
 from tqcodec.torch import user_code
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
@@ -150,24 +151,12 @@ def _samples(inputs: Any) -> int:
 
 
 def _from_arrays(path: Path, options: DataOptions) -> Data:
-    with streams.open(path) as stream:
-        return _batches_of(path, stream, options)
-
-
-def _batches_of(path: Path, stream: BinaryIO, options: DataOptions) -> Data:
-    try:
-        with np.load(stream, allow_pickle=False) as file:
-            name = next((n for n in INPUT_NAMES if n in file.files), next(iter(file.files), None))
-            if name is None:
-                raise EncodeError(f"{path}: no array")
-            images = file[name]
-            named = next((n for n in LABEL_NAMES if n in file.files and n != name), None)
-            labels = None if named is None else file[named]
-    except FAULTS as error:
-        if isinstance(error, EncodeError):
-            raise
-        reason = foreign.message(error)
-        raise EncodeError(f"{path}: not an .npz file of plain arrays ({reason})") from error
+    arrays = read_npz(path)
+    name = next((n for n in INPUT_NAMES if n in arrays), next(iter(arrays), None))
+    if name is None:
+        raise EncodeError(f"{path}: no array")
+    images = arrays[name]
+    labels = next((arrays[n] for n in LABEL_NAMES if n in arrays and n != name), None)
     if images.ndim == 0 or len(images) == 0 or images.dtype.kind not in "fiu":
         raise EncodeError(f"{path}: array {name!r} holds no samples")
     if labels is not None and (labels.ndim == 0 or len(labels) != len(images)):
