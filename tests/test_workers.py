@@ -84,7 +84,7 @@ def test_no_more_processes_than_calls_and_none_afterwards() -> None:
     assert children(os.getpid()) == before
 
 
-class Odd(Exception):
+class OddError(Exception):
     """Is not made again from what it has, as pickle does it."""
 
     def __init__(self, one: int, two: int) -> None:
@@ -92,7 +92,7 @@ class Odd(Exception):
 
 
 def fail_oddly() -> None:
-    raise Odd(1, 2)
+    raise OddError(1, 2)
 
 
 @linux
@@ -101,7 +101,7 @@ def fail_oddly() -> None:
     [
         (tqcodec.decode, (b"rubbish",), MalformedError, "header.signature"),
         (divmod, (1, 0), ZeroDivisionError, "zero"),
-        (fail_oddly, (), RuntimeError, "Odd: 1 and 2"),
+        (fail_oddly, (), RuntimeError, "OddError: 1 and 2"),
         (os._exit, (3,), EncodeError, "exit code 3"),
         (signal.raise_signal, (signal.SIGKILL,), EncodeError, "SIGKILL"),
     ],

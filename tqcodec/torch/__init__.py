@@ -10,6 +10,7 @@ Decoded tensors are on the CPU.
 
 from __future__ import annotations
 
+import copy
 import pathlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -208,6 +209,9 @@ class StateFile(Mapping[str, torch.Tensor]):
 
     def __len__(self) -> int:
         return len(self._file)
+
+    def __copy__(self) -> StateFile:
+        return StateFile(copy.copy(self._file))
 
     def close(self) -> None:
         """Close the file; tensors already decoded stay."""
