@@ -93,11 +93,14 @@ def read(name: str, key: str | None = None) -> Checkpoint:
 
 
 def _check_kind(path: Path) -> None:
-    """Say of what downloads leave in place of a file what it is."""
+    """Say of what downloads may leave in place of a file what it is."""
     if not os.path.isfile(path):  # noqa: PTH113 - of which NULs are no names
         return
     with streams.open(path) as file:
-        head = file.read(64).lstrip().lower()
+        head = file.read(64)
+    if not head:
+        raise EncodeError(f"{path}: empty file")
+    head = head.lstrip().lower()
     if head.startswith(b"version https://git-lfs"):
         raise EncodeError(f"{path}: a Git LFS pointer, not the file itself: git lfs pull gets it")
     if head.startswith((b"<!doctype html", b"<html")):
@@ -175,10 +178,9 @@ def _view(body: NDArray[np.uint8], fields: dict[str, Any], source: str, name: st
 def _read_safetensors(path: Path) -> Checkpoint:
     if not path.is_file():
         data = np.frombuffer(streams.read(path), np.uint8)
-    elif path.stat().st_size:
-        data = np.asarray(np.memmap(path, mode="r"))
     else:
-        raise EncodeError(f"{path}: empty file")
+        _check_kind(path)  # of a shard as well
+        data = np.asarray(np.memmap(path, mode="r"))
     return parse_safetensors(data, str(path))
 
 
