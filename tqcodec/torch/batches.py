@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import torch
@@ -94,11 +95,11 @@ def modes_of(model: nn.Module) -> list[tuple[nn.Module, bool]]:
 
 def to_evaluation(model: Network) -> Network:
     """The network itself, in evaluation mode."""
-    try:
-        model.eval()
-    except (AttributeError, NotImplementedError):  # TorchScript that is frozen, an exported program
-        for module, _ in modes_of(model):
-            module.training = False
+    if hasattr(model, "training"):
+        with suppress(NotImplementedError):  # an exported program
+            return model.eval()
+    for module, _ in modes_of(model):
+        module.training = False
     return model
 
 

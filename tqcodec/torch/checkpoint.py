@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tqcodec import api, foreign, streams
 from tqcodec.encoder.statistics import FAULTS
 from tqcodec.errors import EncodeError, EvaluationError
+from tqcodec.kinds import need
 from tqcodec.torch.versions import versions_of, with_versions
 
 Array = NDArray[Any]
@@ -55,15 +56,17 @@ def to_arrays(state: Mapping[str, Any]) -> dict[str, Array]:
 def _to_array(name: str, value: Any) -> Array:
     if not isinstance(value, torch.Tensor):
         raise EncodeError(f"{name!r} is a {type(value).__name__}, not a tensor")
-    fault = _fault(value)
-    if fault is not None:
-        raise EncodeError(f"tensor {name!r}: {fault}")
     try:
+        fault = _fault(value)
+        if fault is not None:
+            raise EncodeError(f"tensor {name!r}: {fault}")
         plain = value.detach()
         if plain.dtype not in _BRIDGE:
             return plain.numpy(force=True)
         integer, there = _BRIDGE[plain.dtype]
         return plain.view(integer).numpy(force=True).view(there)
+    except EncodeError:
+        raise
     except Exception as error:  # tensors of other libraries raise anything
         kind = value.dtype if type(value) in PLAIN else f"a {type(value).__name__}"
         raise EncodeError(
@@ -116,7 +119,9 @@ def load_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> Non
 
     Raises:
         EvaluationError: a state dict that does not fit; says which tensor.
+        TypeError: no state dict.
     """
+    need("decoded", state, Mapping, "a state dict or a network")
     try:
         model.load_state_dict(state)
     except Exception as error:  # modules may load as they like

@@ -135,6 +135,7 @@ def compare(
         EvaluationError: a state dict that does not fit the original, said before anything is run;
             the rest as in `Reference`.
     """
+    need("batches", batches, Iterable, "pairs of inputs and labels")
     kept = list(batches) if isinstance(batches, Iterator) else batches
     if isinstance(decoded, torch.nn.Module):
         model = decoded
