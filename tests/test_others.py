@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import subprocess
@@ -562,18 +563,27 @@ sys.exit(cli.main())
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signals")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_signals_leave_no_temporary_file(number: signal.Signals, folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("nameless", [True, False])
+def test_signals_leave_no_temporary_file(
+    number: signal.Signals, nameless: bool, folder: Path
+) -> None:
+    if not nameless and number == signal.SIGKILL:
+        pytest.skip("nobody could remove it")
     before = sorted(folder.iterdir())
+    if nameless and not hasattr(os, "O_TMPFILE"):
+        pytest.skip("no files without names")
+    program = SLOW if nameless else SLOW.replace("time\n", "time; del os.O_TMPFILE\n", 1)
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, "encode", "m.safetensors", "-o", "new.tqc"],
+        [sys.executable, "-c", program, "encode", "m.safetensors", "-o", "new.tqc"],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"half\n"
-    assert len(sorted(folder.iterdir())) == len(before) + 1
-    process.send_signal(number)
-    _, said = process.communicate()
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"half\n"
+        assert len(sorted(folder.iterdir())) == len(before) + (not nameless)
+        process.send_signal(number)
+        _, said = process.communicate()
     interrupt = number == signal.SIGINT
     assert process.returncode == (130 if interrupt else -number)
     assert said == (b"tqcodec: interrupted\n" if interrupt else b"")

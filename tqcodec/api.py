@@ -60,15 +60,24 @@ def numpy_dtype(dtype: DType) -> np.dtype[Any]:
     return np.dtype(getattr(ml_dtypes, _EXTENDED[dtype.name]))
 
 
+def dtype_of(name: str, array: Array) -> DType:
+    """The element type of an array, the tensor `name`.
+
+    Raises:
+        EncodeError: the format has none for it.
+    """
+    if array.dtype.name not in _NAMES:
+        raise EncodeError(f"tensor {name!r}: dtype {array.dtype} is not one that the format holds")
+    return DTYPES[_NAMES[array.dtype.name]]
+
+
 def _patterns(name: str, array: Array) -> tuple[DType, NDArray[np.unsignedinteger]]:
     """Element type and little-endian bit patterns of an array, in C order."""
     try:
         array = np.asarray(array)
     except Exception as error:  # of whatever somebody takes for an array
         raise EncodeError(f"tensor {name!r}: no array ({foreign.message(error)})") from error
-    if array.dtype.name not in _NAMES:
-        raise EncodeError(f"tensor {name!r}: dtype {array.dtype} is not one that the format holds")
-    dtype = DTYPES[_NAMES[array.dtype.name]]
+    dtype = dtype_of(name, array)
     little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
     # reshape: ascontiguousarray would make a scalar 1-D
     return dtype, np.ascontiguousarray(little).reshape(array.shape).view(dtype.pattern)

@@ -13,6 +13,7 @@ from pathlib import Path
 from tqcodec.kinds import path_of
 
 TEMPORARY = ".tqc-"  # names of temporary files begin so
+DESCRIPTORS = Path("/proc/self/fd")  # where Linux gives files without names a path
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -50,11 +51,8 @@ def _check(given: str) -> None:
         _check_sticky(target)
     else:
         _check_name(target)
-    temporary = _beside(target)
-    try:
-        temporary.touch()
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _new_file(target):
+        pass
 
 
 def _check_sticky(target: Path) -> None:
@@ -74,9 +72,10 @@ def _check_name(target: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to: it becomes `path` at the end, or vanishes on any error.
+    """A path to write to: what is written becomes `path` at the end, or vanishes on any error.
 
-    Links are followed. What is no regular file, such as `/dev/null`, is written to directly.
+    Links are followed. What is no regular file, such as `/dev/null`, is written to directly. Where
+    the system has files without names it vanishes as well with a process that is killed.
 
     Raises:
         OSError: it cannot be written; where the temporary file is in the way, `path` is named.
@@ -88,20 +87,16 @@ def replacing(path: Path) -> Iterator[Path]:
         target = Path(os.path.realpath(path))
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a folder, not a file", str(path))
-        temporary = _beside(target)
-        try:
-            temporary.touch()
+        with _new_file(target) as temporary:
             mode = (target if target.exists() else temporary).stat().st_mode
             yield temporary
             temporary.chmod(mode)
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+            _rename(temporary, target)
     except OSError as error:
-        name = Path(os.fsdecode(error.filename or TEMPORARY)).name
-        if not name.startswith(TEMPORARY):  # of something else
+        name = Path(os.fsdecode(error.filename or TEMPORARY))
+        if not name.name.startswith(TEMPORARY) and name.parent != DESCRIPTORS:  # of something else
             raise
         raise _naming(error, str(path)) from error
 
@@ -109,6 +104,46 @@ def replacing(path: Path) -> Iterator[Path]:
 def _is_special(path: Path) -> bool:
     """True for devices and pipes, also by links such as /dev/stdout, whose target has no name."""
     return path.exists() and not path.is_file() and not path.is_dir()
+
+
+@contextmanager
+def _new_file(target: Path) -> Iterator[Path]:
+    """An empty file in the folder of `target`, under a name of its own or none; gone afterwards."""
+    try:
+        descriptor = os.open(target.parent, os.O_TMPFILE | os.O_RDWR, 0o666)
+    except (AttributeError, OSError):  # not every system, nor every file system, has them
+        descriptor = -1
+    nameless = DESCRIPTORS / str(descriptor)
+    if descriptor >= 0 and nameless.exists():
+        try:
+            yield nameless
+        finally:
+            os.close(descriptor)
+        return
+    if descriptor >= 0:
+        os.close(descriptor)
+    temporary = _beside(target)
+    try:
+        temporary.touch()
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _rename(temporary: Path, target: Path) -> None:
+    """Put a file of `_new_file` in the place of `target`; it takes two calls if it has no name."""
+    if temporary.parent != DESCRIPTORS:
+        temporary.replace(target)
+        return
+    named = _beside(target)
+    folder = os.open(DESCRIPTORS, os.O_RDONLY)
+    try:
+        # With a folder's descriptor the link in it is followed, to the file itself.
+        os.link(temporary.name, named, src_dir_fd=folder)
+        named.replace(target)
+    finally:
+        os.close(folder)
+        named.unlink(missing_ok=True)
 
 
 def _beside(target: Path) -> Path:

@@ -18,13 +18,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec import foreign, streams
-from tqcodec.api import PathLike, numpy_dtype
+from tqcodec.api import PathLike, dtype_of, numpy_dtype
 from tqcodec.atomic import check_writable, replacing
 from tqcodec.encoder.statistics import FAULTS
 from tqcodec.errors import EncodeError
@@ -34,6 +34,7 @@ Array = NDArray[Any]
 
 STANDARD = "-"
 METADATA = "__metadata__"  # key of the header of safetensors
+MOST_HEADER = 100_000_000  # bytes, as the safetensors library reads them
 INDEX_SUFFIX = ".safetensors.index.json"
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 READABLE = (".safetensors", INDEX_SUFFIX, ".npz", *TORCH_SUFFIXES)
@@ -363,15 +364,14 @@ def write(name: str, checkpoint: Checkpoint) -> None:
         EncodeError: a format that is not known or cannot hold these tensors.
         OSError: the file cannot be written; an old one is untouched.
     """
-    from safetensors.numpy import save, save_file
-
     check_suffix(name)
     tensors = {key: np.asarray(array, order="C") for key, array in checkpoint.tensors.items()}
-    metadata = checkpoint.metadata or None
-    path = Path(name)
     check_tensors(name, {key: array.dtype for key, array in tensors.items()})
+    path = Path(name)
     if name == STANDARD:
-        write_bytes(name, save(tensors, metadata))
+        with streams.naming("standard output"):
+            _write_safetensors(sys.stdout.buffer, tensors, checkpoint.metadata)
+            sys.stdout.buffer.flush()
         return
     with replacing(path) as temporary, _as_oserror(path):
         if path.suffix == ".npz":
@@ -381,22 +381,49 @@ def write(name: str, checkpoint: Checkpoint) -> None:
 
             torch_files.write(temporary, tensors, checkpoint.metadata)
         else:
-            save_file(tensors, temporary, metadata)
+            with temporary.open("wb") as file:
+                _write_safetensors(file, tensors, checkpoint.metadata)
 
 
 @contextmanager
 def _as_oserror(path: Path) -> Iterator[None]:
-    """A full disk, say, where a library has errors of its own for it."""
-    from safetensors import SafetensorError
-
+    """A full disk, say, where torch has errors of its own for it."""
     try:
         yield
-    except (SafetensorError, RuntimeError) as error:
-        raise OSError(
-            errno.EIO, f"cannot be written ({foreign.message(error)})", str(path)
-        ) from error
+    except RuntimeError as error:
+        reason = f"cannot be written ({foreign.message(error)})"
+        raise OSError(errno.EIO, reason, str(path)) from error
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _write_safetensors(
+    file: BinaryIO, tensors: Mapping[str, Array], metadata: Mapping[str, str]
+) -> None:
+    """A safetensors file, tensor by tensor: the library wants a path of its own, or all bytes.
+
+    As the library does it, the tensors with the largest elements come first, so that all are
+    aligned, and the header ends at a multiple of 8 bytes.
+    """
+    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    header: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
+    end = 0
+    for name in names:
+        array = tensors[name]
+        begin, end = end, end + array.nbytes
+        kind = dtype_of(name, array).name
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > MOST_HEADER:
+        raise EncodeError(
+            f"names and metadata take {len(text)} bytes, safetensors hold {MOST_HEADER}"
+        )
+    file.write(len(text).to_bytes(8, "little"))
+    file.write(text)
+    for name in names:
+        little = tensors[name].astype(tensors[name].dtype.newbyteorder("<"), copy=False)
+        file.write(little.reshape(-1).view(np.uint8).data)
 
 
 def _write_npz(path: Path, tensors: Mapping[str, Array]) -> None:
