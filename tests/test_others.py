@@ -632,6 +632,8 @@ def test_the_whole_message_of_users_code(
     Path("net.py").write_text(
         "def network():\n    raise RuntimeError('first\\nsecond \\x1b[1mbold')\n"
         "def stops():\n    raise SystemExit('enough')\n"
+        "def fine():\n    import torch\n    return torch.nn.Linear(3, 40)\n"
+        "def batches():\n    import torch\n    yield torch.ones(4, 3)\n    raise KeyError('third')\n"
     )
     np.savez("data.npz", images=np.ones((4, 3), np.float32))
     for function, message in (("network", "RuntimeError: first second bold"),
@@ -639,3 +641,6 @@ def test_the_whole_message_of_users_code(
         line = f"calibrate --model net.py:{function} --data data.npz -o s.npz"
         assert cli.main(line.split()) == 2
         assert capsys.readouterr().err == f"tqcodec: net.py:{function}: {message}\n"
+    line = "calibrate --model net.py:fine --data net.py:batches -o s.npz"
+    assert cli.main(line.split()) == 2
+    assert capsys.readouterr().err == "tqcodec: net.py:batches: KeyError: 'third'\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,7 +96,7 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             _rename(temporary, target)
     except OSError as error:
-        name = Path(os.fsdecode(error.filename or TEMPORARY))
+        name = Path(str(error.filename or TEMPORARY))
         if not name.name.startswith(TEMPORARY) and name.parent != DESCRIPTORS:  # of something else
             raise
         raise _naming(error, str(path)) from error
@@ -136,14 +137,24 @@ def _rename(temporary: Path, target: Path) -> None:
         temporary.replace(target)
         return
     named = _beside(target)
-    folder = os.open(DESCRIPTORS, os.O_RDONLY)
+    try:
+        try:
+            _link(temporary, named)
+        except OSError:  # some file systems have such files, but give them no name
+            shutil.copyfile(temporary, named)
+            shutil.copymode(temporary, named)
+        named.replace(target)
+    finally:
+        named.unlink(missing_ok=True)
+
+
+def _link(temporary: Path, named: Path) -> None:
+    folder = os.open(temporary.parent, os.O_RDONLY)
     try:
         # With a folder's descriptor the link in it is followed, to the file itself.
         os.link(temporary.name, named, src_dir_fd=folder)
-        named.replace(target)
     finally:
         os.close(folder)
-        named.unlink(missing_ok=True)
 
 
 def _beside(target: Path) -> Path:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tqcodec import foreign, streams
 from tqcodec.encoder.statistics import FAULTS
-from tqcodec.errors import EncodeError
+from tqcodec.errors import EncodeError, TQCError
 from tqcodec.files import read_npz
 from tqcodec.torch import user_code
 
@@ -125,7 +125,7 @@ def _from_function(spec: str, options: DataOptions) -> Data:
         again = user_code.call(spec) if isinstance(found, Iterator) and not unread else found
         unread.clear()
         left = options.images
-        for batch in again:
+        for batch in _told(spec, again):
             pair = isinstance(batch, (tuple, list)) and len(batch) > 1
             inputs, labels = (batch[0], batch[1]) if pair else (batch, None)
             inputs = inputs[0] if isinstance(inputs, (tuple, list)) else inputs
@@ -137,6 +137,16 @@ def _from_function(spec: str, options: DataOptions) -> Data:
                 return
 
     return Data(read, len(found) if options.images is None and isinstance(found, Sized) else 0)
+
+
+def _told(spec: str, batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches; what goes wrong in making them is the fault of `spec`, not of the network."""
+    try:
+        yield from batches
+    except TQCError:
+        raise
+    except Exception as error:
+        raise EncodeError(f"{spec}: {foreign.described(error)}") from error
 
 
 def _shortened(value: Any, most: int) -> Any:
