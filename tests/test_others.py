@@ -633,7 +633,7 @@ def test_the_whole_message_of_users_code(
         "def network():\n    raise RuntimeError('first\\nsecond \\x1b[1mbold')\n"
         "def stops():\n    raise SystemExit('enough')\n"
         "def fine():\n    import torch\n    return torch.nn.Linear(3, 40)\n"
-        "def batches():\n    import torch\n    yield torch.ones(4, 3)\n    raise KeyError('third')\n"
+        "def batches():\n    import torch\n    yield torch.ones(4, 3)\n    raise KeyError('x')\n"
     )
     np.savez("data.npz", images=np.ones((4, 3), np.float32))
     for function, message in (("network", "RuntimeError: first second bold"),
@@ -643,4 +643,4 @@ def test_the_whole_message_of_users_code(
         assert capsys.readouterr().err == f"tqcodec: net.py:{function}: {message}\n"
     line = "calibrate --model net.py:fine --data net.py:batches -o s.npz"
     assert cli.main(line.split()) == 2
-    assert capsys.readouterr().err == "tqcodec: net.py:batches: KeyError: 'third'\n"
+    assert capsys.readouterr().err == "tqcodec: net.py:batches: KeyError: 'x'\n"
