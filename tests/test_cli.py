@@ -560,7 +560,7 @@ import sys
 from tqcodec import cli
 for arguments in (["--help"], ["--version"], ["encode", "--help"], ["encode"], ["nonsense"]):
     cli.main(arguments)
-heavy = {"numpy", "torch", "scipy", "matplotlib", "msgpack", "constriction", "joblib", "tqdm",
+heavy = {"numpy", "torch", "scipy", "matplotlib", "msgpack", "constriction", "tqdm",
          "safetensors", "ml_dtypes"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
@@ -577,7 +577,7 @@ import sys
 from tqcodec import cli
 assert cli.main(["verify", sys.argv[1]]) == 0
 assert cli.main(["info", sys.argv[1]]) == 0
-assert not {"torch", "scipy", "matplotlib", "joblib"} & set(sys.modules)
+assert not {"torch", "scipy", "matplotlib"} & set(sys.modules)
 """
     command = [sys.executable, "-c", program, str(folder / "model.tqc")]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0

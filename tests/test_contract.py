@@ -16,7 +16,7 @@ import tqcodec
 PACKAGE = Path(tqcodec.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FORMAT = [path for path in MODULES if path.parent.name == "format"]
-HEAVY = ["scipy", "torch", "joblib", "safetensors", "tqdm", "matplotlib"]
+HEAVY = ["scipy", "torch", "safetensors", "tqdm", "matplotlib"]
 
 
 def imports_of(path: Path) -> Iterator[str]:

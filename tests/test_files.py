@@ -309,6 +309,27 @@ def test_replacing_follows_links_and_spares_devices(tmp_path: Path) -> None:
     assert not Path(os.devnull).is_file()
 
 
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="no files without names")
+@pytest.mark.parametrize("without", ["a name", "links"])
+def test_files_appear_also_where_names_or_links_are_lacking(
+    without: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_link(*_: Any, **__: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    if without == "links":
+        monkeypatch.setattr(os, "link", no_link)
+    else:
+        monkeypatch.delattr(os, "O_TMPFILE")
+    path = tmp_path / "x"
+    for content in (b"one", b"two"):
+        files.write_bytes(str(path), content)
+        assert path.read_bytes() == content
+        path.chmod(0o640)
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_check_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = tmp_path / "old"
     old.touch()

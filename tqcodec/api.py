@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.atomic import replacing
+from tqcodec import foreign, streams
+from tqcodec.atomic import check_writable, replacing
 from tqcodec.errors import EncodeError, EncodeWarning
 from tqcodec.format import native_decoder
 from tqcodec.format.container import Container, default_limit
 from tqcodec.format.dtypes import DTYPES, DType
+from tqcodec.format.header import Header
 from tqcodec.format.registry import MAJOR, MINOR
+from tqcodec.kinds import need, need_function, need_options, path_of
 
 if TYPE_CHECKING:
     from tqcodec.encoder.settings import Settings
@@ -29,6 +34,9 @@ Array = NDArray[Any]
 Refine = Callable[[bytes], Mapping[str, Array]]
 Progress = Callable[[str, int, int], None]  # (stage, done, of)
 PathLike = str | os.PathLike[str]
+
+BYTES = (bytes, bytearray, memoryview)
+_SEEKING = threading.Lock()  # only where a file cannot be read at a position
 
 FORMAT_VERSION = f"{MAJOR}.{MINOR}"
 
@@ -54,17 +62,28 @@ def numpy_dtype(dtype: DType) -> np.dtype[Any]:
     return np.dtype(getattr(ml_dtypes, _EXTENDED[dtype.name]))
 
 
-def _patterns(name: str, array: Array) -> tuple[DType, NDArray[np.unsignedinteger]]:
-    """Element type and little-endian bit patterns of an array, in C order."""
-    array = np.asarray(array)
+def dtype_of(name: str, array: Array) -> DType:
+    """The element type of an array, the tensor `name`.
+
+    Raises:
+        EncodeError: the format has none for it.
+    """
     if array.dtype.name not in _NAMES:
         raise EncodeError(f"tensor {name!r}: dtype {array.dtype} is not one that the format holds")
-    dtype = DTYPES[_NAMES[array.dtype.name]]
+    return DTYPES[_NAMES[array.dtype.name]]
+
+
+def _patterns(name: str, array: Array) -> tuple[DType, NDArray[np.unsignedinteger]]:
+    """Element type and little-endian bit patterns of an array, in C order."""
+    try:
+        array = np.asarray(array)
+    except Exception as error:  # of whatever somebody takes for an array
+        raise EncodeError(f"tensor {name!r}: no array ({foreign.message(error)})") from error
+    dtype = dtype_of(name, array)
     if dtype.name == "BOOL":
         # Views and other programs leave bytes above 1; every byte but 0 means true.
-        return dtype, (np.ascontiguousarray(array).view(np.uint8) != 0).view(np.uint8).reshape(
-            array.shape
-        )
+        true = np.ascontiguousarray(array).view(np.uint8) != 0
+        return dtype, true.view(np.uint8).reshape(array.shape)
     little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
     # reshape: ascontiguousarray would make a scalar 1-D
     return dtype, np.ascontiguousarray(little).reshape(array.shape).view(dtype.pattern)
@@ -96,6 +115,7 @@ def encode(
     Raises:
         EncodeError: tensors or settings that cannot be encoded as asked.
         InternalError: a fault of tqcodec: the file is not what it should be.
+        TypeError: an argument of another type.
 
     Warns:
         EncodeWarning: the file decodes to more than a decoder takes by default.
@@ -103,13 +123,22 @@ def encode(
     from tqcodec.encoder.pipeline import encode as run
     from tqcodec.encoder.plan import Source
     from tqcodec.encoder.settings import Settings
+    from tqcodec.encoder.statistics import WeightStatistics
 
+    need("tensors", tensors, Mapping, "a mapping of names to arrays")
+    need("settings", settings, (Settings, NoneType), "tqcodec.Settings")
+    need("statistics", statistics, (Mapping, NoneType), "tqcodec.Statistics")
+    for name, one in (statistics or {}).items():
+        need(f"statistics of {name!r}", one, WeightStatistics, "WeightStatistics")
+    need_function("refine", refine)
+    need_function("progress", progress)
     sources = []
     for name, array in tensors.items():
         if not isinstance(name, str):
             raise EncodeError(f"tensor name {name!r} is not a string")
         sources.append(Source(name, *_patterns(name, array)))
     by_name = {source.name: source for source in sources}
+    settings = settings if settings is not None else Settings()
 
     def refined(data: bytes) -> dict[str, NDArray[np.unsignedinteger]]:
         assert refine is not None, "wrapped only where there is one"
@@ -126,7 +155,7 @@ def encode(
 
     data = run(
         sources,
-        settings if settings is not None else Settings(),
+        settings,
         statistics if statistics is not None else {},
         refined if refine is not None else None,
         progress,
@@ -147,6 +176,10 @@ def _warn_of_size(data: bytes, decoded: int) -> None:
         )
 
 
+def _look_at_nothing(index: int, patterns: Array) -> None:
+    """What a verification makes of tensors that decode."""
+
+
 def decode(
     data: bytes,
     *,
@@ -164,7 +197,10 @@ def decode(
 
     Raises:
         DecodeError: the bytes cannot be decoded.
+        TypeError: an argument of another type, such as the name of a file, which `load` takes.
     """
+    need("data", data, BYTES, "the bytes of a file (load takes its path)")
+    need_options(limit, workers, progress)
     found = native_decoder.decode(data, limit, workers, progress)
     if found is not None:
         return {name: patterns.view(numpy_dtype(dtype)) for name, dtype, patterns in found}
@@ -182,7 +218,13 @@ def save(
     progress: Progress | None = None,
     verify: bool = True,
 ) -> None:
-    """`encode` into a file. The file appears whole or not at all; an old one is replaced."""
+    """`encode` into a file. The file appears whole or not at all; an old one is replaced.
+
+    Raises:
+        EncodeError: as in `encode`.
+        OSError: the file cannot be written, said before any work is done.
+    """
+    check_writable(path)
     data = encode(tensors, settings, statistics, refine=refine, progress=progress, verify=verify)
     with replacing(Path(path)) as temporary:
         temporary.write_bytes(data)
@@ -196,7 +238,7 @@ def load(
     progress: Progress | None = None,
 ) -> dict[str, Array]:
     """`decode` of a file. `open` takes less memory: it reads one tensor at a time."""
-    return decode(Path(path).read_bytes(), limit=limit, workers=workers, progress=progress)
+    return decode(streams.read(path), limit=limit, workers=workers, progress=progress)
 
 
 def verify(
@@ -211,13 +253,12 @@ def verify(
     Raises:
         DecodeError: at the first fault.
     """
+    need_options(limit, workers, progress)
     if native_decoder.available():
-        if isinstance(source, (bytes, bytearray, memoryview)):
-            data = bytes(source)
-        else:
-            data = Path(source).read_bytes()
+        # Read once: it may be a pipe.
+        source = source if isinstance(source, BYTES) else streams.read(source)
         with suppress(MemoryError):  # one tensor after the other takes less
-            if native_decoder.visit(data, limit, workers, lambda index, patterns: None, progress):
+            if native_decoder.visit(bytes(source), limit, workers, _look_at_nothing, progress):
                 return
     with open(source, limit=limit) as file:
         for done, _ in enumerate(file.container.decode_all(), 1):
@@ -251,27 +292,53 @@ def open(source: bytes | PathLike, *, limit: int | None = None) -> TensorFile:
 class TensorFile(Mapping[str, Array]):
     """Read-only mapping from names to arrays, each decoded when it is asked for.
 
+    Threads and forked processes may share it: reads have positions of their own. It is pickled (and
+    copied) as the path of the file, which is opened again there, or as the bytes that it was made
+    of. Once it is closed, names and metadata are still there, tensors are not (ValueError).
+
     Attributes:
         container: the file as the format layer sees it.
     """
 
     def __init__(self, source: bytes | PathLike, limit: int | None = None) -> None:
+        need_options(limit, 1, None)
+        self._limit = limit
+        self._closed = False
+        self._path: str | None = None
         self._file: BinaryIO | None = None
-        if isinstance(source, (bytes, bytearray, memoryview)):
-            self.container = Container.of(memoryview(source), limit)
-            return
-        self._file = file = builtins.open(source, "rb")  # noqa: PTH123, SIM115 - closed by `close`
-
-        def fetch(offset: int, length: int) -> bytes:
-            file.seek(offset)
-            return file.read(length)
-
+        self._data = memoryview(b"")
+        if isinstance(source, BYTES):
+            self._data = memoryview(source).cast("B")
+        else:
+            source = path_of(source)
+            with streams.naming(source):
+                file = builtins.open(source, "rb", buffering=0)  # noqa: PTH123, SIM115
+                if streams.is_file(file):
+                    # Opened again by another process, perhaps one in another folder.
+                    self._path, self._file = os.path.abspath(source), file  # noqa: PTH100
+                else:
+                    with file:
+                        self._data = memoryview(file.read())
         try:
-            size = os.fstat(file.fileno()).st_size
-            self.container = Container(fetch, size, limit)
+            self.container = Container(self._fetch, self._size(), limit)
         except BaseException:
-            file.close()
+            self.close()
             raise
+
+    def _size(self) -> int:
+        return len(self._data) if self._file is None else os.fstat(self._file.fileno()).st_size
+
+    def _fetch(self, offset: int, length: int) -> bytes:
+        self._check_open()
+        if self._file is None:
+            return bytes(self._data[offset : offset + length])
+        data = _read_at(self._file, offset, length)
+        self._check_open()  # else the bytes may be those of a file opened meanwhile
+        return data
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"tqcodec: {self._path or 'the file'} is closed, open it again")
 
     def metadata(self) -> dict[str, str]:
         """The file's free strings."""
@@ -279,7 +346,11 @@ class TensorFile(Mapping[str, Array]):
 
     def __getitem__(self, name: str) -> Array:
         entry = self.container.directory.entries[self.container.index[name]]
+        self._check_open()
         return self.container.decode(entry).view(numpy_dtype(entry.dtype))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.container.index
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.container.index)
@@ -287,8 +358,16 @@ class TensorFile(Mapping[str, Array]):
     def __len__(self) -> int:
         return len(self.container.index)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._check_open()
+        if self._path is None:
+            return TensorFile, (bytes(self._data), self._limit)
+        return _reopened, (self._path, self._limit, self.container.header)
+
     def close(self) -> None:
         """Close the file; arrays already decoded stay."""
+        self._closed = True
+        self._data = memoryview(b"")
         if self._file is not None:
             self._file.close()
 
@@ -302,3 +381,42 @@ class TensorFile(Mapping[str, Array]):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _read_at(file: BinaryIO, offset: int, length: int) -> bytes:
+    """Bytes of a file, fewer at its end; no position is shared with other readers of it."""
+    if not hasattr(os, "pread"):  # where there is none, processes cannot share an open file either
+        with _SEEKING:
+            file.seek(offset)
+            return _all(file.read, length)
+    descriptor, done = file.fileno(), 0
+
+    def more(wanted: int) -> bytes:
+        nonlocal done
+        part = os.pread(descriptor, wanted, offset + done)
+        done += len(part)
+        return part
+
+    return _all(more, min(length, max(0, os.fstat(descriptor).st_size - offset)))
+
+
+def _all(read: Callable[[int], bytes], length: int) -> bytes:
+    """As many bytes, where each call may give fewer; fewer only at the end of the file."""
+    parts: list[bytes] = []
+    while length and (part := read(length)):
+        parts.append(part)
+        length -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _reopened(path: str, limit: int | None, header: Header) -> TensorFile:
+    """An opened file in another process.
+
+    Raises:
+        OSError: it is gone, or another file than the one that was opened.
+    """
+    file = TensorFile(path, limit)
+    if file.container.header != header:
+        file.close()
+        raise OSError(errno.ESTALE, "has been replaced since it was opened", path)
+    return file

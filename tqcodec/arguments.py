@@ -14,6 +14,9 @@ from tqcodec.format.registry import MAJOR, MINOR
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
 
+MOST_WORKERS = 1024  # as for `Settings.workers`
+
+
 class UsageError(Exception):
     """The command line asks for something that is not on offer."""
 
@@ -60,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
     for command in (decode, verify, info, dump, report, evaluate):
         command.add_argument("--limit", type=size, metavar="BYTES", help="most bytes to decode to")
     for command in (decode, verify):
-        command.add_argument("-j", "--workers", type=int, default=1, metavar="N", help="threads")
+        command.add_argument("-j", "--workers", type=_count, default=1, metavar="N", help="threads")
     for command, output in (
         (encode, "default: IN with the suffix .tqc"),
         (decode, ".safetensors (default: IN with this suffix), .npz, .pt, .pth, or -"),
@@ -73,6 +76,8 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("-f", "--force", action="store_true", help="overwrite OUT")
     _add_encode_options(encode)
     _add_network_options(encode, required=False)
+    text = "which state dict of a checkpoint that holds several, such as model_ema"
+    encode.add_argument("--key", metavar="KEY", help=text)
     text = "leave biases and batch normalisation of --model as they are"
     encode.add_argument("--no-tune", dest="tune", action="store_false", help=text)
     for command, text in ((encode, "of calibrate"), (info, "to show coding gains by them")):
@@ -97,6 +102,14 @@ def check_encode(arguments: argparse.Namespace) -> None:
         raise UsageError("--model needs -o")
     if of_network and not data and arguments.statistics is None:
         raise UsageError("--model needs --data, or --statistics")
+    if of_network and arguments.key is not None:
+        raise UsageError("--key needs IN in place of --model")
+
+
+def inputs_of(arguments: argparse.Namespace) -> list[str]:
+    """Names of all files, and the like, that a command reads."""
+    names = (getattr(arguments, name, None) for name in ("input", "statistics", "model", "data"))
+    return [name for name in names if name is not None]
 
 
 def _add_encode_options(encode: argparse.ArgumentParser) -> None:
@@ -152,9 +165,18 @@ def size(text: str) -> int:
     """Bytes of `500k`, `2M`, `1.5G` (powers of 1000) or `512Ki` (of 1024)."""
     number = text.rstrip("kKmMgGiI")
     try:
-        return int(float(number) * UNITS[text[len(number) :].lower()])
+        value = int(float(number) * UNITS[text[len(number) :].lower()])
+        if value < 0:
+            raise ValueError
+        return value
     except (ValueError, KeyError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500k or 2M") from None
+
+
+def _count(text: str) -> int:
+    if text.isascii() and text.isdigit() and 0 < int(text) <= MOST_WORKERS:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MOST_WORKERS}")
 
 
 def _side_bits(text: str) -> int | None:

@@ -11,17 +11,20 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from tqcodec.arguments import UsageError, check_encode, make_parser
+from tqcodec import foreign, streams
+from tqcodec.arguments import UsageError, check_encode, inputs_of, make_parser
 from tqcodec.encoder.settings import Settings
 from tqcodec.errors import (
     DecodeError,
@@ -35,38 +38,143 @@ from tqcodec.progress import terminal_progress
 
 STANDARD = "-"
 INTERRUPTED, BROKEN_PIPE = 130, 141  # what a shell reports for the signals
+ENDING = ("SIGTERM", "SIGHUP")
 INTERNAL = 70  # EX_SOFTWARE of sysexits.h
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code.
 
+    A process that is asked to end (SIGTERM, SIGHUP) tidies up and then ends by that signal.
+
     Args:
         argv: arguments without the program's name; those of the process if None.
     """
+    _hold_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        with _tidy_ending(), _plain_warnings():
+            return _run(argv)
+    except _Ended as end:
+        # As if it had not been caught, for those who look at how the process ended.
+        signal.signal(end.number, signal.SIG_DFL)
+        os.kill(os.getpid(), end.number)
+        return 128 + end.number
+
+
+def _run(argv: list[str] | None) -> int:
     try:
         arguments = make_parser().parse_args(argv)
         code = COMMANDS[arguments.command](arguments)
         sys.stdout.flush()
     except SystemExit as stop:  # after --help and --version
-        return int(stop.code or 0)
+        return _flushed(int(stop.code or 0))
     except KeyboardInterrupt:
         _complain("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        # Python closes the stream once more at its end, which must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return BROKEN_PIPE
     except (TQCError, UsageError, OSError) as error:
         _complain(_message(error))
-        return _exit_code(error)
+        return _flushed(_exit_code(error))
+    except MemoryError as error:
+        _complain(f"not enough memory: {foreign.message(error)}")
+        return 2
     except Exception:
         # Python's own exit code, 1, would say that the input is malformed.
-        traceback.print_exc()
+        with suppress(OSError):  # nowhere to say it
+            traceback.print_exc()
         return INTERNAL
     return code
+
+
+def _flushed(code: int) -> int:
+    """Python writes what is left at its end, where an error could not be told."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_stdout()
+        return BROKEN_PIPE
+    except OSError as error:
+        _drop_stdout()
+        if code == 0:
+            _complain(f"standard output: {_reason(error)}")
+        return code or 2
+    return code
+
+
+def _drop_stdout() -> None:
+    """What could not be written goes nowhere: Python tries once more at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _hold_streams() -> None:
+    """Standard streams that are closed fail when they are used, and no file gets their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        # The wrong way round, so that using them is an error, but for messages, which may vanish.
+        wrong = os.O_WRONLY if number == 0 else os.O_RDONLY if number == 1 else os.O_WRONLY
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, wrong)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        mode = "r" if number == 0 else "w"
+        setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
+
+
+class _Ended(BaseException):
+    """A signal that asks the process to end; nothing but `main` catches it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def _tidy_ending() -> Iterator[None]:
+    """Signals that would end the process at once run what tidies up first."""
+
+    def end(number: int, _: Any) -> None:
+        raise _Ended(number)
+
+    numbers = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []  # elsewhere Python allows no handlers
+    # One that is ignored, as by nohup, stays so.
+    numbers = [n for n in numbers if signal.getsignal(n) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings of libraries are messages like ours."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        text = message if isinstance(message, str) else foreign.message(message)
+        _complain(f"warning: {text}")
+
+    before = warnings.showwarning
+    if before.__module__ != "warnings":  # somebody else takes them
+        yield
+        return
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def _exit_code(error: Exception) -> int:
@@ -90,22 +198,21 @@ def _reason(error: Exception) -> str:
 
 
 def _complain(message: str) -> None:
-    print(f"tqcodec: {' '.join(message.split())}", file=sys.stderr)
+    with suppress(OSError):  # nowhere to say it
+        print(f"tqcodec: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
 def _print(lines: Iterable[str], output: str | None = None) -> None:
     """Lines for the user: on standard error where `output` is standard output."""
     stream = sys.stderr if output == STANDARD else sys.stdout
-    for line in lines:
-        print(line, file=stream)
+    with streams.naming("standard error" if output == STANDARD else "standard output"):
+        for line in lines:
+            print(line, file=stream)
+        stream.flush()
 
 
 def _print_json(document: Any) -> None:
-    print(json.dumps(document, indent=1))
-
-
-def _source(name: str) -> bytes | Path:
-    return sys.stdin.buffer.read() if name == STANDARD else Path(name)
+    _print([json.dumps(document, indent=1)])
 
 
 def _output(arguments: Namespace, suffix: str) -> str:
@@ -116,23 +223,27 @@ def _output(arguments: Namespace, suffix: str) -> str:
     if name == STANDARD and getattr(arguments, "json", False):
         raise UsageError("--json needs standard output for itself: name a file with -o")
     if not getattr(arguments, "dry_run", False):
-        files.check_output(name, arguments.force)
+        files.check_output(name, arguments.force, inputs_of(arguments))
     return name
 
 
 @contextmanager
 def _encode_warnings() -> Iterator[list[str]]:
-    """What is to be known of the file that the block makes, complained of when the block ends."""
+    """What is to be known of the file that the block makes: messages, and for ``--json``."""
     found: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", EncodeWarning)
-        yield found
-    for one in caught:
-        if issubclass(one.category, EncodeWarning):
-            found.append(str(one.message))
-            _complain(f"warning: {one.message}")
+    others = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, EncodeWarning):
+            found.append(str(message))
+            _complain(f"warning: {message}")
         else:
-            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+            others(message, category, *place, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", EncodeWarning)
+        warnings.showwarning = show
+        yield found
 
 
 def _encode(arguments: Namespace) -> int:
@@ -142,14 +253,17 @@ def _encode(arguments: Namespace) -> int:
 
     output = _output(arguments, ".tqc")
     with terminal_progress() as progress, _encode_warnings() as warned:
-        data, statistics = encoding.encode(arguments, settings, progress)
+        data, statistics, left_out = encoding.encode(arguments, settings, progress)
+    for one in left_out:
+        _complain(f"{arguments.input}: left out: {text.printable(one)}")
     if not arguments.dry_run:
         files.write_bytes(output, data)
     with api.open(data) as file:
         result = describe.summary(file.container)
     if arguments.json:
         calibrated = {"calibrated": len(statistics), "without": dict(statistics.without)}
-        about = {"output": output, "dry_run": arguments.dry_run, "warnings": warned}
+        about = {"output": output, "dry_run": arguments.dry_run}
+        about |= {"left_out": list(left_out), "warnings": warned}
         _print_json({**about, **result, **calibrated})
     else:
         would = "would be " if arguments.dry_run else ""
@@ -163,10 +277,12 @@ def _decode(arguments: Namespace) -> int:
 
     output = _output(arguments, ".safetensors")
     files.check_suffix(output)
-    source = _source(arguments.input)
+    source = files.source(arguments.input)
     options = {"limit": arguments.limit, "workers": arguments.workers}
     with terminal_progress() as progress, api.open(source, limit=arguments.limit) as file:
         metadata = file.metadata()
+        entries = (e for e in file.container.directory.entries if e.needs is None)
+        files.check_tensors(output, {e.name: api.numpy_dtype(e.dtype) for e in entries})
         if isinstance(source, bytes):
             tensors = api.decode(source, **options, progress=progress)
         else:
@@ -182,14 +298,14 @@ def _decode(arguments: Namespace) -> int:
 
 
 def _info(arguments: Namespace) -> int:
-    from tqcodec import api, describe, text
+    from tqcodec import api, describe, files, text
 
     given = None
     if arguments.statistics is not None:
         from tqcodec import Statistics, gains
 
         given = Statistics.load(arguments.statistics)
-    source = _source(arguments.input)
+    source = files.source(arguments.input)
     with terminal_progress() as progress, api.open(source, limit=arguments.limit) as file:
         data = describe.info(file.container, progress)
         if given is not None:
@@ -202,9 +318,9 @@ def _info(arguments: Namespace) -> int:
 
 
 def _dump(arguments: Namespace) -> int:
-    from tqcodec import api, describe, text
+    from tqcodec import api, describe, files, text
 
-    with api.open(_source(arguments.input), limit=arguments.limit) as file:
+    with api.open(files.source(arguments.input), limit=arguments.limit) as file:
         document = describe.dump(file.container)
     if arguments.json:
         _print_json(document)
@@ -214,7 +330,7 @@ def _dump(arguments: Namespace) -> int:
 
 
 def _verify(arguments: Namespace) -> int:
-    from tqcodec import api, text
+    from tqcodec import api, files, text
 
     codes, results = [], []
     for name in arguments.inputs:
@@ -222,7 +338,7 @@ def _verify(arguments: Namespace) -> int:
         try:
             with terminal_progress() as progress:
                 options = {"limit": arguments.limit, "workers": arguments.workers}
-                api.verify(_source(name), **options, progress=progress)
+                api.verify(files.source(name), **options, progress=progress)
         except (DecodeError, OSError) as caught:
             error = caught
         codes.append(0 if error is None else _exit_code(error))
@@ -252,7 +368,7 @@ def _report(arguments: Namespace) -> int:
     except ModuleNotFoundError as error:
         raise UsageError("report needs matplotlib: pip install 'tqcodec[plot]'") from error
     kind = report.kind_of(output)
-    source = _source(arguments.input)
+    source = files.source(arguments.input)
     with terminal_progress() as progress, api.open(source, limit=arguments.limit) as file:
         data = describe.info(file.container, progress)
     files.write_bytes(output, report.draw(data, Path(arguments.input).name, kind))

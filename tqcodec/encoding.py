@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import replace
 
 from tqcodec import api, files
@@ -15,8 +16,8 @@ from tqcodec.progress import Progress
 
 def encode(
     arguments: Namespace, settings: Settings, progress: Progress | None
-) -> tuple[bytes, Statistics]:
-    """The file, and the statistics that it was made with, empty if without any.
+) -> tuple[bytes, Statistics, Sequence[str]]:
+    """The file, the statistics that it was made with, empty if without any, and what is left out.
 
     Raises:
         EncodeError: arguments, tensors, network or data that do not work.
@@ -24,8 +25,8 @@ def encode(
     """
     given = None if arguments.statistics is None else Statistics.load(arguments.statistics)
     if arguments.model is not None:
-        return _of_network(arguments, settings, given, progress)
-    checkpoint = files.read(arguments.input)
+        return *_of_network(arguments, settings, given, progress), ()
+    checkpoint = files.read(arguments.input, arguments.key)
     metadata = {**checkpoint.metadata, **dict(settings.metadata)}
     settings = replace(settings, metadata=tuple(metadata.items()))
     data = api.encode(
@@ -35,7 +36,7 @@ def encode(
         progress=progress,
         verify=arguments.verify,
     )
-    return data, given if given is not None else Statistics({})
+    return data, given if given is not None else Statistics({}), checkpoint.left_out
 
 
 def _of_network(

@@ -5,7 +5,6 @@ Each gives a document for ``--json`` and lines for people. Torch is left to `tqc
 
 from __future__ import annotations
 
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
@@ -14,10 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqcodec import api, describe, files, measures
+from tqcodec import api, describe, files, foreign, measures
+from tqcodec.arguments import inputs_of
 from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.errors import EncodeError, TQCError
+from tqcodec.format.container import EVERYTHING
 from tqcodec.progress import Progress
 from tqcodec.text import lines_without, printable
 
@@ -64,9 +65,8 @@ def running(model: str) -> Iterator[None]:
         yield
     except TQCError:
         raise
-    except Exception as error:
-        line = str(error).partition("\n")[0]
-        raise EncodeError(f"{model}: {type(error).__name__}: {line}") from error
+    except (Exception, SystemExit) as error:
+        raise EncodeError(f"{model}: {foreign.described(error)}") from error
 
 
 def calibrate(arguments: Namespace, progress: Progress | None) -> Result:
@@ -77,7 +77,7 @@ def calibrate(arguments: Namespace, progress: Progress | None) -> Result:
     """
     if arguments.output == files.STANDARD:
         raise EncodeError("statistics are written to a file: name one with -o")
-    files.check_output(arguments.output, arguments.force)
+    files.check_output(arguments.output, arguments.force, inputs_of(arguments))
     model, data = load(arguments, shuffled=True)
     from tqcodec.torch import calibrate
 
@@ -105,8 +105,7 @@ def evaluate(arguments: Namespace, progress: Progress | None) -> Result:
         EvaluationError: a file or data that do not fit the network.
         DecodeError: the file cannot be decoded.
     """
-    standard = arguments.input == files.STANDARD
-    source = sys.stdin.buffer.read() if standard else Path(arguments.input)
+    source = files.source(arguments.input)
     with api.open(source, limit=arguments.limit) as file:
         size = _size(file)
     model, data = load(arguments)
@@ -156,7 +155,7 @@ def sweep(arguments: Namespace, progress: Progress | None) -> Result:
             start = time.perf_counter()
             encoded = codec.encode(model, settings, statistics, progress=progress)
             seconds = time.perf_counter() - start
-            state = codec.decode(encoded, progress=progress)
+            state = codec.decode(encoded, limit=EVERYTHING, progress=progress)
             with running(arguments.model):
                 found = reference.compare(state, progress=progress)
             with api.open(encoded) as file:
@@ -179,8 +178,8 @@ def _sweep_outputs(arguments: Namespace) -> tuple[str, str]:
     if Path(picture).suffix != ".png":
         raise EncodeError(f"{picture}: a curve is a file .png")
     table = files.with_suffix(picture, ".csv")
-    for name in (picture, table):
-        files.check_output(name, arguments.force)
+    files.check_output(picture, arguments.force, inputs_of(arguments))
+    files.check_output(table, arguments.force, [*inputs_of(arguments), picture])
     return picture, table
 
 

@@ -18,7 +18,7 @@ from tqcodec.errors import EncodeError
 from tqcodec.text import COLUMNS, printable, summary_line
 
 KINDS = (".html", ".png")
-MOST_BARS = 40  # tensors drawn one by one; the rest is one bar
+MOST_BARS = 40  # tensors drawn one by one; of what is in the file, the rest is one bar
 LONGEST_LABEL = 48
 
 STYLE = """body{font:14px system-ui,sans-serif;margin:2em}table{border-collapse:collapse}
@@ -70,7 +70,7 @@ def _row(tag: str, cells: Sequence[str]) -> str:
 
 def _picture(data: Data, title: str) -> bytes:
     """The drawing as PNG."""
-    parts, layers = _parts(data), [t for t in data["tensors"] if t["depths"] is not None]
+    parts, layers = _parts(data), _layers(data)
     height = 2 + 0.22 * max(len(parts), len(layers))
     out = io.BytesIO()
     # Names are text, not formulas, and may hold letters that the font lacks.
@@ -102,6 +102,13 @@ def _parts(data: Data) -> list[tuple[str, int]]:
     return parts + [part for part in shared if part[1]]
 
 
+def _layers(data: Data) -> list[Data]:
+    """The layers that are drawn, in the order of the file: the largest ones where they are many."""
+    layers = [t for t in data["tensors"] if t["depths"] is not None]
+    largest = sorted(range(len(layers)), key=lambda i: -layers[i]["bytes"])[:MOST_BARS]
+    return [layers[i] for i in sorted(largest)]
+
+
 def _label(name: str) -> str:
     name = printable(name)
     return name if len(name) <= LONGEST_LABEL else f"…{name[1 - LONGEST_LABEL :]}"
@@ -120,7 +127,8 @@ def _draw_parts(axes: Axes, parts: Sequence[tuple[str, int]]) -> None:
 
 def _draw_depths(axes: Axes, layers: Sequence[Data]) -> None:
     """For each layer the share of its channels that need so many bits."""
-    axes.set(title="bits that the channels of each layer need", xlabel="share of channels")
+    which = "each layer" if len(layers) < MOST_BARS else f"the {MOST_BARS} largest layers"
+    axes.set(title=f"bits that the channels of {which} need", xlabel="share of channels")
     axes.set_xlim(0, 1)
     if not layers:
         axes.set_yticks([])

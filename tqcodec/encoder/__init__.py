@@ -1,5 +1,5 @@
 """The encoder's choices: what to do with each tensor, and which integers stand for it.
 
-Imports numpy (and joblib for workers); turns arrays into records of `tqcodec.format` and never
+Imports numpy; turns arrays into records of `tqcodec.format` and never
 sees a byte offset.
 """

@@ -30,6 +30,7 @@ from tqcodec.encoder.quantizer import (
 )
 from tqcodec.encoder.settings import TRELLIS_EFFORT, Progress, Settings
 from tqcodec.encoder.statistics import WeightStatistics
+from tqcodec.encoder.workers import workers_for
 from tqcodec.format.planes import Part
 
 SAMPLE = 200_000  # coefficients on which the step is sought
@@ -159,14 +160,15 @@ def map_calls(
     progress: Progress | None,
 ) -> Iterator[Any]:
     """Results of the calls in their order, from processes where more than one is wanted."""
-    if workers == 1:
-        results: Iterable[Any] = (function(*call) for call in calls)
-    else:
-        from joblib import Parallel, delayed
 
-        pool = Parallel(n_jobs=workers, return_as="generator")
-        results = pool(delayed(function)(*call) for call in calls)
-    for done, result in enumerate(results, 1):
-        if progress is not None:
-            progress(stage, done, len(calls))
-        yield result
+    def counted(results: Iterable[Any]) -> Iterator[Any]:
+        for done, result in enumerate(results, 1):
+            if progress is not None:
+                progress(stage, done, len(calls))
+            yield result
+
+    if min(workers, len(calls)) == 1:
+        yield from counted(function(*call) for call in calls)
+    else:
+        with workers_for(workers) as processes:
+            yield from counted(processes.map(function, calls))

@@ -25,6 +25,7 @@ from tqcodec.encoder.rate_control import Estimate
 from tqcodec.encoder.settings import TRELLIS_EFFORT, Progress, Settings
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.encoder.target import Correction, Target
+from tqcodec.encoder.workers import kept
 from tqcodec.errors import EncodeError, InternalError
 from tqcodec.format.writer import Draft
 
@@ -56,6 +57,7 @@ class Written:
             raise
 
 
+@kept()
 def encode(
     sources: Sequence[Source],
     settings: Settings,

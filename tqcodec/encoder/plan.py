@@ -118,10 +118,14 @@ def _check_texts(names: Iterable[str], settings: Settings) -> None:
     Raises:
         EncodeError: they take more bytes than a directory may have.
     """
-    texts = [*names, *(text for pair in settings.metadata for text in pair)]
-    size = sum(len(text.encode(errors="replace")) for text in texts)
-    if size > MAX_DIRECTORY:
-        raise directory_full(f"{size} bytes of text")
+    metadata = _bytes(text for pair in settings.metadata for text in pair)
+    named = _bytes(names)
+    if metadata + named > MAX_DIRECTORY:
+        raise directory_full(f"{metadata} bytes of metadata and {named} of names")
+
+
+def _bytes(texts: Iterable[str]) -> int:
+    return sum(len(text.encode(errors="replace")) for text in texts)
 
 
 def directory_full(what: str) -> EncodeError:

@@ -70,9 +70,14 @@ class Settings:
         _check("side_bits", self.side_bits, 0, 52, whole=True)
         _check("effort", self.effort, 1, 9, whole=True)
         _check("workers", self.workers, 1, 1024, whole=True)
-        for pair in self.metadata:
-            if len(pair) != 2 or not all(_is_text(text) for text in pair):
-                raise EncodeError(f"settings: metadata {pair!r} is not a pair of strings")
+        if not isinstance(self.lossless, bool):
+            raise EncodeError(f"settings: lossless is {self.lossless!r}, not True or False")
+        for name, pairs in (("metadata", self.metadata), ("rules", self.rules)):
+            if not isinstance(pairs, Sequence) or isinstance(pairs, str):
+                raise EncodeError(f"settings: {name} are {pairs!r}, not a sequence of pairs")
+            for pair in pairs:
+                if not _is_pair(pair):
+                    raise EncodeError(f"settings: {name} {pair!r} is not a pair of strings")
         for name, value, known in (
             ("transform", self.transform, TRANSFORMS),
             ("payload", self.payload, PAYLOADS),
@@ -96,6 +101,10 @@ class Settings:
 def _is_text(value: object) -> bool:
     """True for strings that UTF-8 can hold."""
     return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_is_text, value))
 
 
 def _check(name: str, value: float | None, least: float, most: float, whole: bool = False) -> None:

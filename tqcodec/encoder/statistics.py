@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec import streams
 from tqcodec.atomic import replacing
 from tqcodec.errors import EncodeError
 
@@ -177,7 +178,7 @@ class Statistics(Mapping[str, WeightStatistics]):
             EncodeError: the file is no such file.
             OSError: it cannot be read.
         """
-        with Path(path).open("rb") as raw:
+        with streams.open(path) as raw:
             try:
                 with np.load(raw, allow_pickle=False) as file:
                     document = json.loads(str(file["about"]))

@@ -209,10 +209,12 @@ class Container:
 
     def _bundled(self, index: int) -> Mapping[str, NDArray[np.unsignedinteger]]:
         """Patterns of all tensors of a bundle; only the last bundle is kept."""
-        if self._bundle[0] != index:
+        bundle = self._bundle  # another thread may put another one there
+        if bundle[0] != index:
             pairs = zip(self.members[index], self.bundle_parts(index), strict=True)
-            self._bundle = (index, {entry.name: part.patterns for entry, part in pairs})
-        return self._bundle[1]
+            bundle = (index, {entry.name: part.patterns for entry, part in pairs})
+            self._bundle = bundle
+        return bundle[1]
 
     def bundle_parts(self, index: int) -> list[planes.Part]:
         """Parts of a bundle, one for each of its `members`."""

@@ -117,7 +117,7 @@ class _File:
     def open(data: bytes, limit: int | None) -> _File | None:
         if _library is None or limit == 0:  # 0 is the default limit to the library
             return None
-        file = _library.open(data, min(limit or 0, (1 << 64) - 1))
+        file = _library.open(data, min(int(limit or 0), (1 << 64) - 1))
         return None if file is None else _File(file)
 
     def tasks(self) -> Iterator[list[int]]:

@@ -10,28 +10,31 @@ Decoded tensors are on the CPU.
 
 from __future__ import annotations
 
+import copy
 import pathlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from os import PathLike
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from types import NoneType, TracebackType
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
 
-from tqcodec import api
-from tqcodec.atomic import replacing
+from tqcodec import api, streams
+from tqcodec.atomic import check_writable, replacing
+from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.errors import EncodeError
-from tqcodec.format.container import Container
+from tqcodec.format.container import EVERYTHING, Container
+from tqcodec.kinds import need, need_function
 from tqcodec.torch import search, tuning
 from tqcodec.torch.calibration import calibrate
-from tqcodec.torch.checkpoint import from_arrays, to_arrays, to_tensor
+from tqcodec.torch.checkpoint import decoded, to_arrays, to_tensor
 from tqcodec.torch.evaluation import Comparison, Reference, compare
 from tqcodec.torch.search import Evaluate
-
-if TYPE_CHECKING:
-    from tqcodec.encoder.settings import Settings
+from tqcodec.torch.versions import versions, versions_of
 
 __all__ = [
     "Comparison",
@@ -86,19 +89,28 @@ def encode(
         EncodeError: tensors or settings that cannot be encoded as asked; a drop beyond the bound
             even at 8 bits per weight.
     """
-    arrays = _arrays(model)
+    need("the model", model, (torch.nn.Module, Mapping), "an nn.Module or a state dict")
+    need("settings", settings, (Settings, NoneType), "tqcodec.Settings")
+    need("tune", tune, (Iterable, NoneType), "batches")
+    need_function("evaluate", evaluate)
+    state = model.state_dict() if isinstance(model, torch.nn.Module) else model
+    arrays, kept = to_arrays(state), versions_of(state)
 
     if tune is not None and not isinstance(model, torch.nn.Module):
         raise EncodeError("tune needs a network (nn.Module), not a state dict")
 
     def refine(data: bytes) -> dict[str, NDArray[Any]]:
         assert isinstance(model, torch.nn.Module) and tune is not None, "checked above"
-        return to_arrays(tuning.tune(model, decode(data), tune, progress=progress))
+        return to_arrays(
+            tuning.tune(model, decode(data, limit=EVERYTHING), tune, progress=progress)
+        )
 
     def encoded(settings: Settings | None) -> bytes:
+        settings = settings if settings is not None else Settings()
+        metadata = {**kept, **dict(settings.metadata)}
         return api.encode(
             arrays,
-            settings,
+            replace(settings, metadata=tuple(metadata.items())),
             statistics,
             refine=refine if tune is not None else None,
             progress=progress,
@@ -119,10 +131,13 @@ def decode(
 ) -> dict[str, torch.Tensor]:
     """The state dict of a `.tqc` file, as in `tqcodec.decode`.
 
+    Where it was made of a module, or of a state dict of one, it is an OrderedDict with the versions
+    of its modules (`_metadata`), so that `load_state_dict` takes it as it took the original.
+
     Raises:
         DecodeError: the bytes cannot be decoded.
     """
-    return from_arrays(api.decode(data, limit=limit, workers=workers, progress=progress))
+    return decoded(data, limit, workers, progress)
 
 
 def save(
@@ -137,7 +152,8 @@ def save(
     progress: Progress | None = None,
     verify: bool = True,
 ) -> None:
-    """`encode` into a file, which appears whole or not at all."""
+    """`encode` into a file, which appears whole or not at all; errors as of `tqcodec.save`."""
+    check_writable(path)
     data = encode(
         model,
         settings,
@@ -160,7 +176,7 @@ def load(
     progress: Progress | None = None,
 ) -> dict[str, torch.Tensor]:
     """`decode` of a file. `open` takes less memory: it reads one tensor at a time."""
-    return from_arrays(api.load(path, limit=limit, workers=workers, progress=progress))
+    return decoded(streams.read(path), limit, workers, progress)
 
 
 def open(source: bytes | Path, *, limit: int | None = None) -> StateFile:
@@ -183,6 +199,14 @@ class StateFile(Mapping[str, torch.Tensor]):
         """The file's free strings."""
         return self._file.metadata()
 
+    @property
+    def _metadata(self) -> OrderedDict[str, dict[str, Any]] | None:
+        """Versions of the modules, for `load_state_dict`."""
+        return versions(self, self.metadata())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._file
+
     def __getitem__(self, name: str) -> torch.Tensor:
         return to_tensor(self._file[name])
 
@@ -191,6 +215,9 @@ class StateFile(Mapping[str, torch.Tensor]):
 
     def __len__(self) -> int:
         return len(self._file)
+
+    def __copy__(self) -> StateFile:
+        return StateFile(copy.copy(self._file))
 
     def close(self) -> None:
         """Close the file; tensors already decoded stay."""
@@ -206,7 +233,3 @@ class StateFile(Mapping[str, torch.Tensor]):
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _arrays(model: Model) -> dict[str, NDArray[Any]]:
-    return to_arrays(model.state_dict() if isinstance(model, torch.nn.Module) else model)

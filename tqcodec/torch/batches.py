@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
 
-from tqcodec.errors import EncodeError
+from tqcodec import foreign
+from tqcodec.errors import EncodeError, TQCError
+from tqcodec.kinds import need
 
+Network = TypeVar("Network", bound=nn.Module)
 Outputs = Callable[[Any], Tensor]
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # arguments, keyword arguments
 
@@ -19,6 +27,7 @@ BATCH = 32  # samples in a batch of a Dataset
 
 def batched(data: Iterable[Any] | Dataset[Any]) -> Iterable[Any]:
     """The batches themselves, or those of a Dataset."""
+    need("the data", data, (Iterable, Dataset), "batches or a Dataset")
     return DataLoader(data, batch_size=BATCH) if isinstance(data, Dataset) else data
 
 
@@ -33,6 +42,123 @@ def inputs_of(batch: Any) -> Any:
     if not isinstance(batch, (Tensor, Mapping)):
         raise EncodeError(f"a batch is a {type(batch).__name__}, not a tensor, tuple or mapping")
     return batch
+
+
+def check_network(model: Any, error: type[TQCError] = EncodeError) -> None:
+    """Check that something can be run.
+
+    Raises:
+        TypeError: no nn.Module.
+        TQCError: of the type `error`: parameters whose shape is not known yet.
+    """
+    need("the network", model, nn.Module, "a torch.nn.Module")
+    tensors = itertools.chain(model.named_parameters(), model.named_buffers())
+    lazy = next((name for name, tensor in tensors if is_lazy(tensor)), None)
+    if lazy is not None:
+        raise error(f"tensor {lazy!r} is lazy and has no values; run the network on a batch first")
+
+
+def copied(model: Network, error: type[TQCError] = EncodeError) -> Network:
+    """A deep copy of a network.
+
+    Tensors with a history, such as those of `torch.nn.utils.weight_norm`, which torch does not
+    copy, have none in the copy.
+
+    Raises:
+        TQCError: of the type `error`: something in the network cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        _detach(list(vars(module).values()), memo)
+    try:
+        with torch.no_grad():  # else parts in TorchScript get a history
+            return copy.deepcopy(model, memo)
+    except Exception as fault:  # of the user's modules
+        raise error(f"the network cannot be copied: {foreign.described(fault)}") from fault
+
+
+def _detach(values: Iterable[Any], memo: dict[int, Any]) -> None:
+    """Note what is to stand in a copy for tensors with a history."""
+    for value in values:
+        if isinstance(value, Tensor):
+            if not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+        elif isinstance(value, (Mapping, list, tuple)) and not isinstance(value, str):
+            _detach(list(value.values()) if isinstance(value, Mapping) else value, memo)
+
+
+def modes_of(model: nn.Module) -> list[tuple[nn.Module, bool]]:
+    """The modules that are in a mode, and whether it is training; frozen TorchScript has none."""
+    modules = [module for module in model.modules() if hasattr(module, "training")]
+    return [(module, module.training) for module in modules]
+
+
+def to_evaluation(model: Network) -> Network:
+    """The network itself, in evaluation mode."""
+    if hasattr(model, "training"):
+        with suppress(NotImplementedError):  # an exported program
+            return model.eval()
+    for module, _ in modes_of(model):
+        module.training = False
+    return model
+
+
+class Ordinary(TorchFunctionMode):
+    """While entered, functions that refuse tensors made under inference_mode get copies of them."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        return self.called(func, args, kwargs or {})
+
+    def called(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a function gives."""
+        try:
+            return func(*args, **kwargs)
+        except RuntimeError as error:
+            if "Inference tensors" not in str(error):
+                raise
+        # Gradients do not go through such tensors, but through copies of them.
+        return func(*_ordinary(args), **_ordinary(kwargs))
+
+
+def _ordinary(value: Any) -> Any:
+    """Copies of tensors that were made under inference_mode, at any depth; the rest as it is."""
+    if isinstance(value, Tensor):
+        return value.clone() if value.is_inference() else value
+    if isinstance(value, dict):
+        return {key: _ordinary(one) for key, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_ordinary, value))
+    return value
+
+
+class Runner:
+    """Runs a network for its outputs alone: without gradients, unless it needs some inside.
+
+    Args:
+        network: the network; forces, say, are gradients of an energy.
+
+    Attributes:
+        inside: True once it needed some.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self.inside = False
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the network gives; its tensors may have a history."""
+        if not self.inside:
+            try:
+                with torch.no_grad():
+                    return self._network(*args, **kwargs)
+            except RuntimeError as error:
+                if "grad" not in str(error):
+                    raise
+            self.inside = True
+        with torch.inference_mode(False), torch.enable_grad(), Ordinary():
+            return self._network(*args, **kwargs)
 
 
 def device_of(model: nn.Module) -> torch.device:

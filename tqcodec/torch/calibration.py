@@ -12,16 +12,20 @@ from torch.utils.data import Dataset
 
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.errors import EncodeError
+from tqcodec.kinds import need_function, need_number
 from tqcodec.torch.batches import (
     Outputs,
     arguments,
     batched,
+    check_network,
     check_output,
     device_of,
     first_logits,
     inputs_of,
+    modes_of,
 )
-from tqcodec.torch.capture import Capture
+from tqcodec.torch.capture import Capture, without_checkpoints
+from tqcodec.torch.layers import version_of
 from tqcodec.torch.recorder import Recorder
 
 Progress = Callable[[str, int, int], None]  # (stage, done, of)
@@ -77,6 +81,11 @@ def calibrate(
     Raises:
         EncodeError: no data, or a network without gradients or with numbers that are not finite.
     """
+    check_network(model)
+    for name, number in (("probes", probes), ("block", block), ("seed", seed)):
+        need_number(name, number)
+    need_function("outputs", outputs)
+    need_function("progress", progress)
     if probes < 1 or block < 1:
         raise EncodeError(f"probes={probes} and block={block} must be at least 1")
     device = device_of(model)
@@ -87,16 +96,28 @@ def calibrate(
     with _unchanged(model, device, seed):
         for done, batch in enumerate(batches, start=1):
             args, kwargs = arguments(inputs_of(batch), device)
-            with Capture(recorder):
-                given = model(*args, **kwargs)
+            with Capture(recorder), without_checkpoints():
+                given = _run(model, args, kwargs)
             logits = outputs(given) if outputs else first_logits(given)
-            check_output(logits, done, "logits", needs_gradient=True)
-            recorder.backward(logits, _signs(logits, probes, signs))
+            check_output(logits, done, "logits", needs_gradient=recorder.seen)
+            drawn = _signs(logits, probes, signs)
+            if recorder.seen:
+                recorder.backward(logits, drawn)
             if progress is not None:
                 progress("calibrate", done, max(done, total))
     if not done:
         raise EncodeError("calibration needs data: there is no batch")
     return Statistics(*recorder.statistics())
+
+
+def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        return model(*args, **kwargs)
+    except RuntimeError as error:
+        if "Tensors does not require grad" not in str(error):
+            raise
+        reason = "the network differentiates by its own parameters, which calibration holds fixed"
+        raise EncodeError(f"{reason}; encode it without statistics") from error
 
 
 def _signs(logits: Tensor, probes: int, generator: torch.Generator) -> list[Tensor]:
@@ -109,28 +130,33 @@ def _signs(logits: Tensor, probes: int, generator: torch.Generator) -> list[Tens
 @contextmanager
 def _unchanged(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
     """Evaluation mode, activations with gradient and weights without, as long as it lasts."""
-    modes = [(module, module.training) for module in model.modules()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    held = [(module, dict(module._buffers)) for module in model.modules()]
+    modes = modes_of(model)
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    held = [(module, dict(module._buffers.items())) for module in model.modules()]
     values = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    versions = [buffer._version for buffer, _ in values]
+    versions = [version_of(buffer) for buffer, _ in values]
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(seed)  # for networks and loaders that draw
         try:
             for module, _ in modes:
                 module.training = False
-            for parameter, _ in wanted:
+            for parameter in wanted:
                 parameter.requires_grad_(False)
             yield
         finally:
             for module, mode in modes:
                 module.training = mode
-            for parameter, want in wanted:
-                parameter.requires_grad_(want)
+            for parameter in wanted:
+                with torch.inference_mode(parameter.is_inference()):  # else torch refuses
+                    parameter.requires_grad_()
             for module, buffers in held:
-                module._buffers.update(buffers)
-            with torch.no_grad():
-                for (buffer, value), version in zip(values, versions, strict=True):
-                    if buffer._version != version:
+                if isinstance(module, torch.jit.ScriptModule):
+                    for name, buffer in buffers.items():
+                        setattr(module, name, buffer)
+                else:
+                    module._buffers.update(buffers)
+            for (buffer, value), version in zip(values, versions, strict=True):
+                if version_of(buffer) != version or buffer.is_inference():
+                    with torch.no_grad(), torch.inference_mode(buffer.is_inference()):
                         buffer.copy_(value)

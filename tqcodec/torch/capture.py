@@ -6,20 +6,56 @@ its input or calls the function itself is seen all the same, and no module is to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint
 
 from tqcodec.torch import recurrent
+from tqcodec.torch.batches import Ordinary
 from tqcodec.torch.layers import Columns, Layer, conv_columns, transposed_columns
 from tqcodec.torch.recorder import Recorder
 
 
-class Capture(TorchFunctionMode):
+@contextmanager
+def without_checkpoints() -> Iterator[None]:
+    """`torch.utils.checkpoint` keeps what it else computes once more, where nobody would see it."""
+    before = {name: getattr(checkpoint, name) for name in _DIRECT if hasattr(checkpoint, name)}
+    for name in before:
+        setattr(checkpoint, name, _DIRECT[name])
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(checkpoint, name, value)
+
+
+class _Direct:
+    @staticmethod
+    def apply(function: Callable[..., Any], _: bool, *args: Any) -> Any:
+        return function(*args)
+
+
+def _direct(*_: Any, **__: Any) -> Iterator[None]:
+    yield
+
+
+# What `torch.utils.checkpoint.checkpoint` calls, with and without reentrant autograd.
+_DIRECT = {"CheckpointFunction": _Direct, "_checkpoint_without_reentrant_generator": _direct}
+
+
+def _is_transformed() -> bool:
+    """True inside of vmap and the like, where tensors are not what they seem."""
+    functorch = getattr(torch._C, "_functorch", None)
+    peek = getattr(functorch, "peek_interpreter_stack", None)
+    return peek is not None and peek() is not None
+
+
+class Capture(Ordinary):
     """While entered, tells a recorder of the layers that are called with gradients enabled."""
 
     def __init__(self, recorder: Recorder) -> None:
@@ -42,9 +78,14 @@ class Capture(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         handler = self._handlers.get(func)
-        if handler is None or not torch.is_grad_enabled():
-            return func(*args, **(kwargs or {}))
-        return handler(func, *args, **(kwargs or {}))
+        if handler is None or not torch.is_grad_enabled() or _is_transformed():
+            return self.called(func, args, kwargs or {})
+        try:
+            return handler(func, *args, **(kwargs or {}))
+        except RuntimeError as error:
+            if "Inference tensors" not in str(error):
+                raise
+        return self.called(func, args, kwargs or {})
 
     def _linear(self, func: Any, input: Tensor, weight: Tensor, bias: Any = None) -> Tensor:
         return self._recorder.linear(input, weight, bias)

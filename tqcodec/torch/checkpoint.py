@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-import pickle
+import re
+import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tqcodec import api, foreign, streams
+from tqcodec.encoder.statistics import FAULTS
 from tqcodec.errors import EncodeError, EvaluationError
+from tqcodec.kinds import need
+from tqcodec.torch.versions import versions_of, with_versions
 
 Array = NDArray[Any]
 
-WRAPPERS = ("state_dict", "model_state_dict", "model")
+Place = tuple[str, ...]  # keys that lead to something in a checkpoint
+Progress = Callable[[str, int, int], None]  # (stage, done, of)
+
+PLAIN = (torch.Tensor, torch.nn.Parameter)
+DEEPEST = 8  # maps inside each other that are looked through
+MOST_LISTED = 8
 
 # Types that torch's numpy bridge lacks cross it as integers of their size.
 _BRIDGE: dict[torch.dtype, tuple[torch.dtype, Any]] = {
@@ -45,17 +56,47 @@ def to_arrays(state: Mapping[str, Any]) -> dict[str, Array]:
 def _to_array(name: str, value: Any) -> Array:
     if not isinstance(value, torch.Tensor):
         raise EncodeError(f"{name!r} is a {type(value).__name__}, not a tensor")
-    if value.layout != torch.strided or value.is_quantized or value.is_meta:
-        kind = "meta" if value.is_meta else "quantized" if value.is_quantized else value.layout
-        raise EncodeError(f"tensor {name!r}: a {kind} tensor cannot be encoded")
-    plain = value.detach()
     try:
+        fault = _fault(value)
+        if fault is not None:
+            raise EncodeError(f"tensor {name!r}: {fault}")
+        plain = value.detach()
         if plain.dtype not in _BRIDGE:
             return plain.numpy(force=True)
         integer, there = _BRIDGE[plain.dtype]
         return plain.view(integer).numpy(force=True).view(there)
-    except TypeError as error:
-        raise EncodeError(f"tensor {name!r}: {plain.dtype} has no array") from error
+    except EncodeError:
+        raise
+    except Exception as error:  # tensors of other libraries raise anything
+        kind = value.dtype if type(value) in PLAIN else f"a {type(value).__name__}"
+        raise EncodeError(
+            f"tensor {name!r}: {kind} has no array ({foreign.message(error)})"
+        ) from error
+
+
+def _fault(value: torch.Tensor) -> str | None:
+    """Why a tensor has no values that could be read as they lie in memory."""
+    if torch.nn.parameter.is_lazy(value):
+        return "a lazy parameter without values; run the network once on a batch first"
+    if value.layout != torch.strided or value.is_nested:
+        kind = "nested" if value.is_nested else value.layout
+        return f"a {kind} tensor cannot be encoded"
+    if value.is_quantized or value.is_meta:
+        return f"a {'meta' if value.is_meta else 'quantized'} tensor cannot be encoded"
+    if hasattr(value, "full_tensor"):
+        return "a part of a distributed tensor (DTensor); full_tensor() gathers the whole"
+    if type(value) in PLAIN and _reach(value) > value.untyped_storage().nbytes():
+        return "its memory has been released, as by sharded training; gather it first"
+    return None
+
+
+def _reach(value: torch.Tensor) -> int:
+    """Bytes of storage that the elements of a tensor lie in."""
+    if not value.numel():
+        return 0
+    along = zip(value.shape, value.stride(), strict=True)
+    last = int(value.storage_offset()) + sum((length - 1) * step for length, step in along)
+    return (last + 1) * value.element_size()
 
 
 def from_arrays(tensors: Mapping[str, Array]) -> dict[str, torch.Tensor]:
@@ -78,11 +119,13 @@ def load_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> Non
 
     Raises:
         EvaluationError: a state dict that does not fit; says which tensor.
+        TypeError: no state dict.
     """
+    need("decoded", state, Mapping, "a state dict or a network")
     try:
         model.load_state_dict(state)
-    except RuntimeError as error:
-        reason = _misfit(model.state_dict(), state) or str(error).partition("\n")[0]
+    except Exception as error:  # modules may load as they like
+        reason = _misfit(model.state_dict(), state) or foreign.described(error)
         raise EvaluationError(reason) from error
 
 
@@ -97,44 +140,195 @@ def _misfit(wanted: Mapping[str, Any], state: Mapping[str, Any]) -> str | None:
     return next((f"the network has no tensor {n!r}" for n in state if n not in wanted), None)
 
 
-def read(path: str | PathLike[str]) -> dict[str, Array]:
-    """Arrays of a checkpoint, loaded with ``weights_only=True``.
+def decoded(
+    data: bytes, limit: int | None = None, workers: int = 1, progress: Progress | None = None
+) -> dict[str, torch.Tensor]:
+    """The state dict of a `.tqc` file, as in `tqcodec.torch.decode`."""
+    tensors = from_arrays(api.decode(data, limit=limit, workers=workers, progress=progress))
+    with api.open(data, limit=limit) as file:
+        return with_versions(tensors, file.metadata())
 
-    A training checkpoint that keeps its state dict under ``state_dict``, ``model_state_dict`` or
-    ``model`` gives that; what stands beside it (optimizer, epoch) is left out. Within a state dict
-    everything must be a tensor.
+
+def read(
+    path: str | PathLike[str], key: str | None = None
+) -> tuple[dict[str, Array], dict[str, str], list[str]]:
+    """A state dict of a checkpoint, loaded with ``weights_only=True``.
+
+    A training checkpoint holds its state dict somewhere, with other things beside it (optimizer,
+    epoch). What is taken is the one map of strings to tensors; where there are several, the one
+    among them that has matrices. Within a state dict everything must be a tensor.
+
+    Args:
+        path: of the file.
+        key: keys that lead to the state dict, with dots between; needed where there are several.
+
+    Returns:
+        arrays by name, metadata (versions of modules), and what else is in the file.
 
     Raises:
-        EncodeError: a file that torch cannot load safely, or a value that is no tensor.
+        EncodeError: a file that torch cannot load safely, a value that is no tensor, or several
+            state dicts.
         OSError: the file cannot be read.
     """
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        RuntimeError,
-        EOFError,
-        ValueError,
-    ) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise EncodeError(f"{path}: torch cannot load it with weights_only ({reason})") from error
-    try:
-        return to_arrays(_unwrapped(loaded))
+        with streams.open(path) as file:
+            loaded = _load(file, _check_archive(file))
+        place, state = _chosen(loaded, key)
+        return to_arrays(state), versions_of(state), _left_out(loaded, place, state)
     except EncodeError as error:
         raise EncodeError(f"{path}: {error}") from error
 
 
-def _unwrapped(loaded: Any) -> Mapping[str, Any]:
-    while isinstance(loaded, Mapping):
-        inner = next((loaded[k] for k in WRAPPERS if isinstance(loaded.get(k), Mapping)), None)
-        if inner is None:
-            return loaded
-        loaded = inner
-    raise EncodeError(f"a {type(loaded).__name__}, not a state dict")
+def _check_archive(file: BinaryIO) -> bool:
+    """Refuse what is incomplete or damaged, which torch says obscurely, or not at all.
+
+    Returns:
+        True for an archive of several files, as torch writes it.
+    """
+    head = file.read(1 << 10)
+    if not head:
+        raise EncodeError("empty file")
+    if not head.startswith(b"PK\x03\x04"):
+        file.seek(0)
+        return False
+    size = file.seek(0, 2)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            wrong = [member.filename for member in members if not _is_intact(archive, member)]
+    except FAULTS as error:
+        raise EncodeError(f"incomplete or damaged: {size} bytes of an archive ({error})") from error
+    # torch can be told to write no checksums; then all of them are wrong.
+    if wrong and len(wrong) < len(members):
+        raise EncodeError(f"damaged: wrong checksum of {wrong[0]!r} in the archive")
+    if any(member.filename.endswith("/constants.pkl") for member in members):
+        raise EncodeError("a TorchScript archive: save tensors alone, module.state_dict()")
+    file.seek(0)
+    return True
 
 
-def write(path: str | PathLike[str], tensors: Mapping[str, Array]) -> None:
-    """Write arrays as a state dict that ``torch.load`` reads with ``weights_only=True``."""
+def _is_intact(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
+    try:
+        with archive.open(member) as file:
+            while file.read(1 << 20):
+                pass
+    except zipfile.BadZipFile as error:
+        if "CRC" in str(error):
+            return False
+        raise
+    return True
+
+
+def _load(file: BinaryIO, archive: bool) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they say of is refused or does no harm
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a file of somebody else's may have anything raised
+        reason = foreign.message(error)
+        classes = _unsafe_classes(file) if archive else []
+        classes = classes or re.findall(r"GLOBAL ([\w.]*\w)", reason)[:1]
+        if classes:
+            raise EncodeError(
+                f"holds {', '.join(classes)}, which torch does not load safely (weights_only); "
+                "if you trust the file, save its tensors alone: torch.save(model.state_dict(), ...)"
+            ) from error
+        raise EncodeError(f"torch cannot load it with weights_only ({reason})") from error
+
+
+def _unsafe_classes(file: BinaryIO) -> list[str]:
+    """Classes and functions that are in the way, where torch can list them."""
+    find = getattr(torch.serialization, "get_unsafe_globals_in_checkpoint", None)
+    file.seek(0)
+    with suppress(Exception):  # such a list is not to be had of every file
+        return sorted(find(file)) if find is not None else []
+    return []
+
+
+def _chosen(loaded: Any, key: str | None) -> tuple[Place, Mapping[str, Any]]:
+    """Where the state dict is, and what it is.
+
+    Raises:
+        EncodeError: there is none, or more than one to choose from.
+    """
+    if not isinstance(loaded, Mapping):
+        raise EncodeError(f"a {type(loaded).__name__}, not a state dict")
+    found = list(_state_dicts(loaded, (), set()))
+    if key is not None:
+        chosen = [one for one in found if ".".join(one[0]) == key]
+        if not chosen:
+            raise EncodeError(f"no state dict {key!r}; there are: {_listed(found) or 'none'}")
+        return chosen[0]
+    main = [one for one in found if any(_is_matrix(value) for value in one[1].values())] or found
+    if len(main) > 1:
+        raise EncodeError(f"several state dicts, --key takes one of: {_listed(main)}")
+    return main[0] if main else ((), loaded)
+
+
+def _state_dicts(
+    value: Mapping[Any, Any], place: Place, seen: set[int]
+) -> Iterator[tuple[Place, Mapping[str, Any]]]:
+    """Maps in which tensors have names, each once, and where they are."""
+    if id(value) in seen or len(place) > DEEPEST or "param_groups" in value:  # an optimizer's
+        return
+    seen.add(id(value))
+    inner = {key: one for key, one in value.items() if isinstance(one, Mapping)}
+    tensors = {key: one for key, one in value.items() if isinstance(one, torch.Tensor)}
+    if tensors and all(isinstance(key, str) for key in value):
+        yield place, tensors if inner else value
+    for key, one in inner.items():
+        if isinstance(key, str):
+            yield from _state_dicts(one, (*place, key), seen)
+
+
+def _is_matrix(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim > 1
+
+
+def _listed(found: Sequence[tuple[Place, Mapping[str, Any]]]) -> str:
+    parts = []
+    for place, state in found[:MOST_LISTED]:
+        names = ", ".join(list(state)[:2]) + (", ..." if len(state) > 2 else "")
+        parts.append(f"{'.'.join(place)!r} ({_counted(len(state))}: {names})")
+    if len(found) > MOST_LISTED:
+        parts.append(f"{len(found) - MOST_LISTED} others")
+    return "; ".join(parts)
+
+
+def _left_out(loaded: Any, place: Place, state: Mapping[str, Any]) -> list[str]:
+    """What is beside the state dict, on the way to it and in it."""
+    out, value = [], loaded
+    for depth in range(len(place) + 1):
+        taken = {place[depth]} if depth < len(place) else state
+        for key, one in value.items():
+            if key not in taken:
+                count = _count(one, set())
+                about = _counted(count) if count else type(one).__name__
+                out.append(f"{'.'.join([*place[:depth], str(key)])} ({about})")
+        value = value[place[depth]] if depth < len(place) else {}
+    return out
+
+
+def _counted(tensors: int) -> str:
+    return f"{tensors} tensor{'s' * (tensors != 1)}"
+
+
+def _count(value: Any, seen: set[int]) -> int:
+    """Tensors in it, at any depth."""
+    if isinstance(value, torch.Tensor):
+        return 1
+    if not isinstance(value, (Mapping, list, tuple)) or id(value) in seen:
+        return 0
+    seen.add(id(value))
+    return sum(_count(v, seen) for v in (value.values() if isinstance(value, Mapping) else value))
+
+
+def write(
+    path: str | PathLike[str], tensors: Mapping[str, Array], metadata: Mapping[str, str]
+) -> None:
+    """Write arrays as a state dict that ``torch.load`` reads with ``weights_only=True``.
+
+    Of the metadata the versions of modules are kept, as of `Module.state_dict()`.
+    """
     with Path(path).open("wb") as file:  # not by its name, which torch would write into the file
-        torch.save(from_arrays(tensors), file)
+        torch.save(with_versions(from_arrays(tensors), metadata), file)

@@ -10,7 +10,6 @@ passed in changes: each of its modules is in its own mode again afterwards.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +17,18 @@ from typing import Any
 import torch
 
 from tqcodec.errors import EvaluationError
-from tqcodec.torch.batches import Outputs, arguments, device_of, first_logits
+from tqcodec.kinds import need, need_function
+from tqcodec.torch.batches import (
+    Outputs,
+    Runner,
+    arguments,
+    check_network,
+    copied,
+    device_of,
+    first_logits,
+    modes_of,
+    to_evaluation,
+)
 from tqcodec.torch.checkpoint import load_state
 from tqcodec.torch.comparison import Comparison, Estimate, measure, summarize
 
@@ -57,11 +67,15 @@ class Reference:
         outputs: Outputs | None = None,
         progress: Progress | None = None,
     ) -> None:
+        check_network(model, EvaluationError)
+        need("batches", batches, Iterable, "pairs of inputs and labels")
+        need_function("outputs", outputs)
+        need_function("progress", progress)
         if isinstance(batches, Iterator):
             raise EvaluationError("evaluation: batches that can be walked only once; pass a list")
         self._batches = batches
         self._outputs = outputs
-        self._copy = copy.deepcopy(model)
+        self._copy = copied(model, EvaluationError)
         with _evaluating(model):
             walk = list(_walk(model, batches, outputs, progress, _count(batches)))
         self.logits = _all_logits([logits for logits, _ in walk])
@@ -121,11 +135,13 @@ def compare(
         EvaluationError: a state dict that does not fit the original, said before anything is run;
             the rest as in `Reference`.
     """
+    need("batches", batches, Iterable, "pairs of inputs and labels")
     kept = list(batches) if isinstance(batches, Iterator) else batches
     if isinstance(decoded, torch.nn.Module):
         model = decoded
     else:
-        model = copy.deepcopy(original)
+        check_network(original, EvaluationError)
+        model = copied(original, EvaluationError)
         load_state(model, decoded)
     reference = Reference(original, kept, outputs=outputs, progress=progress)
     return reference.compare(model, progress=progress)
@@ -156,17 +172,27 @@ def _walk(
     total: int | None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     """Logits and labels, batch for batch."""
-    device = device_of(model)
+    check_network(model, EvaluationError)
+    device, run = device_of(model), Runner(model)
     done = 0
-    for inputs, labels in batches:
-        with torch.no_grad():
-            args, kwargs = arguments(inputs, device)
-            logits = (outputs or first_logits)(model(*args, **kwargs))
+    for batch in batches:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise EvaluationError(f"evaluation: a batch is {_kind(batch)}, not (inputs, labels)")
+        inputs, labels = batch
+        if labels is not None and not isinstance(labels, torch.Tensor):
+            raise EvaluationError(f"evaluation: labels are {_kind(labels)}, not a tensor or None")
+        logits = (outputs or first_logits)(run(*arguments(inputs, device)))
         _check(logits)
+        logits = logits.detach()
         done += len(logits)
         yield logits.float().cpu(), labels
         if progress is not None:
             progress("evaluate", done, done if total is None else max(done, total))
+
+
+def _kind(value: Any) -> str:
+    several = isinstance(value, (tuple, list))
+    return f"a {type(value).__name__}{f' of {len(value)}' if several else ''}"
 
 
 def _check(logits: Any) -> None:
@@ -180,9 +206,9 @@ def _check(logits: Any) -> None:
 @contextmanager
 def _evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode, and afterwards the mode that each module had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    modes = modes_of(model)
     try:
+        to_evaluation(model)
         yield
     finally:
         for module, mode in modes:

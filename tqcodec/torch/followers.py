@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tqcodec.torch.layers import Use, linear_columns, watch
+from tqcodec.torch.layers import Use, linear_columns, version_of, watch
 
 
 @dataclass(eq=False)
@@ -42,7 +42,7 @@ class Followers:
 
     def add(self, use: Use, out: Tensor, bias: Tensor | None) -> None:
         """Note a call of a layer."""
-        link = _Link(use, out, out._version, self._names.get(id(bias)))
+        link = _Link(use, out, version_of(out), self._names.get(id(bias)))
         self._links[id(out)] = link
 
         def arrived(gradient: Tensor) -> None:
@@ -58,7 +58,7 @@ class Followers:
             return x
         self._means[name] += 1
         link = self._links.get(id(x))
-        if link is None or link.use.axis is None or x._version != link.version:
+        if link is None or link.use.axis is None or version_of(x) != link.version:
             return x
         if link.use.columns is linear_columns and x.ndim > 2:  # normalised over other channels
             return x

@@ -18,7 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tqcodec.errors import EncodeError
+from tqcodec import foreign, streams
+from tqcodec.encoder.statistics import FAULTS
+from tqcodec.errors import EncodeError, TQCError
+from tqcodec.files import read_npz
 from tqcodec.torch import user_code
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
@@ -97,12 +100,16 @@ def load_batches(spec: str, options: DataOptions) -> Data:
         files = {str(p.relative_to(path)): p.read_bytes for p in path.rglob("*")}
         return _from_images(spec, files, options)
     if path.suffix == ".zip":
-        try:
-            archive = zipfile.ZipFile(path)
-        except zipfile.BadZipFile as error:
-            raise EncodeError(f"{spec}: not a .zip file") from error
+        with streams.naming(spec):
+            try:
+                archive = zipfile.ZipFile(path)
+            except FAULTS as error:
+                if isinstance(error, OSError):
+                    raise
+                raise EncodeError(f"{spec}: not a .zip file ({foreign.message(error)})") from error
         return _from_images(spec, {n: _reader(archive, n) for n in archive.namelist()}, options)
-    path.stat()
+    with streams.naming(spec):
+        path.stat()
     raise EncodeError(f"{spec}: not data of a known kind (.npz, folder, .zip, FILE.py:FUNCTION)")
 
 
@@ -118,7 +125,7 @@ def _from_function(spec: str, options: DataOptions) -> Data:
         again = user_code.call(spec) if isinstance(found, Iterator) and not unread else found
         unread.clear()
         left = options.images
-        for batch in again:
+        for batch in _told(spec, again):
             pair = isinstance(batch, (tuple, list)) and len(batch) > 1
             inputs, labels = (batch[0], batch[1]) if pair else (batch, None)
             inputs = inputs[0] if isinstance(inputs, (tuple, list)) else inputs
@@ -130,6 +137,16 @@ def _from_function(spec: str, options: DataOptions) -> Data:
                 return
 
     return Data(read, len(found) if options.images is None and isinstance(found, Sized) else 0)
+
+
+def _told(spec: str, batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches; what goes wrong in making them is the fault of `spec`, not of the network."""
+    try:
+        yield from batches
+    except TQCError:
+        raise
+    except Exception as error:
+        raise EncodeError(f"{spec}: {foreign.described(error)}") from error
 
 
 def _shortened(value: Any, most: int) -> Any:
@@ -144,18 +161,12 @@ def _samples(inputs: Any) -> int:
 
 
 def _from_arrays(path: Path, options: DataOptions) -> Data:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            name = next((n for n in INPUT_NAMES if n in file.files), next(iter(file.files), None))
-            if name is None:
-                raise EncodeError(f"{path}: no array")
-            images = file[name]
-            named = next((n for n in LABEL_NAMES if n in file.files and n != name), None)
-            labels = None if named is None else file[named]
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, EncodeError):
-            raise
-        raise EncodeError(f"{path}: not an .npz file of plain arrays ({error})") from error
+    arrays = read_npz(path)
+    name = next((n for n in INPUT_NAMES if n in arrays), next(iter(arrays), None))
+    if name is None:
+        raise EncodeError(f"{path}: no array")
+    images = arrays[name]
+    labels = next((arrays[n] for n in LABEL_NAMES if n in arrays and n != name), None)
     if images.ndim == 0 or len(images) == 0 or images.dtype.kind not in "fiu":
         raise EncodeError(f"{path}: array {name!r} holds no samples")
     if labels is not None and (labels.ndim == 0 or len(labels) != len(images)):
@@ -203,7 +214,7 @@ def _from_images(spec: str, files: dict[str, Callable[[], bytes]], options: Data
     def read() -> Iterator[Batch]:
         for start in range(0, len(names), options.batch):
             chosen = names[start : start + options.batch]
-            pixels = [_pixels(f"{spec}: {n}", files[n](), options.size) for n in chosen]
+            pixels = [_pixels(f"{spec}: {n}", files[n], options.size) for n in chosen]
             yield _normalised(np.moveaxis(np.stack(pixels), 3, 1), options), None
 
     return Data(read, math.ceil(len(names) / options.batch))
@@ -213,14 +224,14 @@ def _reader(archive: zipfile.ZipFile, name: str) -> Callable[[], bytes]:
     return lambda: archive.read(name)
 
 
-def _pixels(name: str, data: bytes, size: int) -> NDArray[np.uint8]:
+def _pixels(name: str, read: Callable[[], bytes], size: int) -> NDArray[np.uint8]:
     """Pixels (size, size, 3) of an image file."""
     from PIL import Image
 
     try:
-        image = Image.open(io.BytesIO(data)).convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise EncodeError(f"{name}: not an image") from error
+        image = Image.open(io.BytesIO(read())).convert("RGB")
+    except Exception as error:  # damaged files make Pillow and zipfile raise anything
+        raise EncodeError(f"{name}: not an image ({foreign.message(error)})") from error
     if image.size != (size, size):
         scale = size / min(image.size)
         width, height = (max(size, round(n * scale)) for n in image.size)

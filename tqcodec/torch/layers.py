@@ -84,6 +84,11 @@ class Use:
         return working(gradient).reshape(items, layer.groups, layer.height, -1).transpose(0, 1)
 
 
+def version_of(tensor: Tensor) -> int:
+    """Changes when a tensor is overwritten; always 0 for one made under inference_mode."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def working(tensor: Tensor) -> Tensor:
     """At least float32, for products."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

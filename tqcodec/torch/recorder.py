@@ -15,10 +15,13 @@ from tqcodec.encoder.plan import LEAST_WEIGHTS
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.errors import EncodeError
 from tqcodec.torch.followers import Followers
-from tqcodec.torch.layers import Columns, Layer, Use, linear_columns, watch
+from tqcodec.torch.layers import Columns, Layer, Use, linear_columns, version_of, watch
 from tqcodec.torch.sums import Sums, UnfitError, joined
 
-UNUSED = "not the weight of a linear, convolution, embedding, attention or recurrent layer in use"
+UNUSED = (
+    "not the weight of a linear, convolution, embedding, attention or recurrent layer in use, "
+    "or in use only where none is seen (TorchScript, no_grad, vmap)"
+)
 
 
 class Recorder:
@@ -51,6 +54,11 @@ class Recorder:
         self._followers: Followers | None = Followers(self.names)
         self._found: dict[str, dict[str, Any]] = {}
 
+    @property
+    def seen(self) -> bool:
+        """True if a layer was called since the last `backward`."""
+        return bool(self._uses)
+
     def backward(self, output: Tensor, signs: Sequence[Tensor]) -> None:
         """Back-propagate each sign vector and add what it says of the calls since the last time.
 
@@ -64,6 +72,8 @@ class Recorder:
             self._uses[key] = [use for use in uses if not use.layer.embedding] or uses
         for k, v in enumerate(signs):
             self._first, self._pending = k == 0, set(self._uses)
+            for use in (use for uses in self._uses.values() for use in uses):
+                use.gradient = None  # of gradients that the network took itself
             torch.autograd.backward(output, v, retain_graph=k + 1 < len(signs))
             for key in sorted(self._pending):  # not all of their calls reach the output
                 self._add(key)
@@ -101,7 +111,7 @@ class Recorder:
             return out
         if not out.requires_grad:
             out = out.detach().requires_grad_().clone()  # a leaf could not be changed in place
-        use = Use((name, part), layer, x.detach(), axis, columns, out.shape, x._version)
+        use = Use((name, part), layer, x.detach(), axis, columns, out.shape, version_of(x))
         self._uses[use.key].append(use)
         if self._followers is not None:
             self._followers.add(use, out, bias)
@@ -142,7 +152,7 @@ class Recorder:
         try:
             if any(use.layer != sums.get(part, uses[0]).layer for use in uses):
                 raise UnfitError("used in two ways")
-            if any(use.x._version != use.version for use in uses):
+            if any(version_of(use.x) != use.version for use in uses):
                 raise UnfitError("its input is overwritten after use")
             if part not in sums:
                 sums[part] = Sums(layer, self._block, uses[0].x.device)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
-from tqcodec import api
 from tqcodec.encoder.settings import Settings
 from tqcodec.errors import EncodeError
-from tqcodec.torch.checkpoint import from_arrays, load_state
+from tqcodec.format.container import EVERYTHING
+from tqcodec.kinds import need
+from tqcodec.torch.batches import copied
+from tqcodec.torch.checkpoint import decoded as state_of
+from tqcodec.torch.checkpoint import load_state
 
 START, FINEST, COARSEST = 3.0, 8.0, 0.05  # bits per weight
 FACTOR = 2.0  # from one rate to the next, until the bound lies between two
@@ -56,7 +58,7 @@ def smallest(
         raise EncodeError("target_drop needs a network (nn.Module), not a state dict")
     settings = settings or Settings()
     _check(target_drop, settings)
-    decoded = copy.deepcopy(model)
+    decoded = copied(model)
     original = float(evaluate(model))
     if not math.isfinite(original):
         raise EncodeError(f"evaluate gives {original} for the network as it is")
@@ -67,7 +69,7 @@ def smallest(
     bits, measured = START, 0
     while True:
         data = encode(replace(settings, bits=bits))
-        load_state(decoded, from_arrays(api.decode(data, progress=progress)))
+        load_state(decoded, state_of(data, EVERYTHING, progress=progress))
         drop = original - float(evaluate(decoded))
         measured += 1
         if progress is not None:
@@ -95,6 +97,7 @@ def smallest(
 
 
 def _check(target_drop: float, settings: Settings) -> None:
+    need("target_drop", target_drop, (int, float), "a number")
     if not (math.isfinite(target_drop) and target_drop >= 0):
         raise EncodeError(f"target_drop is {target_drop}, not a number from 0 up")
     for name in ("bits", "max_size", "quality", "snr", "lossless"):

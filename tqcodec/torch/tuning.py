@@ -13,14 +13,21 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from tqcodec.errors import EncodeError
+from tqcodec.kinds import need, need_number
 from tqcodec.torch.batches import (
+    Call,
+    Ordinary,
     Outputs,
+    Runner,
     arguments,
     batched,
+    check_network,
     check_output,
+    copied,
     device_of,
     first_logits,
     inputs_of,
+    to_evaluation,
 )
 from tqcodec.torch.checkpoint import load_state
 
@@ -80,6 +87,9 @@ def tune(
         EncodeError: fewer than two batches, or outputs that are not finite numbers by sample.
         EvaluationError: a state dict that does not fit the model.
     """
+    check_network(model)
+    need_number("epochs", epochs)
+    need("rate", rate, (int, float), "a number")
     if epochs < 0 or not 0 < rate < math.inf:
         raise EncodeError(f"epochs={epochs} must be at least 0 and rate={rate} above it")
     device = device_of(model)
@@ -89,10 +99,10 @@ def tune(
         inputs = [inputs_of(batch) for batch in batched(batches)]
         if len(inputs) < 2:
             raise EncodeError(f"tuning needs two batches, one is held out: there is {len(inputs)}")
-        network = copy.deepcopy(model).eval().requires_grad_(False)
+        network = to_evaluation(copied(model))
         load_state(network, decoded)
+        pupil = Pupil(network, to_evaluation(copied(model)), inputs, outputs)
         vectors = _vectors(network)
-        pupil = Pupil(network, copy.deepcopy(model).eval(), inputs, outputs)
         _train(pupil, list(vectors.values()), epochs, rate, seed, progress)
     return {name: vector.detach().to(decoded[name], copy=True) for name, vector in vectors.items()}
 
@@ -110,7 +120,7 @@ class Pupil:
     """A network and what it should give.
 
     Args:
-        network: in evaluation mode.
+        network: in evaluation mode; its parameters are held fixed from here on.
         original: likewise; runs once over all inputs.
         inputs: tensors or mappings, one for each batch.
         outputs: as in `tune`.
@@ -127,36 +137,51 @@ class Pupil:
         self._inputs = inputs
         self._outputs = outputs or first_logits
         self._device = device_of(network)
+        self._runner = Runner(network)
         self._wanted = []
+        run = Runner(original)
         for i, _ in enumerate(inputs):
-            with torch.no_grad():
-                wanted = self._run(original, i)
+            wanted = self._outputs(run(*self._call(i)))
             check_output(wanted, i + 1, "numbers")
-            self._wanted.append(_precise(wanted).cpu())
+            # A clone: what is made under inference_mode could not be trained to.
+            self._wanted.append(_precise(wanted.detach()).cpu().clone())
+        # What differentiates by parameters of its own needs them as they are.
+        for parameter in () if run.inside else network.parameters():
+            parameter.requires_grad_(False)
         energy = sum(float(wanted.double().square().sum()) for wanted in self._wanted)
         self._energy = energy / sum(wanted.numel() for wanted in self._wanted) or 1.0
 
     def loss(self, batch: int) -> Tensor:
-        """Mean over the samples of a batch."""
+        """Mean over the samples of a batch, to be differentiated."""
+        args, kwargs = self._call(batch)
+        try:
+            given = self._network(*args, **kwargs)
+        except RuntimeError as error:
+            if "Inference tensors" not in str(error):
+                raise
+            with Ordinary():
+                given = self._network(*args, **kwargs)
+        return self._loss(batch, given)
+
+    def _loss(self, batch: int, given: Any) -> Tensor:
         wanted = self._wanted[batch].to(self._device)
-        given = self._run(self._network, batch).to(wanted.dtype)
+        given = self._outputs(given).to(wanted.dtype)
         if wanted.ndim == 2 and wanted.shape[1] > 1:
             return torch.stack([_divergence(given / t, wanted / t) for t in TEMPERATURES]).sum()
         return functional.mse_loss(given, wanted) / self._energy
 
-    @torch.no_grad()
     def mean_loss(self, batches: Iterable[int]) -> float:
         """Mean over the samples of several batches."""
         sizes = {batch: len(self._wanted[batch]) for batch in batches}
-        total = sum(float(self.loss(batch)) * size for batch, size in sizes.items())
+        losses = (self._loss(batch, self._runner(*self._call(batch))).detach() for batch in sizes)
+        total = sum(float(loss) * size for loss, size in zip(losses, sizes.values(), strict=True))
         return total / sum(sizes.values())
 
     def __len__(self) -> int:
         return len(self._inputs)
 
-    def _run(self, network: nn.Module, batch: int) -> Any:
-        args, kwargs = arguments(self._inputs[batch], self._device)
-        return self._outputs(network(*args, **kwargs))
+    def _call(self, batch: int) -> Call:
+        return arguments(self._inputs[batch], self._device)
 
 
 def _divergence(given: Tensor, wanted: Tensor) -> Tensor:

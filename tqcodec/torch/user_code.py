@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from tqcodec import foreign, streams
 from tqcodec.errors import EncodeError
 
 
@@ -25,8 +26,8 @@ def load_model(spec: str, device: str = "cpu") -> nn.Module:
         raise EncodeError(f"{spec} returned a {type(model).__name__}, not an nn.Module")
     try:
         return model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise EncodeError(f"device {device!r}: {_line(error)}") from error
+    except Exception as error:  # of torch's device, or of the network's own `to`
+        raise EncodeError(f"device {device!r}: {foreign.described(error)}") from error
 
 
 def call(spec: str) -> Any:
@@ -40,21 +41,22 @@ def call(spec: str) -> Any:
     path = Path(file)
     if not colon or path.suffix != ".py" or not function.isidentifier():
         raise EncodeError(f"{spec}: not of the form FILE.py:FUNCTION")
-    path.stat()
+    with streams.naming(path):
+        path.stat()
     with _importing_from(path.resolve().parent):
         try:
             about = importlib.util.spec_from_file_location(path.stem, path)
             assert about is not None and about.loader is not None  # because of the suffix
             module = importlib.util.module_from_spec(about)
             about.loader.exec_module(module)
-        except Exception as error:
-            raise EncodeError(f"{file}: {_line(error)}") from error
+        except (Exception, SystemExit) as error:
+            raise EncodeError(f"{file}: {foreign.described(error)}") from error
         if not callable(getattr(module, function, None)):
             raise EncodeError(f"{file} has no function {function!r}")
         try:
             return getattr(module, function)()
-        except Exception as error:
-            raise EncodeError(f"{spec}: {_line(error)}") from error
+        except (Exception, SystemExit) as error:
+            raise EncodeError(f"{spec}: {foreign.described(error)}") from error
 
 
 @contextmanager
@@ -65,7 +67,3 @@ def _importing_from(folder: Path) -> Iterator[None]:
     finally:
         if str(folder) in sys.path:
             sys.path.remove(str(folder))
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0]
