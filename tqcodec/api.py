@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from tqcodec.atomic import replacing
 from tqcodec.errors import EncodeError, EncodeWarning
 from tqcodec.format import native_decoder
-from tqcodec.format.container import Container, default_limit
+from tqcodec.format.container import Container
 from tqcodec.format.dtypes import DTYPES, DType
 from tqcodec.format.registry import MAJOR, MINOR
 
 if TYPE_CHECKING:
+    from tqcodec.encoder.findings import EncodeReport
     from tqcodec.encoder.settings import Settings
     from tqcodec.encoder.statistics import Statistics
 
@@ -77,6 +78,7 @@ def encode(
     refine: Refine | None = None,
     progress: Progress | None = None,
     verify: bool = True,
+    report: EncodeReport | None = None,
 ) -> bytes:
     """A `.tqc` file for named arrays.
 
@@ -91,13 +93,15 @@ def encode(
             that go better with the decoded weights; called once.
         progress: called with (stage, done, of).
         verify: decode the file and compare it with the tensors before it is handed out.
+        report: filled with what came out: what was warned of, and how good each matrix is.
 
     Raises:
         EncodeError: tensors or settings that cannot be encoded as asked.
         InternalError: a fault of tqcodec: the file is not what it should be.
 
     Warns:
-        EncodeWarning: the file decodes to more than a decoder takes by default.
+        EncodeWarning: for each finding of `EncodeReport`: matrices that are much worse than the
+            bits allow, a target that was missed, a file beyond a decoder's default limit.
     """
     from tqcodec.encoder.pipeline import encode as run
     from tqcodec.encoder.plan import Source
@@ -123,7 +127,7 @@ def encode(
             found[name] = patterns
         return found
 
-    data = run(
+    data, found = run(
         sources,
         settings if settings is not None else Settings(),
         statistics if statistics is not None else {},
@@ -131,19 +135,11 @@ def encode(
         progress,
         verify,
     )
-    _warn_of_size(data, sum(source.patterns.nbytes for source in sources))
+    for finding in found.findings:
+        warnings.warn(finding.message, EncodeWarning, stacklevel=2)
+    if report is not None:
+        report.findings, report.snr = found.findings, found.snr
     return data
-
-
-def _warn_of_size(data: bytes, decoded: int) -> None:
-    limit = default_limit(len(data))
-    if decoded > limit:
-        warnings.warn(
-            f"{len(data)} bytes decode to {decoded}, above the default limit of {limit}: "
-            f"decode with limit={decoded} (--limit {decoded})",
-            EncodeWarning,
-            stacklevel=3,
-        )
 
 
 def decode(
@@ -180,9 +176,18 @@ def save(
     refine: Refine | None = None,
     progress: Progress | None = None,
     verify: bool = True,
+    report: EncodeReport | None = None,
 ) -> None:
     """`encode` into a file. The file appears whole or not at all; an old one is replaced."""
-    data = encode(tensors, settings, statistics, refine=refine, progress=progress, verify=verify)
+    data = encode(
+        tensors,
+        settings,
+        statistics,
+        refine=refine,
+        progress=progress,
+        verify=verify,
+        report=report,
+    )
     with replacing(Path(path)) as temporary:
         temporary.write_bytes(data)
 

@@ -55,6 +55,11 @@ class Coded:
     vectors: Histograms
     entries: Histograms
 
+    @property
+    def lost(self) -> bool:
+        """True where nothing is left of a matrix."""
+        return self.energy > 0 and not self.record.coefficients.any()
+
 
 def with_tables(
     coded: Coded,

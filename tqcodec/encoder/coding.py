@@ -34,7 +34,7 @@ from tqcodec.format.vectors import Vector
 TILE = 1 << 18  # coefficients of a payload
 TILE_COLUMNS = 1 << 12
 SCALE_BITS = 24
-COARSER = 64  # times that the step may double until the depths fit
+OCTAVES = 64  # by which the step of a matrix may be off, until its depths fit or something is left
 ANYTHING = Tables([Table(0, (TABLE_SUM - 1,), 1)] * 2)  # codes any integer, by its escape
 
 
@@ -51,12 +51,26 @@ def code(
         rates: code lengths to quantize by.
         payload: ``range`` or ``fixed``.
     """
+    step = analysis.step(step)
+    coded = _legal(source, analysis, method, step, rates, payload)
+    for _ in range(OCTAVES):
+        if analysis.may_vanish or coded.record.coefficients.any():
+            break
+        step /= 2  # not so coarse that nothing is left
+        coded = _legal(source, analysis, method, step, rates, payload)
+    return _measured(source, analysis, coded)
+
+
+def _legal(
+    source: Source, analysis: Analysis, method: Method, step: float, rates: Rates, payload: str
+) -> Coded:
+    """The first record of a tensor that a decoder takes, not measured yet."""
     rule = ""
-    for simpler, own_step in _attempts(analysis, analysis.step(step)):
+    for simpler, own_step in _attempts(analysis, step):
         coded = _code(source, simpler, method, own_step, rates, payload)
         rule = _broken_rule(coded, source.patterns.shape)
         if not rule:
-            return _measured(source, analysis, coded)
+            return coded
     raise InternalError(rule, "no record of this matrix is legal", source.name)
 
 
@@ -71,7 +85,7 @@ def _attempts(analysis: Analysis, step: float) -> Iterator[tuple[Analysis, float
     flat = replace(analysis, transform=IDENTITY, levels=levels, metric=None, flat=True)
     if analysis.metric is not None:
         step /= math.sqrt(analysis.metric.power)
-    for octaves in range(COARSER):  # the depths are the only thing left that can be too much
+    for octaves in range(OCTAVES):  # the depths are the only thing left that can be too much
         yield flat, step * 2.0**octaves
 
 
