@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.encoder import side
 from tqcodec.encoder.analysis import Analysis, weights_of
 from tqcodec.encoder.bases import AxisBasis, integer_bases, project
 from tqcodec.encoder.blocks import row_blocks
@@ -20,6 +21,7 @@ from tqcodec.encoder.histograms import Histograms, count
 from tqcodec.encoder.method import Method
 from tqcodec.encoder.plan import Source
 from tqcodec.encoder.quantizer import Rates
+from tqcodec.encoder.rate_control import TRELLIS_STEP
 from tqcodec.encoder.transform import IDENTITY
 from tqcodec.encoder.verification import error_of
 from tqcodec.errors import DecodeError, InternalError
@@ -34,6 +36,10 @@ from tqcodec.format.vectors import Vector
 TILE = 1 << 18  # coefficients of a payload
 TILE_COLUMNS = 1 << 12
 SCALE_BITS = 24
+# Of larger matrices the head is a small part.
+MOST_SHORTENED = 1 << 11  # elements
+RECORD_BYTES = 34  # of head, ends of streams and segment of a small matrix, but for what is coded
+PART_BYTES = 3  # of the head of a part of a bundle
 OCTAVES = 64  # by which the step of a matrix may be off, until its depths fit or something is left
 ANYTHING = Tables([Table(0, (TABLE_SUM - 1,), 1)] * 2)  # codes any integer, by its escape
 
@@ -58,7 +64,37 @@ def code(
             break
         step /= 2  # not so coarse that nothing is left
         coded = _legal(source, analysis, method, step, rates, payload)
-    return _measured(source, analysis, coded)
+    coded = _measured(source, analysis, coded)
+    if source.patterns.size > MOST_SHORTENED:
+        return coded
+    return _cheaper(source, analysis, method, step, coded)
+
+
+def _cheaper(
+    source: Source, analysis: Analysis, method: Method, step: float, coded: Coded
+) -> Coded:
+    """A small matrix by its record, or by short mantissas in a bundle, which needs no head.
+
+    The error is counted as bits at the slope of the quantizer, as in `choice`.
+    """
+    uniform = step / (TRELLIS_STEP if method.steps else 1.0)
+    slope = 6 / math.log(2) / uniform**2  # bits for an error of 1, high rate
+
+    def cost(bits: float, one: Coded) -> float:
+        # With a metric the step is in its units, without one in those of the weights.
+        return bits + slope * (one.distortion if analysis.metric is not None else one.error)
+
+    parts = [h.entropy() for h in (coded.indices, coded.vectors, coded.entries)]
+    best, least = coded, cost(8 * RECORD_BYTES + sum(parts), coded)
+    for kept in range(source.dtype.mantissa_bits):
+        part = side.make_part(source.patterns, source.dtype, kept)
+        decoded = part.patterns.reshape(source.patterns.shape)
+        short = _compared(source, analysis, replace(coded, part=part), decoded)
+        exponents = side.exponent_histograms([part])
+        bits = part.width * source.patterns.size + exponents.entropy() + 8 * PART_BYTES
+        if cost(bits, short) < least:
+            best, least = short, cost(bits, short)
+    return best
 
 
 def _legal(
@@ -243,8 +279,15 @@ def _scale(value: float) -> tuple[int, int]:
 
 def _measured(source: Source, analysis: Analysis, coded: Coded) -> Coded:
     """Decode the record as a decoder will, for the check and the error."""
-    shape, dtype = source.patterns.shape, source.dtype
-    decoded = reconstruct(coded.record, shape, dtype)
+    decoded = reconstruct(coded.record, source.patterns.shape, source.dtype)
+    return _compared(source, analysis, coded, decoded)
+
+
+def _compared(
+    source: Source, analysis: Analysis, coded: Coded, decoded: NDArray[np.unsignedinteger]
+) -> Coded:
+    """What is coded with its check and error, given what it decodes to."""
+    dtype = source.dtype
     error, energy = error_of(source.patterns, decoded, dtype)
     coded = replace(coded, check=crc(decoded), error=error, energy=energy)
     metric = analysis.metric

@@ -96,13 +96,13 @@ def _check_tensor(
 ) -> None:
     """Hold the decoded elements of a tensor against what went in."""
     treatment = item.treatment
-    if entry.coding == Coding.TRANSFORM:
-        _expect(treatment == Treatment.TRANSFORM, CHECK, "transform-coded", item.name)
+    if treatment == Treatment.TRANSFORM:
         found = decibels(*error_of(source.patterns, patterns, source.dtype))
         stated = (found is None) == (entry.snr is None)
         close = stated and (found is None or entry.snr is None or abs(found - entry.snr) <= 1)
         _expect(close, CHECK, f"the signal-to-noise ratio is {found}, not {entry.snr}", item.name)
         return
+    _expect(entry.coding != Coding.TRANSFORM, CHECK, "transform-coded", item.name)
     old, new = source.patterns.reshape(-1), patterns.reshape(-1)
     kept = side.kept_bits(item, settings) if treatment == Treatment.ROUNDED else None
     for start in range(0, len(old), BLOCK):
