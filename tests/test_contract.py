@@ -92,8 +92,8 @@ sys.stdout.write("done")
 
 
 def test_public_names() -> None:
-    errors = ["DecodeError", "EncodeError", "EncodeWarning", "EvaluationError", "InternalError"]
-    more = ["LimitError", "MalformedError"]
+    errors = ["DecodeError", "EncodeError", "EncodeReport", "EncodeWarning", "EvaluationError"]
+    more = ["InternalError", "LimitError", "MalformedError"]
     classes = ["Settings", "Statistics", "TQCError", "TensorFile", "UnsupportedError"]
     verbs = ["coding_gain", "decode", "encode", "load", "open", "save", "verify"]
     names = ["FORMAT_VERSION", *errors, *more, *classes, *verbs]

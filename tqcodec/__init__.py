@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         save,
         verify,
     )
+    from tqcodec.encoder.findings import EncodeReport
     from tqcodec.encoder.gain import coding_gain
     from tqcodec.encoder.settings import Settings
     from tqcodec.encoder.statistics import Statistics
@@ -44,6 +45,7 @@ __all__ = [
     "FORMAT_VERSION",
     "DecodeError",
     "EncodeError",
+    "EncodeReport",
     "EncodeWarning",
     "EvaluationError",
     "InternalError",
@@ -63,6 +65,7 @@ __all__ = [
     "verify",
 ]
 _PLACES = {
+    "EncodeReport": "tqcodec.encoder.findings",
     "Settings": "tqcodec.encoder.settings",
     "Statistics": "tqcodec.encoder.statistics",
     "coding_gain": "tqcodec.encoder.gain",

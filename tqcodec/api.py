@@ -6,7 +6,6 @@ import builtins
 import errno
 import os
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,15 +17,16 @@ from numpy.typing import NDArray
 
 from tqcodec import foreign, streams
 from tqcodec.atomic import check_writable, replacing
-from tqcodec.errors import EncodeError, EncodeWarning
+from tqcodec.errors import EncodeError
 from tqcodec.format import native_decoder
-from tqcodec.format.container import Container, default_limit
+from tqcodec.format.container import Container
 from tqcodec.format.dtypes import DTYPES, DType
 from tqcodec.format.header import Header
 from tqcodec.format.registry import MAJOR, MINOR
 from tqcodec.kinds import need, need_function, need_options, path_of
 
 if TYPE_CHECKING:
+    from tqcodec.encoder.findings import EncodeReport
     from tqcodec.encoder.settings import Settings
     from tqcodec.encoder.statistics import Statistics
 
@@ -97,6 +97,7 @@ def encode(
     refine: Refine | None = None,
     progress: Progress | None = None,
     verify: bool = True,
+    report: EncodeReport | None = None,
 ) -> bytes:
     """A `.tqc` file for named arrays.
 
@@ -111,6 +112,7 @@ def encode(
             that go better with the decoded weights; called once.
         progress: called with (stage, done, of).
         verify: decode the file and compare it with the tensors before it is handed out.
+        report: filled with what came out: what was warned of, and how good each matrix is.
 
     Raises:
         EncodeError: tensors or settings that cannot be encoded as asked.
@@ -118,7 +120,8 @@ def encode(
         TypeError: an argument of another type.
 
     Warns:
-        EncodeWarning: the file decodes to more than a decoder takes by default.
+        EncodeWarning: for each finding of `EncodeReport`: matrices that are much worse than the
+            bits allow, a target that was missed, a file beyond a decoder's default limit.
     """
     from tqcodec.encoder.pipeline import encode as run
     from tqcodec.encoder.plan import Source
@@ -153,7 +156,7 @@ def encode(
             found[name] = patterns
         return found
 
-    data = run(
+    data, found = run(
         sources,
         settings,
         statistics if statistics is not None else {},
@@ -161,19 +164,10 @@ def encode(
         progress,
         verify,
     )
-    _warn_of_size(data, sum(source.patterns.nbytes for source in sources))
+    found.warn(stacklevel=3)
+    if report is not None:
+        report.findings, report.snr = found.findings, found.snr
     return data
-
-
-def _warn_of_size(data: bytes, decoded: int) -> None:
-    limit = default_limit(len(data))
-    if decoded > limit:
-        warnings.warn(
-            f"{len(data)} bytes decode to {decoded}, above the default limit of {limit}: "
-            f"decode with limit={decoded} (--limit {decoded})",
-            EncodeWarning,
-            stacklevel=3,
-        )
 
 
 def _look_at_nothing(index: int, patterns: Array) -> None:
@@ -217,6 +211,7 @@ def save(
     refine: Refine | None = None,
     progress: Progress | None = None,
     verify: bool = True,
+    report: EncodeReport | None = None,
 ) -> None:
     """`encode` into a file. The file appears whole or not at all; an old one is replaced.
 
@@ -225,7 +220,15 @@ def save(
         OSError: the file cannot be written, said before any work is done.
     """
     check_writable(path)
-    data = encode(tensors, settings, statistics, refine=refine, progress=progress, verify=verify)
+    data = encode(
+        tensors,
+        settings,
+        statistics,
+        refine=refine,
+        progress=progress,
+        verify=verify,
+        report=report,
+    )
     with replacing(Path(path)) as temporary:
         temporary.write_bytes(data)
 

@@ -60,10 +60,24 @@ class Analysis:
     own_step: float | None = None
 
     def step(self, step: float) -> float:
-        """Its step where the network has `step`; no coefficient reaches 2^20 of them."""
+        """Its step where the network has `step`; no coefficient reaches 2^20 of them.
+
+        Nor is it above the norm, from which on no coefficient is larger than a step.
+        """
         if self.own_step is not None:
             return self.own_step
-        return max(step * self.factor, self.finest)
+        return min(max(step * self.factor, self.finest), self.finest / FINEST)
+
+    @property
+    def coarsest(self) -> float:
+        """Step of the network from which on its own gets no coarser."""
+        return self.finest / FINEST / self.factor
+
+    @property
+    def may_vanish(self) -> bool:
+        """True where a rule or the statistics allow that nothing is left of the matrix."""
+        options = self.item.options
+        return self.energy <= 0 or options.bits is not None or options.step > 1.0
 
     @property
     def class_count(self) -> int:

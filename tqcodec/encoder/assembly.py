@@ -78,6 +78,9 @@ def assemble(
     provenance: str,
 ) -> Draft:
     """The file of coded matrices and of parts, in the order of the items."""
+    parts = {**parts, **{n: one.part for n, one in matrices.items() if one.part is not None}}
+    ratios = {n: decibels(one.error, one.energy) for n, one in matrices.items()}
+    matrices = {name: one for name, one in matrices.items() if one.part is None}
     coded = list(matrices.values())
     plain = {name for name, part in parts.items() if side.is_incompressible(part)}
     tabled = {name: part for name, part in parts.items() if name not in plain}
@@ -101,7 +104,7 @@ def assemble(
     contents |= {name: Raw(parts[name].patterns.tobytes()) for name in plain}
     for (name, part), table in zip(tabled.items(), exponents, strict=True):
         contents[name] = side.with_table(part, int(table[0]))
-    records = _records(sources, items, contents)
+    records = _records(sources, items, contents, ratios)
     return writer.draft(records, known, dict(settings.metadata), provenance)
 
 
@@ -109,6 +112,7 @@ def _records(
     sources: Mapping[str, Source],
     items: Sequence[Item],
     contents: Mapping[str, Coded | Part | Raw],
+    ratios: Mapping[str, int | None],
 ) -> Iterator[Record]:
     bundle, filled = 0, 0
     for item in items:
@@ -117,9 +121,8 @@ def _records(
         if item.same_as is not None:
             yield Record(item.name, dtype, shape, 0, Tied(item.same_as))
             continue
-        content = contents[item.name]
+        content, snr = contents[item.name], ratios.get(item.name)
         if isinstance(content, Coded):
-            snr = decibels(content.error, content.energy)
             yield Record(item.name, dtype, shape, content.check, content.record, snr)
             continue
         if isinstance(content, Raw):
@@ -127,9 +130,9 @@ def _records(
             continue
         check, size = crc(content.patterns), len(content.patterns)
         if size > min(SMALL, MAX_SYMBOLS):
-            yield Record(item.name, dtype, shape, check, content)
+            yield Record(item.name, dtype, shape, check, content, snr)
         else:
             if filled + size > MAX_SYMBOLS:
                 bundle, filled = bundle + 1, 0
             filled += size
-            yield Record(item.name, dtype, shape, check, Bundled(bundle, content))
+            yield Record(item.name, dtype, shape, check, Bundled(bundle, content), snr)

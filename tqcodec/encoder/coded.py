@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tqcodec.encoder.histograms import Histograms
 from tqcodec.encoder.rate_control import nearest_seen
+from tqcodec.format.planes import Part
 from tqcodec.format.records import CodedTensor
 from tqcodec.format.registry import PayloadKind
 from tqcodec.format.vectors import Vector
@@ -43,6 +44,7 @@ class Coded:
         indices: histograms of the indices by class.
         vectors: histograms of depths, levels, row scales and multipliers, six groups.
         entries: histograms of the rows of all explicit bases, in the order of the axes.
+        part: its numbers with short mantissas instead of the record, where that is cheaper.
     """
 
     record: CodedTensor
@@ -54,6 +56,12 @@ class Coded:
     indices: Histograms
     vectors: Histograms
     entries: Histograms
+    part: Part | None = None
+
+    @property
+    def lost(self) -> bool:
+        """True where nothing is left of a matrix."""
+        return self.energy > 0 and self.part is None and not self.record.coefficients.any()
 
 
 def with_tables(

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.encoder import side
 from tqcodec.encoder.analysis import Analysis, weights_of
 from tqcodec.encoder.bases import AxisBasis, integer_bases, project
 from tqcodec.encoder.blocks import row_blocks
@@ -21,6 +22,7 @@ from tqcodec.encoder.histograms import Histograms, count
 from tqcodec.encoder.method import Method
 from tqcodec.encoder.plan import Source
 from tqcodec.encoder.quantizer import Rates
+from tqcodec.encoder.rate_control import TRELLIS_STEP
 from tqcodec.encoder.transform import IDENTITY
 from tqcodec.errors import DecodeError, InternalError
 from tqcodec.format.entries import crc
@@ -34,7 +36,11 @@ from tqcodec.format.vectors import Vector
 TILE = 1 << 18  # coefficients of a payload
 TILE_COLUMNS = 1 << 12
 SCALE_BITS = 24
-COARSER = 64  # times that the step may double until the depths fit
+# Of larger matrices the head is a small part.
+MOST_SHORTENED = 1 << 11  # elements
+RECORD_BYTES = 34  # of head, ends of streams and segment of a small matrix, but for what is coded
+PART_BYTES = 3  # of the head of a part of a bundle
+OCTAVES = 64  # by which the step of a matrix may be off, until its depths fit or something is left
 ANYTHING = Tables([Table(0, (TABLE_SUM - 1,), 1)] * 2)  # codes any integer, by its escape
 
 
@@ -51,12 +57,56 @@ def code(
         rates: code lengths to quantize by.
         payload: ``range`` or ``fixed``.
     """
+    step = analysis.step(step)
+    coded = _legal(source, analysis, method, step, rates, payload)
+    for _ in range(OCTAVES):
+        if analysis.may_vanish or coded.record.coefficients.any():
+            break
+        step /= 2  # not so coarse that nothing is left
+        coded = _legal(source, analysis, method, step, rates, payload)
+    coded = _measured(source, analysis, coded)
+    if source.patterns.size > MOST_SHORTENED:
+        return coded
+    return _cheaper(source, analysis, method, step, coded)
+
+
+def _cheaper(
+    source: Source, analysis: Analysis, method: Method, step: float, coded: Coded
+) -> Coded:
+    """A small matrix by its record, or by short mantissas in a bundle, which needs no head.
+
+    The error is counted as bits at the slope of the quantizer, as in `choice`.
+    """
+    uniform = step / (TRELLIS_STEP if method.steps else 1.0)
+    slope = 6 / math.log(2) / uniform**2  # bits for an error of 1, high rate
+
+    def cost(bits: float, one: Coded) -> float:
+        # With a metric the step is in its units, without one in those of the weights.
+        return bits + slope * (one.distortion if analysis.metric is not None else one.error)
+
+    parts = [h.entropy() for h in (coded.indices, coded.vectors, coded.entries)]
+    best, least = coded, cost(8 * RECORD_BYTES + sum(parts), coded)
+    for kept in range(source.dtype.mantissa_bits):
+        part = side.make_part(source.patterns, source.dtype, kept)
+        decoded = part.patterns.reshape(source.patterns.shape)
+        short = _compared(source, analysis, replace(coded, part=part), decoded)
+        exponents = side.exponent_histograms([part])
+        bits = part.width * source.patterns.size + exponents.entropy() + 8 * PART_BYTES
+        if cost(bits, short) < least:
+            best, least = short, cost(bits, short)
+    return best
+
+
+def _legal(
+    source: Source, analysis: Analysis, method: Method, step: float, rates: Rates, payload: str
+) -> Coded:
+    """The first record of a tensor that a decoder takes, not measured yet."""
     rule = ""
-    for simpler, own_step, flat in _attempts(analysis, analysis.step(step)):
+    for simpler, own_step, flat in _attempts(analysis, step):
         coded = _code(source, simpler, method, own_step, rates, payload, flat)
         rule = _broken_rule(coded, source.patterns.shape)
         if not rule:
-            return _measured(source, analysis, coded)
+            return coded
     raise InternalError(rule, "no record of this matrix is legal", source.name)
 
 
@@ -74,7 +124,7 @@ def _attempts(analysis: Analysis, step: float) -> Iterator[tuple[Analysis, float
     plain = replace(analysis, transform=IDENTITY, levels=levels, metric=None)
     if analysis.metric is not None:
         step /= math.sqrt(analysis.metric.power)
-    for octaves in range(COARSER):  # the depths are the only thing left that can be too much
+    for octaves in range(OCTAVES):  # the depths are the only thing left that can be too much
         yield plain, step * 2.0**octaves, True
 
 
@@ -244,8 +294,15 @@ def _scale(value: float) -> tuple[int, int]:
 
 def _measured(source: Source, analysis: Analysis, coded: Coded) -> Coded:
     """Decode the record as a decoder will, for the check and the error."""
-    shape, dtype = source.patterns.shape, source.dtype
-    decoded = reconstruct(coded.record, shape, dtype)
+    decoded = reconstruct(coded.record, source.patterns.shape, source.dtype)
+    return _compared(source, analysis, coded, decoded)
+
+
+def _compared(
+    source: Source, analysis: Analysis, coded: Coded, decoded: NDArray[np.unsignedinteger]
+) -> Coded:
+    """What is coded with its check and error, given what it decodes to."""
+    dtype = source.dtype
     error, energy = error_of(source.patterns, decoded, dtype)
     coded = replace(coded, check=crc(decoded), error=error, energy=energy)
     metric = analysis.metric

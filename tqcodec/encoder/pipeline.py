@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.encoder import corrections, rate_control, side, tables, verification
+from tqcodec.encoder import corrections, findings, rate_control, side, tables, verification
 from tqcodec.encoder.assembly import EXPONENT_CLUSTERS, assemble
 from tqcodec.encoder.coded import Coded
 from tqcodec.encoder.coding import code
+from tqcodec.encoder.findings import EncodeReport, Finding, snr_of
 from tqcodec.encoder.job import Job, Refine, analysed, map_calls, part_of, prepare
 from tqcodec.encoder.plan import Source, directory_full, make_plan
 from tqcodec.encoder.provenance import provenance
@@ -42,10 +43,14 @@ class Written:
     Attributes:
         draft: the file.
         changed: new bit patterns of side tensors that make up for the coding, by name.
+        snr: of each matrix that was transform-coded, in dB.
+        reached: signal-to-noise ratio as the target counts it, in dB; None where nothing is lost.
     """
 
     draft: Draft
     changed: Mapping[str, NDArray[np.unsignedinteger]]
+    snr: Mapping[str, float]
+    reached: float | None = None
 
     def finish(self, decode: Callable[[bytes], None] | None = None) -> bytes:
         """The bytes of the file, as of `Draft.finish`."""
@@ -65,8 +70,8 @@ def encode(
     refine: Refine | None = None,
     progress: Progress | None = None,
     verify: bool = True,
-) -> bytes:
-    """A whole file for the tensors.
+) -> tuple[bytes, EncodeReport]:
+    """A whole file for the tensors, and what is to be known of it.
 
     Args:
         sources: the tensors.
@@ -84,13 +89,23 @@ def encode(
     by_name = {s.name: s for s in sources}
     job = prepare(by_name, items, settings, statistics, refine, progress)
     written = _search(job) if job.analyses else _fitting(_write(job, [], {}), settings)
-    if not verify:
-        return written.finish()
 
     def decode(data: bytes) -> None:
         verification.check(data, by_name, items, written.changed, settings, progress)
 
-    return written.finish(decode)
+    data = written.finish(decode if verify else None)
+    return data, EncodeReport(_findings(job, written), dict(written.snr))
+
+
+def _findings(job: Job, written: Written) -> list[Finding]:
+    settings, size = job.settings, written.draft.size
+    excused = findings.excused(job.items, set(job.statistics))
+    decoded = sum(source.patterns.nbytes for source in job.sources.values())
+    return [
+        *findings.of_target(settings, job.weights, size, written.reached),
+        *findings.of_matrices(written.snr, excused),
+        *findings.of_size(size, decoded),
+    ]
 
 
 def _search(job: Job) -> Written:
@@ -128,9 +143,11 @@ def _meet_snr(job: Job, target: Target, step: float, found: Estimate) -> Written
     for attempt in itertools.count(1):
         coded = _code(job, step, found)
         errors = (c.error if job.settings.snr is not None else c.distortion for c in coded)
-        octaves = target.octaves(sum(errors), 0.0)
+        distortion = sum(errors)
+        octaves = target.octaves(distortion, 0.0)
         if abs(octaves) <= target.tolerance or attempt == PASSES:
-            return _refined(job, coded, _write(job, coded, {}))
+            written = _refined(job, coded, _write(job, coded, {}))
+            return replace(written, reached=target.snr(distortion))
         del coded  # half a network: gone before the next one is made
         step = correction.next_step(step, octaves)
         found = rate_control.estimate(job.analyses, job.method, step)
@@ -143,7 +160,13 @@ def _meet_size(job: Job, target: Target, step: float, found: Estimate) -> Writte
     best_coded: list[Coded] = []
     best_rank = math.inf
     correction = Correction()
-    for _ in range(PASSES):
+    for attempt in range(2 * PASSES):
+        if attempt == PASSES:
+            if best is None or not target.is_above(best.draft.size):
+                break
+            # Still too large: is there anything smaller, and how much?
+            step = max(a.coarsest for a in job.analyses)
+            found = rate_control.estimate(job.analyses, job.method, step)
         coded = _code(job, step, found)
         written = _write(job, coded, {})
         size = written.draft.size
@@ -153,18 +176,28 @@ def _meet_size(job: Job, target: Target, step: float, found: Estimate) -> Writte
             best, best_rank = written, rank
             best_coded = coded if job.refine is not None else []
         del coded  # half a network: gone before the next one is made
-        if rank <= target.tolerance:
+        if rank <= target.tolerance or (attempt == PASSES and target.is_above(size)):
             break
         step = correction.next_step(step, octaves)
         found = rate_control.estimate(job.analyses, job.method, step)
     assert best is not None, "PASSES is positive, and no rank infinite"
+    if target.is_above(best.draft.size):
+        _refuse_if_far(job, best.draft.size)
     return _refined(job, best_coded, _fitting(best, job.settings))
+
+
+def _refuse_if_far(job: Job, smallest: int) -> None:
+    """Refuse bits that cannot be reached, unless they are nearly met."""
+    bits = job.settings.bits
+    if bits is not None and 8 * smallest > (1 + findings.SIZE_MISS) * bits * job.weights:
+        least = f"{8 * smallest / job.weights:.3f} per weight, {smallest} bytes"
+        raise EncodeError(f"bits: {bits:g} per weight cannot be reached, the least is {least}")
 
 
 def _fitting(written: Written, settings: Settings) -> Written:
     limit, size = settings.max_size, written.draft.size
     if limit is not None and size > limit:
-        raise EncodeError(f"max_size: {size} bytes is the smallest found, limit is {limit}")
+        raise EncodeError(f"max_size: {size} bytes is the smallest file, {limit} were allowed")
     return written
 
 
@@ -201,7 +234,8 @@ def _write(
         sources[name] = replace(sources[name], patterns=patterns)
         parts[name] = part_of(items[name], sources[name], job.settings)
     about = provenance(job.settings, job.statistics, tuned=bool(refined))
-    return Written(assemble(sources, job.items, matrices, parts, job.settings, about), changed)
+    draft = assemble(sources, job.items, matrices, parts, job.settings, about)
+    return Written(draft, changed, {name: snr_of(one) for name, one in matrices.items()})
 
 
 def _refined(job: Job, coded: Sequence[Coded], written: Written) -> Written:

@@ -50,9 +50,18 @@ class Target:
         """By how much the step is too coarse; negative where it is too fine."""
         wanted = self.settings.target_snr
         if wanted is not None:
-            snr = 10 * math.log10(self.energy / max(distortion, 1e-30 * self.energy))
-            return (wanted - snr) / DECIBELS_PER_OCTAVE
+            return (wanted - self.snr(distortion)) / DECIBELS_PER_OCTAVE
         return (self._wanted - bits) / self.weights
+
+    def snr(self, distortion: float) -> float:
+        """Signal-to-noise ratio in dB; 300 where there is no noise."""
+        return 10 * math.log10(self.energy / max(distortion, 1e-30 * self.energy))
+
+    def is_above(self, size: int) -> bool:
+        """True for a file of so many bytes that is larger than what was asked for."""
+        if self.settings.max_size is not None:
+            return size > self.settings.max_size
+        return 8 * size > self._wanted * (1 + BITS_TOLERANCE)
 
     def rank(self, octaves: float, size: int) -> float:
         """Distance from the target; infinitely far where a hard limit is broken."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import pathlib
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -24,9 +25,10 @@ from numpy.typing import NDArray
 
 from tqcodec import api, streams
 from tqcodec.atomic import check_writable, replacing
+from tqcodec.encoder.findings import EncodeReport
 from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.statistics import Statistics
-from tqcodec.errors import EncodeError
+from tqcodec.errors import EncodeError, EncodeWarning
 from tqcodec.format.container import EVERYTHING, Container
 from tqcodec.kinds import need, need_function
 from tqcodec.torch import search, tuning
@@ -65,6 +67,7 @@ def encode(
     evaluate: Evaluate | None = None,
     progress: Progress | None = None,
     verify: bool = True,
+    report: EncodeReport | None = None,
 ) -> bytes:
     """A `.tqc` file for a module or a state dict; what is not said here is as in `tqcodec.encode`.
 
@@ -105,21 +108,35 @@ def encode(
             tuning.tune(model, decode(data, limit=EVERYTHING), tune, progress=progress)
         )
 
+    reports: list[tuple[bytes, EncodeReport]] = []
+
     def encoded(settings: Settings | None) -> bytes:
         settings = settings if settings is not None else Settings()
         metadata = {**kept, **dict(settings.metadata)}
-        return api.encode(
-            arrays,
-            replace(settings, metadata=tuple(metadata.items())),
-            statistics,
-            refine=refine if tune is not None else None,
-            progress=progress,
-            verify=verify,
-        )
+        found = EncodeReport()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EncodeWarning)  # said below, of the file that it is
+            data = api.encode(
+                arrays,
+                replace(settings, metadata=tuple(metadata.items())),
+                statistics,
+                refine=refine if tune is not None else None,
+                progress=progress,
+                verify=verify,
+                report=found,
+            )
+        reports.append((data, found))
+        return data
 
     if target_drop is None and evaluate is None:
-        return encoded(settings)
-    return search.smallest(model, encoded, settings, target_drop, evaluate, progress)
+        data = encoded(settings)
+    else:
+        data = search.smallest(model, encoded, settings, target_drop, evaluate, progress)
+    found = next(one for file, one in reports if file is data)
+    found.warn(stacklevel=3)
+    if report is not None:
+        report.findings, report.snr = found.findings, found.snr
+    return data
 
 
 def decode(
@@ -151,6 +168,7 @@ def save(
     evaluate: Evaluate | None = None,
     progress: Progress | None = None,
     verify: bool = True,
+    report: EncodeReport | None = None,
 ) -> None:
     """`encode` into a file, which appears whole or not at all; errors as of `tqcodec.save`."""
     check_writable(path)
@@ -163,6 +181,7 @@ def save(
         evaluate=evaluate,
         progress=progress,
         verify=verify,
+        report=report,
     )
     with replacing(pathlib.Path(path)) as temporary:
         temporary.write_bytes(data)

@@ -68,9 +68,15 @@ def smallest(
     fine: float | None = None  # the coarsest rate that is good enough
     bits, measured = START, 0
     while True:
-        data = encode(replace(settings, bits=bits))
-        load_state(decoded, state_of(data, EVERYTHING, progress=progress))
-        drop = original - float(evaluate(decoded))
+        try:
+            data = encode(replace(settings, bits=bits))
+        except EncodeError:
+            if bits >= FINEST:
+                raise
+            drop = math.inf  # no file is so small
+        else:
+            load_state(decoded, state_of(data, EVERYTHING, progress=progress))
+            drop = original - float(evaluate(decoded))
         measured += 1
         if progress is not None:
             progress("search", measured, max(measured, ABOUT))

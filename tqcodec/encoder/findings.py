@@ -1,0 +1,148 @@
+"""Findings: what the user of a file should know, judged by what came out of the encoding."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from tqcodec.encoder.coded import Coded
+from tqcodec.encoder.plan import Item
+from tqcodec.encoder.settings import Settings
+from tqcodec.errors import EncodeWarning
+from tqcodec.format.container import default_limit
+
+LEAST_SNR = 6.0  # dB; below, half of a matrix's amplitude is gone
+BEHIND = 12.0  # dB by which a matrix may fall short of the median: two bits
+NAMED = 3  # tensors that a message names
+SNR_MISS = 0.25  # dB off the target that are worth a word
+SIZE_MISS = 0.02  # of the size asked for, likewise
+LEAST_MISS = 256  # bytes off a size that are not worth one
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know of a file.
+
+    Attributes:
+        kind: ``snr`` (matrices of which little is left, or much less than of others), ``lost``
+            (matrices that decode to zeros), ``target`` (missed, or without a meaning), ``limit``
+            (the file decodes to more than a decoder takes by default).
+        message: one line for people.
+        tensors: names of those concerned, the worst first.
+    """
+
+    kind: str
+    message: str
+    tensors: tuple[str, ...] = ()
+
+
+@dataclass
+class EncodeReport:
+    """What came out of an encoding: an empty one is given to `encode`, which fills it in.
+
+    Attributes:
+        findings: what was warned of.
+        snr: signal-to-noise ratio in dB of each matrix that was transform-coded; infinity without
+            any error, minus infinity for one that decodes to zeros.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    snr: dict[str, float] = field(default_factory=dict)
+
+    def warn(self, stacklevel: int) -> None:
+        """An EncodeWarning for each finding; `stacklevel` as in `warnings.warn`."""
+        for finding in self.findings:
+            warnings.warn(finding.message, EncodeWarning, stacklevel=stacklevel)
+
+
+def snr_of(coded: Coded) -> float:
+    """Signal-to-noise ratio in dB, as `EncodeReport` has it."""
+    if coded.error <= 0:
+        return math.inf
+    if coded.lost:
+        return -math.inf
+    return 10 * math.log10(max(coded.energy, 1e-300) / coded.error)
+
+
+def of_matrices(snr: Mapping[str, float], excused: set[str]) -> list[Finding]:
+    """Matrices that are worse than they should be: in themselves, or beside the others.
+
+    Args:
+        snr: of each matrix, in dB.
+        excused: those whose ratio a rule or statistics are answerable for; they are named only
+            where nothing is left of them.
+    """
+    lost = [name for name, value in snr.items() if value == -math.inf]
+    found = []
+    if lost:
+        message = f"{_matrices(len(lost))} to zeros: {_names(lost)}"
+        found.append(Finding("lost", message, tuple(lost)))
+    finite = [value for value in snr.values() if math.isfinite(value)]
+    floor = max(LEAST_SNR, median(finite) - BEHIND if finite else 0.0)
+    low = [n for n, v in snr.items() if -math.inf < v < floor and n not in excused]
+    if low:
+        low.sort(key=snr.__getitem__)
+        named = [f"{name} ({snr[name]:.1f} dB)" for name in low]
+        message = (
+            f"{_matrices(len(low))} with less than {floor:.1f} dB of signal to noise: "
+            f"{_names(named)}; more bits, calibration data or a rule such as 'NAME=step:0.5' help"
+        )
+        found.append(Finding("snr", message, tuple(low)))
+    return found
+
+
+def _matrices(count: int) -> str:
+    return "one matrix decodes" if count == 1 else f"{count} matrices decode"
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def of_target(settings: Settings, weights: int, size: int, snr: float | None) -> list[Finding]:
+    """Whether the target was met.
+
+    Args:
+        settings: with the target.
+        weights: elements of all weight matrices.
+        size: bytes of the file.
+        snr: that came out, in dB, as the target counts it; None where nothing was lost.
+    """
+    message = ""
+    if settings.bits is not None:
+        wanted = settings.bits * weights / 8
+        if not weights:
+            message = f"bits={settings.bits:g} says nothing: there is no weight matrix"
+        elif abs(size - wanted) > max(SIZE_MISS * wanted, LEAST_MISS):
+            got = 8 * size / weights
+            message = f"bits={settings.bits:g} was missed: {got:.3f} bits per weight, {size} bytes"
+    elif settings.target_snr is not None and snr is not None:
+        asked = settings.target_snr
+        if abs(snr - asked) > SNR_MISS:
+            name = "snr" if settings.snr is not None else "quality"
+            message = (
+                f"{name} was missed: {snr:.2f} dB of signal to noise, {asked:g} were asked for"
+            )
+    return [Finding("target", message)] if message else []
+
+
+def of_size(size: int, decoded: int) -> list[Finding]:
+    """Whether a decoder takes a file of `size` bytes, `decoded` when it is decoded, by default."""
+    limit = default_limit(size)
+    if decoded <= limit:
+        return []
+    message = (
+        f"{size} bytes decode to {decoded}, above a decoder's default limit of {limit}: "
+        f"decode with limit={decoded} (--limit {decoded})"
+    )
+    return [Finding("limit", message)]
+
+
+def excused(items: Sequence[Item], calibrated: set[str]) -> set[str]:
+    """Matrices whose ratio a rule or statistics are answerable for."""
+    own = {i.name for i in items if i.options.step != 1.0 or i.options.bits is not None}
+    return own | calibrated
