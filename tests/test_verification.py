@@ -72,7 +72,7 @@ def fewer_mantissa_bits(patch: pytest.MonkeyPatch) -> None:
     right = side.make_part
 
     def wrong(patterns: Any, dtype: Any, kept: int | None) -> Any:
-        return right(patterns, dtype, None if kept is None else kept - 2)
+        return right(patterns, dtype, None if kept is None else max(0, kept - 2))
 
     patch.setattr(side, "make_part", wrong)
 
