@@ -20,7 +20,7 @@ from tqcodec.atomic import check_writable, replacing
 from tqcodec.errors import EncodeError
 from tqcodec.format import native_decoder
 from tqcodec.format.container import Container
-from tqcodec.format.dtypes import DTYPES, DType
+from tqcodec.format.dtypes import DTYPES, DType, to_float
 from tqcodec.format.header import Header
 from tqcodec.format.registry import MAJOR, MINOR
 from tqcodec.kinds import need, need_function, need_options, path_of
@@ -76,7 +76,11 @@ def dtype_of(name: str, array: Array) -> DType:
 def _patterns(name: str, array: Array) -> tuple[DType, NDArray[np.unsignedinteger]]:
     """Element type and little-endian bit patterns of an array, in C order."""
     try:
+        if isinstance(array, np.ma.MaskedArray):
+            raise EncodeError(f"tensor {name!r}: a masked array; its mask would be lost, fill it")
         array = np.asarray(array)
+    except EncodeError:
+        raise
     except Exception as error:  # of whatever somebody takes for an array
         raise EncodeError(f"tensor {name!r}: no array ({foreign.message(error)})") from error
     dtype = dtype_of(name, array)
@@ -153,6 +157,8 @@ def encode(
                 continue
             if dtype != old.dtype or patterns.shape != old.patterns.shape:
                 raise EncodeError(f"refine: {name!r} has another type or shape than the tensor")
+            if not np.isfinite(to_float(patterns, dtype)).all():
+                raise EncodeError(f"refine: {name!r} has become infinite or NaN")
             found[name] = patterns
         return found
 

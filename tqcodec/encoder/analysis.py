@@ -15,13 +15,19 @@ from tqcodec.encoder.grid import grid_of
 from tqcodec.encoder.metric import Metric
 from tqcodec.encoder.plan import Item, Source
 from tqcodec.encoder.settings import Settings
-from tqcodec.encoder.transform import HIGH_RATE, Transform, axis_energies, basis_bits
+from tqcodec.encoder.transform import (
+    FINEST,
+    HIGH_RATE,
+    Transform,
+    axis_energies,
+    basis_bits,
+    finest_step,
+)
 from tqcodec.format.dtypes import DType, to_float
 from tqcodec.format.records import axis_lengths, axis_order, taps_lengths
 from tqcodec.format.registry import Axis, BasisKind
 
 CONVERT = 1 << 18  # weights converted at a time, to bound memory
-FINEST = 2.0**-20  # step over the norm of a matrix: what float32 tells apart
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +223,7 @@ def analyse(
         energy=energy,
         sensitivity=sensitivity,
         factor=factor,
-        finest=norm * FINEST if norm > 0 else 1.0,
+        finest=finest_step(norm),
         transform=transform,
         levels=levels,
         sample=flat[np.ix_(rows, columns)],

@@ -26,6 +26,7 @@ from tqcodec.encoder.transform import (
     column_energies,
     cost,
     elt,
+    finest_step,
     klt,
     second_moment,
     unit_dct,
@@ -85,16 +86,18 @@ class Problem:
     ) -> float:
         """As `cost`, by quantizing: where feedback meets vanishing columns no formula holds."""
         grid = grid_of(diagonal, metric, len(coefficients))
-        levels = fit_levels(grid.relative(coefficients))
+        relative = grid.relative(coefficients)
+        step = max(self.step, finest_step(float(np.linalg.norm(relative))))
+        levels = fit_levels(relative)
         classes = class_of(levels, np.arange(metric.columns))
         number = int(classes.max()) + 1
         method, free = Method(0, 0.0), np.zeros((number, 1, 1), np.float32)
-        fed = quantize_with_feedback(coefficients, metric, classes, method, self.step, free)
+        fed = quantize_with_feedback(coefficients, metric, classes, method, step, free)
         counts = method.count(fed.coefficients, classes, number).counts
         bits = float((counts * code_lengths(counts.astype(np.float32))).sum())
         rebuilt = fed.coefficients * fed.grid.steps * fed.step
         error = metric.error(coefficients.reshape(rebuilt.shape) - rebuilt)
-        return bits + 6 / math.log(2) * error / self.step**2
+        return bits + 6 / math.log(2) * error / step**2
 
 
 def _in_steps(

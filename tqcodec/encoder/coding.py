@@ -85,15 +85,19 @@ def _cheaper(
         return bits + slope * (one.distortion if analysis.metric is not None else one.error)
 
     parts = [h.entropy() for h in (coded.indices, coded.vectors, coded.entries)]
-    best, least = coded, cost(8 * RECORD_BYTES + sum(parts), coded)
+    best, least, before = coded, cost(8 * RECORD_BYTES + sum(parts), coded), math.inf
     for kept in range(source.dtype.mantissa_bits):
         part = side.make_part(source.patterns, source.dtype, kept)
         decoded = part.patterns.reshape(source.patterns.shape)
         short = _compared(source, analysis, replace(coded, part=part), decoded)
         exponents = side.exponent_histograms([part])
         bits = part.width * source.patterns.size + exponents.entropy() + 8 * PART_BYTES
-        if cost(bits, short) < least:
-            best, least = short, cost(bits, short)
+        price = cost(bits, short)
+        if price < least:
+            best, least = short, price
+        if price > before:
+            break  # one more bit brings less than it costs, and the next ones will, too
+        before = price
     return best
 
 

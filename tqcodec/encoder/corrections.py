@@ -21,7 +21,10 @@ from tqcodec.format.dtypes import round_to, to_float
 
 
 def adjustable(items: Sequence[Item], settings: Settings) -> set[str]:
-    """Names of the side tensors that may be changed: not what must be exact, nor what is tied."""
+    """Names of the side tensors that may be changed: not what must be exact, nor what is tied.
+
+    Nor what holds infinities or NaN, which is exact as well.
+    """
     tied = {item.same_as for item in items}
     return {
         item.name
@@ -29,7 +32,7 @@ def adjustable(items: Sequence[Item], settings: Settings) -> set[str]:
         if item.treatment in (Treatment.EXACT, Treatment.ROUNDED)
         and not item.is_weight
         and item.name not in tied
-        and not (settings.lossless or item.options.lossless)
+        and not (settings.lossless or item.options.lossless or item.unusual)
     }
 
 

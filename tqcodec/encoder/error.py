@@ -30,4 +30,4 @@ def decibels(error: float, energy: float) -> int | None:
     """Signal-to-noise ratio in hundredths of a decibel; None where there is no noise."""
     if error <= 0 or energy <= 0:
         return None
-    return round(1000 * math.log10(energy / error))
+    return round(1000 * (math.log10(energy) - math.log10(error)))

@@ -31,9 +31,11 @@ from tqcodec.encoder.quantizer import (
 from tqcodec.encoder.settings import TRELLIS_EFFORT, Progress, Settings
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.encoder.workers import workers_for
+from tqcodec.errors import EncodeError
 from tqcodec.format.planes import Part
 
 SAMPLE = 200_000  # coefficients on which the step is sought
+LEAST_POWER = 2.0**-120  # of gradients times inputs, so that float32 holds what follows from it
 TENSOR_SHARE = 1 / 8  # of the coefficients at most, while they are more than SAMPLE / 4
 
 Refine = Callable[[bytes], Mapping[str, NDArray[np.unsignedinteger]]]
@@ -92,6 +94,12 @@ def prepare(
     energies = [energy_of(sources[i.name]) for i in matrices]
     metrics = [metric_of(statistics[i.name]) if i.name in statistics else None for i in matrices]
     powers = [m.power if m is not None else None for m in metrics]
+    for item, power in zip(matrices, powers, strict=True):
+        if power is not None and not (power == 0 or LEAST_POWER < power < 1 / LEAST_POWER):
+            raise EncodeError(
+                f"statistics of {item.name!r}: gradients and inputs of such a size ({power:.3g}) "
+                "cannot be weighed; scale the network's outputs"
+            )
     weighed = sensitivities(energies, settings)
     if settings.snr is None:
         weighed = in_scale(weighed, powers)

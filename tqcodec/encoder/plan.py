@@ -20,7 +20,7 @@ from tqcodec.format.registry import MAX_DIRECTORY, MAX_NAME, Axis
 
 SMALL = 1 << 14  # tensors up to this many elements share bundles
 LEAST_WEIGHTS = 64  # a matrix with fewer elements is a side tensor
-LEAST_LARGEST, MOST_LARGEST = 2.0**-60, 2.0**60  # of a matrix that is transformed
+LEAST_LARGEST, MOST_LARGEST = 2.0**-50, 2.0**50  # of a matrix that is transformed
 MOST_TAPS = 512  # more positions than this are no kernel
 
 
@@ -59,6 +59,7 @@ class Item:
         roles: axis of each dimension, for a transform.
         options: wishes of the rules.
         same_as: name of the earlier tensor with the same bytes, if tied.
+        unusual: True where numbers are not finite, or far from those of any weight.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Item:
     roles: tuple[Axis, ...]
     options: TensorOptions
     same_as: str | None = None
+    unusual: bool = False
 
 
 def is_weight_matrix(dtype: DType, shape: Sequence[int]) -> bool:
@@ -157,7 +159,8 @@ def _plan_one(
     if twin is not None:
         return Item(name, Treatment.TIED, False, roles, options, twin)
     exact = settings.lossless or options.lossless or not source.dtype.is_float
-    if exact or not _in_range(source):
+    unusual = source.dtype.is_float and not _in_range(source)
+    if exact or unusual:
         treatment = Treatment.EXACT
     elif is_weight:
         treatment = Treatment.TRANSFORM
@@ -165,7 +168,7 @@ def _plan_one(
         treatment = Treatment.EXACT
     else:
         treatment = Treatment.ROUNDED
-    return Item(name, treatment, is_weight, roles, options)
+    return Item(name, treatment, is_weight, roles, options, unusual=unusual)
 
 
 def _twin(source: Source, options: TensorOptions, seen: dict[bytes, str]) -> str | None:

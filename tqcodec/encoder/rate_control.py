@@ -82,7 +82,8 @@ def _no_rates(classes: int, contexts: int) -> Rates:
 
 def rates_of(fitted: TableSet, counted: Sequence[Histograms]) -> list[Rates]:
     """Code lengths of each tensor's classes; those never seen take their neighbour's."""
-    largest = 1 + max((t.low + len(t.weights)) << t.low_bits for t in fitted.tables)
+    reach = (max(-t.low, t.low + len(t.weights)) << t.low_bits for t in fitted.tables)
+    largest = 1 + max(reach)
     lengths = np.stack(
         [tables.magnitude_bits(t, min(largest, LARGEST_RATE)) for t in fitted.tables]
     )

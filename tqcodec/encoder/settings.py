@@ -78,6 +78,9 @@ class Settings:
             for pair in pairs:
                 if not _is_pair(pair):
                     raise EncodeError(f"settings: {name} {pair!r} is not a pair of strings")
+        keys = [key for key, _ in self.metadata]
+        if len(set(keys)) < len(keys):
+            raise EncodeError("settings: a key of the metadata is given twice")
         for name, value, known in (
             ("transform", self.transform, TRANSFORMS),
             ("payload", self.payload, PAYLOADS),

@@ -23,6 +23,7 @@ from tqcodec.format.registry import Axis, BasisKind
 
 HIGH_RATE = 2 * math.pi * math.e  # ½ log2(2 pi e s²/d²): bits of a Gaussian of variance s², step d
 ELT_REGULARISATION = 0.001  # of the norm of C_gg, as in the paper
+FINEST = 2.0**-20  # step over the norm of a matrix: what float32 tells apart
 PRECISION_MARGIN = 0.5  # entries' step relative to the equal-slope one: errors of bases add up
 
 
@@ -62,6 +63,11 @@ class Transform:
 
 
 IDENTITY = Transform((BasisKind.NONE,) * 3, (None, None, None))
+
+
+def finest_step(norm: float) -> float:
+    """Smallest step of a matrix whose coefficients have this norm."""
+    return norm * FINEST if norm > 0 else 1.0
 
 
 def _dual(rows: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -81,9 +81,9 @@ def indices_of(
         if (doubled & 1).any():
             raise ValueError("coefficient is not on the trellis")
         indices = doubled >> 1
-        quantizers[rows] = quantizer.reshape(-1, coefficients.shape[1])
+        quantizers[rows] = quantizer.reshape(quantizers[rows].shape)
         walk.advance(indices)
-        out[rows] = indices.reshape(-1, coefficients.shape[1])
+        out[rows] = indices.reshape(out[rows].shape)
     return out, quantizers
 
 
@@ -95,5 +95,5 @@ def from_indices(indices: NDArray[np.int32], steps: int) -> NDArray[np.int32]:
         part = indices[rows].ravel()
         quantizer = walk.quantizer(len(part))
         walk.advance(part)
-        out[rows] = coefficients_of(part, quantizer).reshape(-1, indices.shape[1])
+        out[rows] = coefficients_of(part, quantizer).reshape(out[rows].shape)
     return out
