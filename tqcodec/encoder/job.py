@@ -35,7 +35,7 @@ from tqcodec.errors import EncodeError
 from tqcodec.format.planes import Part
 
 SAMPLE = 200_000  # coefficients on which the step is sought
-LEAST_POWER = 2.0**-120  # of gradients times inputs, so that float32 holds what follows from it
+LEAST_POWER = 2.0**-80  # of gradients times inputs, so that float32 holds what follows from it
 TENSOR_SHARE = 1 / 8  # of the coefficients at most, while they are more than SAMPLE / 4
 
 Refine = Callable[[bytes], Mapping[str, NDArray[np.unsignedinteger]]]
@@ -94,8 +94,9 @@ def prepare(
     energies = [energy_of(sources[i.name]) for i in matrices]
     metrics = [metric_of(statistics[i.name]) if i.name in statistics else None for i in matrices]
     powers = [m.power if m is not None else None for m in metrics]
-    for item, power in zip(matrices, powers, strict=True):
-        if power is not None and not (power == 0 or LEAST_POWER < power < 1 / LEAST_POWER):
+    for item, power, energy in zip(matrices, powers, energies, strict=True):
+        sizes_of = [] if power is None else [x for x in (power, power * energy) if x != 0]
+        if not all(LEAST_POWER < x < 1 / LEAST_POWER for x in sizes_of):
             raise EncodeError(
                 f"statistics of {item.name!r}: gradients and inputs of such a size ({power:.3g}) "
                 "cannot be weighed; scale the network's outputs"

@@ -33,7 +33,7 @@ class Settings:
         payload: ``range`` for the smallest file, ``fixed`` for coefficients of fixed length.
         side_bits: mantissa bits kept of 1-D tensors (biases, batch normalisation); their
             relative error is at most 2^-(side_bits + 1), but for subnormal numbers. None keeps
-            them exactly.
+            all bits, of what statistics or tuning have made of them.
         effort: 1 (fast) to 9 (thorough).
         rules: pairs of a name pattern (as in `fnmatch`) and options such as ``lossless``,
             ``transform:none``, ``step:0.5``; later rules win.
