@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.encoder.plan import is_weight_matrix
+from tqcodec.encoder import kinds
 from tqcodec.format.container import Container, block_lengths
 from tqcodec.format.entries import Entry
 from tqcodec.format.planes import Part, read_block
@@ -107,7 +107,7 @@ def _tensor(container: Container, entry: Entry) -> Data:
 
 
 def _is_weight(entry: Entry) -> bool:
-    return entry.same_as is None and is_weight_matrix(entry.dtype, entry.shape)
+    return entry.same_as is None and kinds.is_weight(entry.kind, entry.dtype, entry.shape)
 
 
 def _coding(entry: Entry) -> str:

@@ -116,19 +116,19 @@ def _records(
         if item.same_as is not None:
             yield Record(item.name, dtype, shape, 0, Tied(item.same_as))
             continue
-        content = contents[item.name]
+        content, kind = contents[item.name], int(item.kind)
         if isinstance(content, Coded):
             snr = decibels(content.error, content.energy)
-            yield Record(item.name, dtype, shape, content.check, content.record, snr)
+            yield Record(item.name, dtype, shape, content.check, content.record, snr, kind)
             continue
         if isinstance(content, Raw):
-            yield Record(item.name, dtype, shape, crc(source.patterns), content)
+            yield Record(item.name, dtype, shape, crc(source.patterns), content, kind=kind)
             continue
         check, size = crc(content.patterns), len(content.patterns)
         if size > min(SMALL, MAX_SYMBOLS):
-            yield Record(item.name, dtype, shape, check, content)
+            yield Record(item.name, dtype, shape, check, content, kind=kind)
         else:
             if filled + size > MAX_SYMBOLS:
                 bundle, filled = bundle + 1, 0
             filled += size
-            yield Record(item.name, dtype, shape, check, Bundled(bundle, content))
+            yield Record(item.name, dtype, shape, check, Bundled(bundle, content), kind=kind)

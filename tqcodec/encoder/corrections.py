@@ -20,17 +20,10 @@ from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.format.dtypes import round_to, to_float
 
 
-def adjustable(items: Sequence[Item], settings: Settings) -> set[str]:
-    """Names of the side tensors that may be changed: not what must be exact, nor what is tied."""
+def adjustable(items: Sequence[Item]) -> set[str]:
+    """Names of the vectors that may be changed: not what must be exact, nor what is tied."""
     tied = {item.same_as for item in items}
-    return {
-        item.name
-        for item in items
-        if item.treatment in (Treatment.EXACT, Treatment.ROUNDED)
-        and not item.is_weight
-        and item.name not in tied
-        and not (settings.lossless or item.options.lossless)
-    }
+    return {item.name for item in items if item.is_adjustable and item.name not in tied}
 
 
 def corrected(

@@ -19,7 +19,7 @@ from tqcodec.encoder.assembly import EXPONENT_CLUSTERS, assemble
 from tqcodec.encoder.coded import Coded
 from tqcodec.encoder.coding import code
 from tqcodec.encoder.job import Job, Refine, analysed, map_calls, part_of, prepare
-from tqcodec.encoder.plan import Source, directory_full, make_plan
+from tqcodec.encoder.plan import Item, Source, adjusted, directory_full, make_plan
 from tqcodec.encoder.provenance import provenance
 from tqcodec.encoder.rate_control import Estimate
 from tqcodec.encoder.settings import TRELLIS_EFFORT, Progress, Settings
@@ -41,10 +41,12 @@ class Written:
     Attributes:
         draft: the file.
         sources: by name; side tensors may have been changed to make up for the coding.
+        items: the plan, in the order of the file.
     """
 
     draft: Draft
     sources: Mapping[str, Source]
+    items: Sequence[Item]
 
     def finish(self, decode: Callable[[bytes], None] | None = None) -> bytes:
         """The bytes of the file, as of `Draft.finish`."""
@@ -86,7 +88,7 @@ def encode(
         return written.finish()
 
     def decode(data: bytes) -> None:
-        verification.check(data, written.sources, items, settings, progress)
+        verification.check(data, written.sources, written.items, settings, progress)
 
     return written.finish(decode)
 
@@ -190,16 +192,19 @@ def _write(
 ) -> Written:
     """The file, with side tensors that make up for the coding, and those given."""
     matrices = {a.item.name: one for a, one in zip(job.analyses, coded, strict=True)}
-    names = corrections.adjustable(job.items, job.settings)
+    names = corrections.adjustable(job.items)
     changed = corrections.corrected(job.sources, job.statistics, matrices, names)
     changed |= {name: patterns for name, patterns in refined.items() if name in names}
     sources, parts = dict(job.sources), dict(job.parts)
     items = {item.name: item for item in job.items}
     for name, patterns in changed.items():
         sources[name] = replace(sources[name], patterns=patterns)
+        items[name] = adjusted(items[name], job.settings)
         parts[name] = part_of(items[name], sources[name], job.settings)
     about = provenance(job.settings, job.statistics, tuned=bool(refined))
-    return Written(assemble(sources, job.items, matrices, parts, job.settings, about), sources)
+    planned = list(items.values())
+    draft = assemble(sources, planned, matrices, parts, job.settings, about)
+    return Written(draft, sources, planned)
 
 
 def _refined(job: Job, coded: Sequence[Coded], written: Written) -> Written:

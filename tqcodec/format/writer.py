@@ -62,6 +62,7 @@ class Record:
         check: CRC-32 of the decoded bytes.
         content: `CodedTensor` for the transform, `Part` for planes, or one of the above.
         snr: hundredths of a decibel, for the directory.
+        kind: why the tensor is coded as it is, for the directory.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Record:
     check: int
     content: CodedTensor | Part | Bundled | Raw | Tied
     snr: int | None = None
+    kind: int | None = None
 
 
 class Draft:
@@ -204,6 +206,7 @@ def _entry(item: Record, segments: list[Segment], index: Mapping[str, int]) -> E
         bundle=content.bundle if isinstance(content, Bundled) else None,
         same_as=_twin(content, index) if isinstance(content, Tied) else None,
         snr=item.snr,
+        kind=item.kind,
     )
 
 
