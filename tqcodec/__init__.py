@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         verify,
     )
     from tqcodec.encoder.gain import coding_gain
+    from tqcodec.encoder.kinds import Origin
     from tqcodec.encoder.settings import Settings
     from tqcodec.encoder.statistics import Statistics
 
@@ -49,6 +50,7 @@ __all__ = [
     "InternalError",
     "LimitError",
     "MalformedError",
+    "Origin",
     "Settings",
     "Statistics",
     "TQCError",
@@ -63,6 +65,7 @@ __all__ = [
     "verify",
 ]
 _PLACES = {
+    "Origin": "tqcodec.encoder.kinds",
     "Settings": "tqcodec.encoder.settings",
     "Statistics": "tqcodec.encoder.statistics",
     "coding_gain": "tqcodec.encoder.gain",

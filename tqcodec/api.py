@@ -21,6 +21,8 @@ from tqcodec.format.dtypes import DTYPES, DType
 from tqcodec.format.registry import MAJOR, MINOR
 
 if TYPE_CHECKING:
+    from tqcodec.encoder.kinds import Origin
+    from tqcodec.encoder.plan import Source
     from tqcodec.encoder.settings import Settings
     from tqcodec.encoder.statistics import Statistics
 
@@ -74,6 +76,7 @@ def encode(
     settings: Settings | None = None,
     statistics: Statistics | None = None,
     *,
+    origins: Mapping[str, Origin] | None = None,
     refine: Refine | None = None,
     progress: Progress | None = None,
     verify: bool = True,
@@ -87,6 +90,8 @@ def encode(
         settings: how to encode; `Settings()` if None.
         statistics: what calibration data says of the weights (`tqcodec.torch.calibrate`); None
             encodes without data. Weights that it lacks are encoded without data.
+        origins: what tensors are in the module that they come from, by name; what is not said is
+            told by numbers and names, in doubt exact (docs/encoder.md, Plan).
         refine: given the finished file, new values of 1-D tensors (biases, batch normalisation)
             that go better with the decoded weights; called once.
         progress: called with (stage, done, of).
@@ -97,18 +102,22 @@ def encode(
         InternalError: a fault of tqcodec: the file is not what it should be.
 
     Warns:
-        EncodeWarning: the file decodes to more than a decoder takes by default.
+        EncodeWarning: the file decodes to more than a decoder takes by default; statistics of
+            weights that have changed since.
     """
     from tqcodec.encoder.pipeline import encode as run
     from tqcodec.encoder.plan import Source
     from tqcodec.encoder.settings import Settings
 
+    known = origins if origins is not None else {}
     sources = []
     for name, array in tensors.items():
         if not isinstance(name, str):
             raise EncodeError(f"tensor name {name!r} is not a string")
-        sources.append(Source(name, *_patterns(name, array)))
+        sources.append(Source(name, *_patterns(name, array), known.get(name)))
     by_name = {source.name: source for source in sources}
+    if statistics is not None:
+        _warn_of_statistics(statistics, by_name)
 
     def refined(data: bytes) -> dict[str, NDArray[np.unsignedinteger]]:
         assert refine is not None, "wrapped only where there is one"
@@ -133,6 +142,22 @@ def encode(
     )
     _warn_of_size(data, sum(source.patterns.nbytes for source in sources))
     return data
+
+
+def _warn_of_statistics(statistics: Statistics, sources: Mapping[str, Source]) -> None:
+    from tqcodec.encoder.statistics import sampled_places
+    from tqcodec.format.dtypes import to_float
+
+    def sampled(name: str) -> NDArray[np.float64] | None:
+        source = sources.get(name)
+        if source is None or source.patterns.shape != statistics[name].shape:
+            return None  # an error of the plan
+        flat = source.patterns.reshape(-1)
+        return to_float(flat[sampled_places(flat.size)], source.dtype)
+
+    found = statistics.objection(sampled)
+    if found is not None:
+        warnings.warn(found, EncodeWarning, stacklevel=3)
 
 
 def _warn_of_size(data: bytes, decoded: int) -> None:
@@ -177,12 +202,21 @@ def save(
     settings: Settings | None = None,
     statistics: Statistics | None = None,
     *,
+    origins: Mapping[str, Origin] | None = None,
     refine: Refine | None = None,
     progress: Progress | None = None,
     verify: bool = True,
 ) -> None:
     """`encode` into a file. The file appears whole or not at all; an old one is replaced."""
-    data = encode(tensors, settings, statistics, refine=refine, progress=progress, verify=verify)
+    data = encode(
+        tensors,
+        settings,
+        statistics,
+        origins=origins,
+        refine=refine,
+        progress=progress,
+        verify=verify,
+    )
     with replacing(Path(path)) as temporary:
         temporary.write_bytes(data)
 

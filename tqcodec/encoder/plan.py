@@ -228,9 +228,7 @@ def adjusted(item: Item, settings: Settings) -> Item:
     return replace(item, kind=kind, treatment=_treatment(kind))
 
 
-def _twin(
-    source: Source, options: TensorOptions, kind: Kind, seen: dict[bytes, str]
-) -> str | None:
+def _twin(source: Source, options: TensorOptions, kind: Kind, seen: dict[bytes, str]) -> str | None:
     """Name of an earlier tensor with the same type, shape, bytes, class and wishes."""
     if source.patterns.size < LEAST_WEIGHTS:
         return None

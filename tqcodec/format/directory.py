@@ -189,7 +189,9 @@ def _read_entry(item: Any, earlier: Sequence[Entry], bundles: int, reader: Reade
         index = fields.integer("same_as", len(earlier) - 1)
         twin = earlier[index]
         reader.check(twin.same_as is None, "directory.same_as", f"{name!r} ties to a tied tensor")
-        return replace(twin, name=str(name), same_as=index, segments=(), bundle=None, snr=None, kind=None)
+        return replace(
+            twin, name=str(name), same_as=index, segments=(), bundle=None, snr=None, kind=None
+        )
     dtype = fields.map.get("dtype")
     fields.fail_unless(isinstance(dtype, str), "dtype")
     shape = fields.integers("shape", fields.map.get("shape"), MAX_ELEMENTS)

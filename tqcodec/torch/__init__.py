@@ -26,7 +26,7 @@ from tqcodec.errors import EncodeError
 from tqcodec.format.container import Container
 from tqcodec.torch import search, tuning
 from tqcodec.torch.calibration import calibrate
-from tqcodec.torch.checkpoint import from_arrays, to_arrays, to_tensor
+from tqcodec.torch.checkpoint import from_arrays, origins, to_arrays, to_tensor
 from tqcodec.torch.evaluation import Comparison, Reference, compare
 from tqcodec.torch.search import Evaluate
 
@@ -65,6 +65,8 @@ def encode(
 ) -> bytes:
     """A `.tqc` file for a module or a state dict; what is not said here is as in `tqcodec.encode`.
 
+    Better a module: it tells weights from buffers, which are exact but for running statistics.
+
     With `target_drop` and `evaluate` the smallest file whose network is still good enough is sought
     by measuring about 8 files, each at other bits per weight; the file returned is one of them. The
     settings then hold no other target. Without labels, hold it against the original:
@@ -87,6 +89,7 @@ def encode(
             even at 8 bits per weight.
     """
     arrays = _arrays(model)
+    known = origins(model) if isinstance(model, torch.nn.Module) else None
 
     if tune is not None and not isinstance(model, torch.nn.Module):
         raise EncodeError("tune needs a network (nn.Module), not a state dict")
@@ -100,6 +103,7 @@ def encode(
             arrays,
             settings,
             statistics,
+            origins=known,
             refine=refine if tune is not None else None,
             progress=progress,
             verify=verify,
