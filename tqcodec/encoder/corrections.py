@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.encoder.coded import Coded
-from tqcodec.encoder.plan import Item, Source, Treatment
-from tqcodec.encoder.settings import Settings
+from tqcodec.encoder.plan import Item, Source
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.format.dtypes import round_to, to_float
 

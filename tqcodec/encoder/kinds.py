@@ -4,7 +4,7 @@ A codec of weights must not touch what is none. Three sources of knowledge, best
 the user; the module, which tells parameters from buffers (`Origin`); and the numbers, names and
 neighbours of a tensor. In doubt a tensor is exact: such tensors are small.
 
-The table of names is `CONSTANTS` and `VECTORS` below; docs/encoder.md has it in words.
+The table of names begins with `CONSTANTS`; docs/encoder.md has it in words.
 """
 
 from __future__ import annotations
@@ -97,24 +97,26 @@ REASONS = {
 # Judged by their numbers alone: once a network's data changes them, they are vectors like others.
 BY_NUMBERS = frozenset({Kind.FEW, Kind.WHOLE, Kind.REGULAR})
 
-# Words of the last part of a name (`encoder.attn.causal_mask`: causal, mask).
-CONSTANT_WORDS = frozenset(
-    # masks
-    "mask masks masked causal tril triu alibi "
-    # positions
-    "id ids idx index indices bucket buckets coords coordinates anchor anchors prior priors "
-    # schedules
-    "timestep timesteps betas alphas sigmas cumprod schedule "
-    # frequencies and sinusoids
-    "freq freqs frequency frequencies cis cos sin cached slopes sinusoid sinusoidal fourier "
-    "gaussian "
-    # windows and filterbanks
-    "window windows hann hamming mel melw filterbank filterbanks fb stft istft dft wsin wcos "
-    # codebooks and what goes with quantized weights
-    "codebook codebooks centroids absmax lut scb zeros qzeros quant "
-    # counters
-    "count counts counter tracked".split()
-)
+# Words of the last part of a name (`encoder.attn.causal_mask`: causal, mask) of a constant.
+CONSTANTS = {
+    "masks": "mask masks masked causal tril triu alibi",
+    "positions": (
+        "id ids idx index indices bucket buckets coords coordinates anchor anchors prior priors"
+    ),
+    "schedules": "timestep timesteps betas alphas sigmas cumprod schedule",
+    "frequencies and sinusoids": (
+        "freq freqs frequency frequencies cis cos sin cached slopes sinusoid sinusoidal "
+        "fourier gaussian"
+    ),
+    "windows and filterbanks": (
+        "window windows hann hamming mel melw filterbank filterbanks fb stft istft dft wsin wcos"
+    ),
+    "codebooks and what goes with quantized weights": (
+        "codebook codebooks centroids absmax lut scb zeros qzeros quant"
+    ),
+    "counters": "count counts counter tracked",
+}
+CONSTANT_WORDS = {word for words in CONSTANTS.values() for word in words.split()}
 CONSTANT_NAMES = re.compile(
     r"(.*_)?(scales|scale_inv|scale_inverse|zero_points?|zp)(_\d+)?"
     r"|(weight|input|output|act|activation|k|v|q|kv|block|group|global)_scale(_\d+)?"
@@ -122,15 +124,15 @@ CONSTANT_NAMES = re.compile(
     r"|.*_correction_bias"  # of a router's scores: the order of near ones decides
 )
 # Parts of a path below which nothing is trained.
-CONSTANT_PARTS = frozenset({"stft", "istft", "rotary_emb", "rotary_pos_emb", "mel_scale"})
+CONSTANT_PARTS = {"stft", "istft", "rotary_emb", "rotary_pos_emb", "mel_scale"}
 # What these words stand beside is learned: mask_token, position_embeddings.
-LEARNED_WORDS = frozenset({"token", "tokens", "embed", "embedding", "embeddings", "emb"})
+LEARNED_WORDS = {"token", "tokens", "embed", "embedding", "embeddings", "emb"}
 
-VECTOR_WORDS = LEARNED_WORDS | frozenset("weight bias biases gamma beta magnitude".split())
-VECTOR_NAMES = frozenset(
-    "running_mean running_var moving_mean moving_var moving_variance "
-    "scale offset layer_scale g b".split()
-)
+VECTOR_WORDS = LEARNED_WORDS | {"weight", "bias", "biases", "gamma", "beta", "magnitude"}
+VECTOR_NAMES = {
+    *("running_mean", "running_var", "moving_mean", "moving_var", "moving_variance"),
+    *("scale", "offset", "layer_scale", "g", "b"),
+}
 # Last parts of a name that say nothing: those of lists, parametrizations and adapters.
 MEANINGLESS = re.compile(r"\d+|original\d*|default")
 
@@ -319,7 +321,7 @@ def _is_few(flat: Patterns) -> bool:
 
 
 def _is_whole(values: NDArray[np.float64]) -> bool:
-    return bool((np.isfinite(values) & (values == np.rint(values))).all())
+    return bool(np.isfinite(values).all()) and bool((values == np.rint(values)).all())
 
 
 def _is_regular(patterns: Patterns, axis: int, dtype: DType) -> bool:

@@ -144,8 +144,8 @@ def make_plan(
             known = replace(source, origin=Origin.PARAMETER)
         beside = around.has(source.name, source.dtype)
         kind = _kind(known, settings, options[source.name], beside)
-        one = statistics.get(source.name)
-        items.append(_item(source, settings, options[source.name], kind, seen, one))
+        rows = statistics[source.name].rows if source.name in statistics else 0
+        items.append(_item(source, options[source.name], kind, rows, seen))
     return items
 
 
@@ -198,14 +198,9 @@ def _kind(source: Source, settings: Settings, options: TensorOptions, beside: bo
 
 
 def _item(
-    source: Source,
-    settings: Settings,
-    options: TensorOptions,
-    kind: Kind,
-    seen: dict[bytes, str],
-    statistics: WeightStatistics | None,
+    source: Source, options: TensorOptions, kind: Kind, rows: int, seen: dict[bytes, str]
 ) -> Item:
-    roles = roles_of(source.patterns.shape, statistics.rows if statistics is not None else 0)
+    roles = roles_of(source.patterns.shape, rows)
     twin = _twin(source, options, kind, seen)
     if twin is not None:
         return Item(source.name, Treatment.TIED, kind, roles, options, twin)

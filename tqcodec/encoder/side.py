@@ -73,7 +73,7 @@ def precision(flat: NDArray[np.unsignedinteger], dtype: DType, kept: int) -> int
 
 
 def _rounded(magnitude: int, drop: int) -> int:
-    """A pattern without its sign rounded to `drop` bits fewer, half to even, zeros in their place."""
+    """A pattern without its sign, the last `drop` bits rounded away, half to even."""
     odd = magnitude >> drop & 1
     return (magnitude + (1 << (drop - 1)) - 1 + odd) >> drop << drop
 

@@ -72,7 +72,7 @@ class Followers:
         return alias
 
     def found(self) -> dict[str, dict[str, Any]]:
-        """`shift`, `shift_sign` and `gain` of the weights in use, by name, as far as they have any."""
+        """By name of the weights in use what they have of `shift`, `shift_sign` and `gain`."""
         links = list(self._links.values())
         calls = Counter(link.use.key for link in links)
         biases = Counter({(link.use.key[0], link.bias) for link in links})
