@@ -374,7 +374,7 @@ def _are_sinusoids(lines: NDArray[np.float64], ulp: float) -> bool:
         if half % groups == 0:
             pairs = lines.reshape(-1, groups, 2, half // groups)
             radius = np.square(pairs).sum(2)
-            round_ = np.abs(radius - 1) <= 1e-3 + 8 * ulp
-            if (round_ | (radius == 0)).all() and round_.any():
+            on_circle = np.abs(radius - 1) <= min(1e-3 + 8 * ulp, 0.1)
+            if (on_circle | (radius == 0)).all() and on_circle.any():
                 return True
     return False

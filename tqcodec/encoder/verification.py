@@ -119,7 +119,7 @@ def within_bound(before: Patterns, after: Patterns, dtype: DType, kept: int) -> 
     if kept >= dtype.mantissa_bits:
         return bool(np.array_equal(before, after))
     old, new = to_float(before, dtype), to_float(after, dtype)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         return bool((np.abs(new - old) <= np.abs(old) * 2.0 ** -(kept + 1)).all())
 
 
