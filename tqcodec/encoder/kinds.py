@@ -28,6 +28,7 @@ FEW = 16  # distinct values of a tensor of more elements: an alphabet, not weigh
 BLOCK = 1 << 16  # elements looked at together
 LEAST_STEPS = 8  # elements of a line that can be a progression
 SAMPLE = 4  # places along each other axis at which lines are tried before all of them
+LEAST_ULP = 2.0**-40  # float64 holds more than the sums and powers behind it are worth
 CLASS_SIZE = 16  # numbers of kinds for each class
 
 
@@ -327,7 +328,7 @@ def _is_whole(values: NDArray[np.float64]) -> bool:
 def _is_regular(patterns: Patterns, axis: int, dtype: DType) -> bool:
     """True where all lines along an axis are progressions, or pairs of sine and cosine."""
     moved = np.moveaxis(patterns, axis, -1)
-    length, ulp = moved.shape[-1], 2.0 ** -(dtype.mantissa_bits + 1)
+    length, ulp = moved.shape[-1], max(2.0 ** -(dtype.mantissa_bits + 1), LEAST_ULP)
     few = moved[tuple(slice(None, None, math.ceil(n / SAMPLE)) for n in moved.shape[:-1])]
 
     def lines(chosen: Patterns) -> NDArray[np.float64]:
@@ -359,7 +360,7 @@ def _are_progressions(lines: NDArray[np.float64], ulp: float) -> bool:
 
 def _even(lines: NDArray[np.float64], tolerance: float) -> bool:
     bent = np.abs(np.diff(lines, 2)).max() > tolerance
-    return not bent and bool(np.abs(lines[:, -1] - lines[:, 0]).max() > 32 * tolerance)
+    return not bent and bool(np.abs(lines[:, -1] - lines[:, 0]).max() > 8 * tolerance)
 
 
 def _are_sinusoids(lines: NDArray[np.float64], ulp: float) -> bool:
