@@ -124,6 +124,7 @@ CONSTANT_NAMES = re.compile(
     r"|(forward|inverse|mel|dct)_basis|projection_matrix|pos_weight|class_weights?"
     r"|.*_correction_bias"  # of a router's scores: the order of near ones decides
 )
+ZERO_POINTS = re.compile(r"(.*_)?zero_points?")
 # Parts of a path below which nothing is trained.
 CONSTANT_PARTS = {"stft", "istft", "rotary_emb", "rotary_pos_emb", "mel_scale"}
 # What these words stand beside is learned: mask_token, position_embeddings.
@@ -186,6 +187,8 @@ def is_constant_name(name: str) -> bool:
 def is_vector_name(name: str) -> bool:
     """True for names of vectors that are weights: biases, norms, running statistics, tokens."""
     leaf = _parts(name)[-1]
+    if leaf in ("weight_u", "weight_v"):  # singular vectors of a spectral normalisation
+        return False
     return leaf in VECTOR_NAMES or bool(_words(leaf) & VECTOR_WORDS)
 
 
@@ -208,29 +211,35 @@ class Neighbours:
     Attributes:
         packed: prefixes beside which everything floating is exact, 8-bit floats too.
         floats: those of 8-bit floats: everything else beside them is.
+        zeros: those of zero points, whose `scale` is that of no normalisation.
     """
 
     packed: frozenset[str]
     floats: frozenset[str]
+    zeros: frozenset[str]
 
     @classmethod
     def of(cls, tensors: Iterable[tuple[str, DType, int]]) -> Neighbours:
         """Those of a checkpoint, by name, type and number of elements of its tensors."""
         packed: set[str] = set()
         floats: set[str] = set()
+        zeros: set[str] = set()
         for name, dtype, size in tensors:
+            if ZERO_POINTS.fullmatch(_parts(name)[-1]):
+                zeros.add(_parent(name))
             if size < LEAST_WEIGHTS or is_constant_name(name):
                 continue
             if dtype.is_float and dtype.size == 1:
                 floats |= _prefixes(name)
             elif not dtype.is_float and dtype.name not in ("BOOL", "I64", "U64"):
                 packed |= _prefixes(name)
-        return cls(frozenset(packed), frozenset(floats))
+        return cls(frozenset(packed), frozenset(floats), frozenset(zeros))
 
     def has(self, name: str, dtype: DType) -> bool:
         """True where a tensor stands beside a quantized weight."""
         around = {_parent(name), *itertools.accumulate(name.split("_")[:-1], "{}_{}".format)}
-        if around & self.packed:
+        scale = _parts(name)[-1] == "scale" and _parent(name) in self.zeros
+        if scale or around & self.packed:
             return True
         return dtype.size > 1 and bool(around & self.floats)
 

@@ -101,8 +101,8 @@ class Recorder:
             bias: what was added to the output.
         """
         name = self.names.get(id(weight))
-        if name is None or name not in self.weights:
-            return out
+        if name is None or name not in self.weights or not out.numel():
+            return out  # an expert without samples gives nothing
         if not out.requires_grad:
             out = out.detach().requires_grad_().clone()  # a leaf could not be changed in place
         use = Use((name, part), layer, x.detach(), axis, columns, out.shape, x._version)
