@@ -324,7 +324,8 @@ def _blocks(flat: Patterns) -> Iterator[Patterns]:
 def _is_few(flat: Patterns) -> bool:
     seen = flat[:0]
     for block in _blocks(flat):
-        seen = np.union1d(seen, block)
+        new = block[~np.isin(block, seen, kind="sort")]  # compares with each, as they are few
+        seen = np.union1d(seen, new)
         if len(seen) > FEW:
             return False
     return True
