@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import tqcodec
-from tqcodec.encoder.plan import LEAST_WEIGHTS
+from tqcodec.encoder.kinds import is_matrix
 from tqcodec.encoder.statistics import WeightStatistics
 
 Array = NDArray[Any]
@@ -30,11 +30,11 @@ DAMPING = 0.01
 
 
 def matrices(tensors: Tensors) -> dict[str, Array]:
-    """What is rounded: floating-point tensors of two axes or more and 64 elements or more."""
+    """What is rounded: floating-point tensors of two axes longer than 1 and 64 elements or more."""
     return {
         name: array
         for name, array in tensors.items()
-        if array.dtype.kind == "f" and array.ndim >= 2 and array.size >= LEAST_WEIGHTS
+        if array.dtype.kind == "f" and is_matrix(array.shape)
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from subjects import Subject
 
-from tqcodec.encoder.plan import LEAST_WEIGHTS
+from tqcodec.encoder.kinds import is_matrix
 from tqcodec.torch.evaluation import Reference
 
 FLOAT = "float32"
@@ -48,12 +48,8 @@ class Point:
 
 
 def weights_of(state: Mapping[str, torch.Tensor]) -> int:
-    """Elements of the weight matrices: floating-point tensors of two axes or more, 64 or more."""
-    return sum(
-        t.numel()
-        for t in state.values()
-        if t.is_floating_point() and t.ndim >= 2 and t.numel() >= LEAST_WEIGHTS
-    )
+    """Elements of the weight matrices: floating-point, two axes longer than 1, 64 or more."""
+    return sum(t.numel() for t in state.values() if t.is_floating_point() and is_matrix(t.shape))
 
 
 class Judge:

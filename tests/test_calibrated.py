@@ -188,18 +188,43 @@ def test_statistics_add() -> None:
 
 
 def test_statistics_of_different_layers_do_not_add() -> None:
-    one = layer_of("dense").statistics()
-    others = [
-        layer_of("conv").statistics(),
-        replace(one, shift="bias"),
-        replace(one, gain="weight"),
-        replace(one, shift_sign=-1),
-    ]
-    for other in others:
-        with pytest.raises(EncodeError, match="different layers"):
-            one + other
-    with pytest.raises(EncodeError, match="'b'"):
-        Statistics({"a": one}) + Statistics({"a": one, "b": one})
+    one = replace(layer_of("dense").statistics(), shift="bias", gain="bn", sketch=(1.0, 2.0))
+    others = {
+        "different layers": [
+            layer_of("conv").statistics(),
+            replace(one, shift="other"),
+            replace(one, gain="other"),
+            replace(one, shift_sign=-1),
+        ],
+        "differ by": [replace(one, sketch=(1.0, 1.5)), replace(one, sketch=(1.0,))],
+    }
+    for message, wrong in others.items():
+        for other in wrong:
+            with pytest.raises(EncodeError, match=f"{message}.*'a'"):
+                Statistics({"a": one}) + Statistics({"a": other})
+
+
+def test_a_vector_that_one_part_does_not_know_takes_up_nothing() -> None:
+    plain = layer_of("dense").statistics()
+    one = replace(plain, shift="mean", shift_sign=-1, gain="bn", sketch=(1.0, 2.0))
+    for found in (one + plain, plain + one):
+        assert (found.shift, found.shift_sign, found.gain) == (None, 1, None)
+        assert found.sketch == (1.0, 2.0)
+    assert (one + one).shift_sign == -1
+
+
+def test_a_weight_that_one_part_lacks_saw_nothing_of_its_data() -> None:
+    dense, conv = layer_of("dense").statistics(), layer_of("conv").statistics()
+    one = Statistics({"a": dense, "b": conv}, {"c": "unused", "d": "unused"})
+    other = Statistics({"a": dense, "c": dense}, {"b": "unused", "d": "unused"})
+    found = one + other
+    assert list(found) == ["a", "b", "c"]
+    assert found.without == {"d": "unused"}
+    for name, seen in (("b", conv), ("c", dense)):
+        more = {"images": dense.images, "probes": dense.probes}
+        wanted = {f: getattr(seen, f) + n for f, n in more.items()}
+        assert equal(found[name], replace(seen, **wanted))
+    assert equal((one + Statistics({}))["b"], conv)
 
 
 @pytest.mark.parametrize(
@@ -782,12 +807,16 @@ def test_tied_side_tensors_are_not_corrected() -> None:
     given = layer(np.random.default_rng(0), (80, 20))
     rng = np.random.default_rng(1)
     bias = rng.normal(size=80).astype(np.float32)
-    tensors = {"weight": rng.normal(size=(80, 20)).astype(np.float32), "bias": bias, "twin": bias}
-    for shift in ("bias", "twin"):
+    tensors = {
+        "weight": rng.normal(size=(80, 20)).astype(np.float32),
+        "bias": bias,
+        "twin.bias": bias,
+    }
+    for shift in ("bias", "twin.bias"):
         statistics = Statistics({"weight": given.statistics(shift=shift)})
         data = tqcodec.encode(tensors, Settings(quality=50, side_bits=None), statistics)
         found = tqcodec.decode(data)
-        assert np.array_equal(found["bias"], bias) and np.array_equal(found["twin"], bias)
+        assert np.array_equal(found["bias"], bias) and np.array_equal(found["twin.bias"], bias)
 
 
 def test_a_side_tensor_of_another_shape_or_type_is_not_corrected() -> None:

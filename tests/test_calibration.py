@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import warnings
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -425,6 +428,88 @@ def assert_equal(one: Statistics, other: Statistics) -> None:
     for name in one:
         for array in ARRAYS:
             assert (getattr(one[name], array) == getattr(other[name], array)).all()
+
+
+class Experts(nn.Module):
+    """Each sample goes to one of two experts; empty batches too, if they are not guarded."""
+
+    def __init__(self, guarded: bool = True) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(16, 16) for _ in range(2))
+        self.head, self.guarded = nn.Linear(16, 10), guarded
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = torch.zeros_like(x)
+        for i, expert in enumerate(self.experts):
+            chosen = (x[:, 0] > 0) == bool(i)
+            if chosen.any() or not self.guarded:
+                out[chosen] = expert(x[chosen])
+        return self.head(out)
+
+
+EXPERTS = ["experts.0.weight", "experts.1.weight", "head.weight"]
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_experts_that_see_a_part_of_the_data(guarded: bool) -> None:
+    """The machines' sums are those of one; a rare expert does not count as if always used."""
+    torch.manual_seed(0)
+    model, x = Experts(guarded), data(64, 16)
+    x[:, 0] = torch.linspace(-1, 3, 64)
+    left, right = x[x[:, 0] <= 0], x[x[:, 0] > 0]
+    whole = calibrate(model, [left, right])
+    one, other = calibrate(model, [left]), calibrate(model, [right])
+    assert list(one.without) == ["experts.1.weight"]
+    for found in (one + other, other + one):
+        assert sorted(found) == sorted(whole) == EXPERTS
+        assert not found.without
+        for name in EXPERTS:
+            assert (found[name].images, found[name].probes) == (64, 64)
+            assert (whole[name].images, whole[name].probes) == (64, 64)
+            assert found[name].vectors == whole[name].vectors
+            assert_near(found[name].inputs, torch.tensor(whole[name].inputs))
+            assert found[name].shift == whole[name].shift == name.replace("weight", "bias")
+    assert whole["experts.0.weight"].vectors == len(left)
+    assert tqcodec.torch.encode(model, tqcodec.Settings(bits=6), one)
+
+
+def test_statistics_know_their_network(tmp_path: Path) -> None:
+    model, batches = seeded(Branch), list(data(6, 3, 6, 6).split(3))
+    found = calibrate(model, batches)
+    found.save(tmp_path / "s.npz")
+    old = Statistics({n: replace(one, sketch=None) for n, one in found.items()})
+    settings = tqcodec.Settings(bits=8)
+    for statistics in (found, Statistics.load(tmp_path / "s.npz")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for same in (model, copy.deepcopy(model).half(), copy.deepcopy(model).bfloat16()):
+                tqcodec.torch.encode(same, settings, statistics)
+            tqcodec.torch.encode(trained_on(model, 0.02), settings, statistics)
+        with pytest.warns(tqcodec.EncodeWarning, match="statistics: .* changed since, most 'alone"):
+            tqcodec.torch.encode(trained_on(model, 0.3, "alone"), settings, statistics)
+        with pytest.warns(tqcodec.EncodeWarning, match="statistics: 1 of "):
+            tqcodec.torch.encode(trained_on(model, 100, "alone"), settings, statistics)
+        other = trained_on(model, 3)
+        with pytest.raises(EncodeError, match="statistics: of another network: half of its"):
+            tqcodec.torch.encode(other, settings, statistics)
+        with pytest.raises(EncodeError, match="differ by"):
+            statistics + calibrate(other, batches)
+        with warnings.catch_warnings():  # of before there were sketches
+            warnings.simplefilter("error")
+            tqcodec.torch.encode(other, settings, old)
+            assert (old + statistics)["alone.weight"].sketch == found["alone.weight"].sketch
+
+
+def trained_on(model: nn.Module, distance: float, only: str = "") -> nn.Module:
+    """A copy whose weights are so far, relative to their norm, from where they were."""
+    model = copy.deepcopy(model)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.startswith(only):
+                noise = torch.randn_like(weight)
+                weight += distance * noise * weight.norm() / noise.norm()
+    return model
 
 
 def test_deterministic_and_independent_of_global_state(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from tqcodec.encoder.findings import EncodeReport
     from tqcodec.encoder.gain import coding_gain
+    from tqcodec.encoder.kinds import Origin
     from tqcodec.encoder.settings import Settings
     from tqcodec.encoder.statistics import Statistics
 
@@ -51,6 +52,7 @@ __all__ = [
     "InternalError",
     "LimitError",
     "MalformedError",
+    "Origin",
     "Settings",
     "Statistics",
     "TQCError",
@@ -66,6 +68,7 @@ __all__ = [
 ]
 _PLACES = {
     "EncodeReport": "tqcodec.encoder.findings",
+    "Origin": "tqcodec.encoder.kinds",
     "Settings": "tqcodec.encoder.settings",
     "Statistics": "tqcodec.encoder.statistics",
     "coding_gain": "tqcodec.encoder.gain",

@@ -26,7 +26,9 @@ from tqcodec.format.registry import MAJOR, MINOR
 from tqcodec.kinds import need, need_function, need_options, path_of
 
 if TYPE_CHECKING:
-    from tqcodec.encoder.findings import EncodeReport
+    from tqcodec.encoder.findings import EncodeReport, Finding
+    from tqcodec.encoder.kinds import Origin
+    from tqcodec.encoder.plan import Source
     from tqcodec.encoder.settings import Settings
     from tqcodec.encoder.statistics import Statistics
 
@@ -98,6 +100,7 @@ def encode(
     settings: Settings | None = None,
     statistics: Statistics | None = None,
     *,
+    origins: Mapping[str, Origin] | None = None,
     refine: Refine | None = None,
     progress: Progress | None = None,
     verify: bool = True,
@@ -112,6 +115,8 @@ def encode(
         settings: how to encode; `Settings()` if None.
         statistics: what calibration data says of the weights (`tqcodec.torch.calibrate`); None
             encodes without data. Weights that it lacks are encoded without data.
+        origins: what tensors are in the module that they come from, by name; what is not said is
+            told by numbers and names, in doubt exact (docs/encoder.md, Plan).
         refine: given the finished file, new values of 1-D tensors (biases, batch normalisation)
             that go better with the decoded weights; called once.
         progress: called with (stage, done, of).
@@ -125,7 +130,8 @@ def encode(
 
     Warns:
         EncodeWarning: for each finding of `EncodeReport`: matrices that are much worse than the
-            bits allow, a target that was missed, a file beyond a decoder's default limit.
+            others, a target that was missed, statistics of weights that have changed since, a file
+            beyond a decoder's default limit.
     """
     from tqcodec.encoder.pipeline import encode as run
     from tqcodec.encoder.plan import Source
@@ -137,15 +143,18 @@ def encode(
     need("statistics", statistics, (Mapping, NoneType), "tqcodec.Statistics")
     for name, one in (statistics or {}).items():
         need(f"statistics of {name!r}", one, WeightStatistics, "WeightStatistics")
+    need("origins", origins, (Mapping, NoneType), "a mapping of names to Origin")
     need_function("refine", refine)
     need_function("progress", progress)
+    known = origins if origins is not None else {}
     sources = []
     for name, array in tensors.items():
         if not isinstance(name, str):
             raise EncodeError(f"tensor name {name!r} is not a string")
-        sources.append(Source(name, *_patterns(name, array)))
+        sources.append(Source(name, *_patterns(name, array), known.get(name)))
     by_name = {source.name: source for source in sources}
     settings = settings if settings is not None else Settings()
+    stale = _of_statistics(statistics, by_name)
 
     def refined(data: bytes) -> dict[str, NDArray[np.unsignedinteger]]:
         assert refine is not None, "wrapped only where there is one"
@@ -170,10 +179,27 @@ def encode(
         progress,
         verify,
     )
+    found.findings[:0] = stale
     found.warn(stacklevel=3)
     if report is not None:
         report.findings, report.snr = found.findings, found.snr
     return data
+
+
+def _of_statistics(statistics: Any, sources: Mapping[str, Source]) -> list[Finding]:
+    """Whether statistics are of other weights than these."""
+    from tqcodec.encoder.findings import Finding
+    from tqcodec.encoder.statistics import Statistics, sampled_places
+
+    def sampled(name: str) -> NDArray[np.float64] | None:
+        source = sources.get(name)
+        if source is None or source.patterns.shape != statistics[name].shape:
+            return None  # an error of the plan
+        flat = source.patterns.reshape(-1)
+        return to_float(flat[sampled_places(flat.size)], source.dtype)
+
+    found = statistics.objection(sampled) if isinstance(statistics, Statistics) else None
+    return [] if found is None else [Finding("statistics", found)]
 
 
 def _look_at_nothing(index: int, patterns: Array) -> None:
@@ -214,6 +240,7 @@ def save(
     settings: Settings | None = None,
     statistics: Statistics | None = None,
     *,
+    origins: Mapping[str, Origin] | None = None,
     refine: Refine | None = None,
     progress: Progress | None = None,
     verify: bool = True,
@@ -230,6 +257,7 @@ def save(
         tensors,
         settings,
         statistics,
+        origins=origins,
         refine=refine,
         progress=progress,
         verify=verify,

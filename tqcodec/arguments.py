@@ -124,7 +124,7 @@ def _add_encode_options(encode: argparse.ArgumentParser) -> None:
     add("--payload", choices=PAYLOADS, default=Settings.payload)
     side = "mantissa bits kept of biases and the like, or 'all'; default %(default)s"
     add("--side-bits", type=_side_bits, default=Settings.side_bits, metavar="N", help=side)
-    rule = "options of some tensors: lossless, transform:T, step:F, bits:B, side:N"
+    rule = "options of some tensors: exact, weight, transform:T, step:F, bits:B, side:N"
     pattern = "PATTERN=OPTIONS"
     add("--rule", dest="rules", type=_rule, action="append", default=[], metavar=pattern, help=rule)
     add("-e", "--effort", type=int, default=Settings.effort, metavar="N", help="1 fast to 9 best")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.encoder.plan import is_weight_matrix
+from tqcodec.encoder import kinds
 from tqcodec.format.container import Container, block_lengths
 from tqcodec.format.entries import Entry
 from tqcodec.format.planes import Part, read_block
@@ -39,7 +39,8 @@ def summary(container: Container) -> Data:
     """Counts and sizes of a whole file, from its directory alone.
 
     `weights` counts the elements of all weight matrices, tied ones once; `bits_per_weight` is the
-    whole file over them (null without any). `decoded_bytes` counts tied tensors each time.
+    whole file over them (null without any). `kinds` counts tensors by class and reason, as far as
+    the file states them. `decoded_bytes` counts tied tensors each time.
     """
     directory = container.directory
     entries = directory.entries
@@ -53,6 +54,7 @@ def summary(container: Container) -> Data:
         "weights": weights,
         "bits_per_weight": _bits(container.length, weights),
         "counts": dict(Counter(_coding(entry) for entry in entries)),
+        "kinds": dict(Counter(filter(None, map(_kind, entries)))),
         "directory_bytes": HEADER_SIZE + container.directory_size,
         "tables_bytes": directory.tables.length if directory.tables is not None else 0,
         "bundles": [
@@ -91,6 +93,7 @@ def _tensor(container: Container, entry: Entry) -> Data:
         "shape": list(entry.shape),
         "dtype": entry.dtype.name,
         "coding": _coding(entry),
+        "kind": _kind(entry),
         "same_as": _twin(container, entry),
         "bundle": entry.bundle,
         "bytes": size if own else 0 if tied or not entry.elements else None,
@@ -107,7 +110,11 @@ def _tensor(container: Container, entry: Entry) -> Data:
 
 
 def _is_weight(entry: Entry) -> bool:
-    return entry.same_as is None and is_weight_matrix(entry.dtype, entry.shape)
+    return entry.same_as is None and kinds.is_weight(entry.kind, entry.dtype, entry.shape)
+
+
+def _kind(entry: Entry) -> str | None:
+    return kinds.describe(entry.kind)
 
 
 def _coding(entry: Entry) -> str:
@@ -200,7 +207,8 @@ def _entry(container: Container, entry: Entry) -> Data:
         out["bundle"] = entry.bundle
     else:
         out["segments"] = [asdict(segment) for segment in entry.segments]
-    return out if entry.snr is None else {**out, "snr": entry.snr}
+    ancillary = {"snr": entry.snr, "k": entry.kind}
+    return out | {key: value for key, value in ancillary.items() if value is not None}
 
 
 def _bundle_head(container: Container, index: int) -> Data:

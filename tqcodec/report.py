@@ -23,7 +23,7 @@ LONGEST_LABEL = 48
 
 STYLE = """body{font:14px system-ui,sans-serif;margin:2em}table{border-collapse:collapse}
 td,th{padding:.15em .8em;text-align:right;border-bottom:1px solid #ddd}
-td:nth-child(-n+5),th:nth-child(-n+5){text-align:left}img{max-width:100%}"""
+td:nth-child(-n+6),th:nth-child(-n+6){text-align:left}img{max-width:100%}"""
 
 
 def kind_of(output: str) -> str:

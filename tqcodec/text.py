@@ -36,6 +36,7 @@ COLUMNS: dict[str, Callable[[Data], str]] = {
     "shape": lambda t: "x".join(map(str, t["shape"])) or "scalar",
     "dtype": lambda t: t["dtype"],
     "coding": lambda t: _coding(t),
+    "kind": lambda t: _optional(t["kind"], str),
     "transform": lambda t: _transform(t),
     "kept/all": lambda t: _optional(t["kept"], lambda kept: f"{kept}/{t['channels']}"),
     "depth": lambda t: _optional(t["depths"], lambda _: _depths(t)),
@@ -44,7 +45,7 @@ COLUMNS: dict[str, Callable[[Data], str]] = {
     "bytes": lambda t: _optional(t["bytes"], str),
 }
 AXES = ("out", "in", "taps")
-LEFT = 5  # columns of text; the others hold numbers and are aligned to the right
+LEFT = 6  # columns of text; the others hold numbers and are aligned to the right
 
 
 def info_lines(data: Data) -> Iterator[str]:
@@ -58,6 +59,9 @@ def info_lines(data: Data) -> Iterator[str]:
     yield from aligned([list(COLUMNS), *rows])
     if data["encoder"] is not None:
         yield f"made by {printable(data['encoder'])}"
+    counts = (f"{n} {kind}" for kind, n in data["kinds"].items())
+    if data["kinds"]:
+        yield f"kinds: {'; '.join(counts)}"
     yield summary_line(data)
     yield from _gain_lines(data["tensors"])
 

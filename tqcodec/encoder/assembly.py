@@ -121,18 +121,18 @@ def _records(
         if item.same_as is not None:
             yield Record(item.name, dtype, shape, 0, Tied(item.same_as))
             continue
-        content, snr = contents[item.name], ratios.get(item.name)
+        content, snr, kind = contents[item.name], ratios.get(item.name), int(item.kind)
         if isinstance(content, Coded):
-            yield Record(item.name, dtype, shape, content.check, content.record, snr)
+            yield Record(item.name, dtype, shape, content.check, content.record, snr, kind)
             continue
         if isinstance(content, Raw):
-            yield Record(item.name, dtype, shape, crc(source.patterns), content)
+            yield Record(item.name, dtype, shape, crc(source.patterns), content, kind=kind)
             continue
         check, size = crc(content.patterns), len(content.patterns)
         if size > min(SMALL, MAX_SYMBOLS):
-            yield Record(item.name, dtype, shape, check, content, snr)
+            yield Record(item.name, dtype, shape, check, content, snr, kind)
         else:
             if filled + size > MAX_SYMBOLS:
                 bundle, filled = bundle + 1, 0
             filled += size
-            yield Record(item.name, dtype, shape, check, Bundled(bundle, content), snr)
+            yield Record(item.name, dtype, shape, check, Bundled(bundle, content), snr, kind)

@@ -14,26 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.encoder.coded import Coded
-from tqcodec.encoder.plan import Item, Source, Treatment
-from tqcodec.encoder.settings import Settings
+from tqcodec.encoder.plan import Item, Source
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.format.dtypes import round_to, to_float
 
 
-def adjustable(items: Sequence[Item], settings: Settings) -> set[str]:
-    """Names of the side tensors that may be changed: not what must be exact, nor what is tied.
-
-    Nor what holds infinities or NaN, which is exact as well.
-    """
+def adjustable(items: Sequence[Item]) -> set[str]:
+    """Names of the vectors that may be changed: not what must be exact, nor what is tied."""
     tied = {item.same_as for item in items}
-    return {
-        item.name
-        for item in items
-        if item.treatment in (Treatment.EXACT, Treatment.ROUNDED)
-        and not item.is_weight
-        and item.name not in tied
-        and not (settings.lossless or item.options.lossless or item.unusual)
-    }
+    return {item.name for item in items if item.is_adjustable and item.name not in tied}
 
 
 def corrected(

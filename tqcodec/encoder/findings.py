@@ -28,8 +28,9 @@ class Finding:
 
     Attributes:
         kind: ``snr`` (matrices of which little is left, or much less than of others), ``lost``
-            (matrices that decode to zeros), ``target`` (missed, or without a meaning), ``limit``
-            (the file decodes to more than a decoder takes by default).
+            (matrices that decode to zeros), ``target`` (missed, or without a meaning),
+            ``statistics`` (of other weights), ``limit`` (the file decodes to more than a decoder
+            takes by default).
         message: one line for people.
         tensors: names of those concerned, the worst first.
     """

@@ -20,7 +20,7 @@ from tqcodec.encoder.coded import Coded
 from tqcodec.encoder.coding import code
 from tqcodec.encoder.findings import EncodeReport, Finding, snr_of
 from tqcodec.encoder.job import Job, Refine, analysed, map_calls, part_of, prepare
-from tqcodec.encoder.plan import Source, directory_full, make_plan
+from tqcodec.encoder.plan import Item, Source, adjusted, directory_full, make_plan
 from tqcodec.encoder.provenance import provenance
 from tqcodec.encoder.rate_control import Estimate
 from tqcodec.encoder.settings import TRELLIS_EFFORT, Progress, Settings
@@ -43,12 +43,14 @@ class Written:
     Attributes:
         draft: the file.
         changed: new bit patterns of side tensors that make up for the coding, by name.
+        items: the plan, in the order of the file.
         snr: of each matrix that was transform-coded, in dB.
         reached: signal-to-noise ratio as the target counts it, in dB; None where nothing is lost.
     """
 
     draft: Draft
     changed: Mapping[str, NDArray[np.unsignedinteger]]
+    items: Sequence[Item]
     snr: Mapping[str, float]
     reached: float | None = None
 
@@ -91,7 +93,7 @@ def encode(
     written = _search(job) if job.analyses else _fitting(_write(job, [], {}), settings)
 
     def decode(data: bytes) -> None:
-        verification.check(data, by_name, items, written.changed, settings, progress)
+        verification.check(data, by_name, written.items, written.changed, settings, progress)
 
     data = written.finish(decode if verify else None)
     return data, EncodeReport(_findings(job, written), dict(written.snr))
@@ -225,17 +227,20 @@ def _write(
 ) -> Written:
     """The file, with side tensors that make up for the coding, and those given."""
     matrices = {a.item.name: one for a, one in zip(job.analyses, coded, strict=True)}
-    names = corrections.adjustable(job.items, job.settings)
+    names = corrections.adjustable(job.items)
     changed = corrections.corrected(job.sources, job.statistics, matrices, names)
     changed |= {name: patterns for name, patterns in refined.items() if name in names}
     sources, parts = dict(job.sources), dict(job.parts)
     items = {item.name: item for item in job.items}
     for name, patterns in changed.items():
         sources[name] = replace(sources[name], patterns=patterns)
+        items[name] = adjusted(items[name], job.settings)
         parts[name] = part_of(items[name], sources[name], job.settings)
     about = provenance(job.settings, job.statistics, tuned=bool(refined))
-    draft = assemble(sources, job.items, matrices, parts, job.settings, about)
-    return Written(draft, changed, {name: snr_of(one) for name, one in matrices.items()})
+    planned = list(items.values())
+    draft = assemble(sources, planned, matrices, parts, job.settings, about)
+    ratios = {name: snr_of(one) for name, one in matrices.items()}
+    return Written(draft, changed, planned, ratios)
 
 
 def _refined(job: Job, coded: Sequence[Coded], written: Written) -> Written:

@@ -5,12 +5,22 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.encoder.kinds import (
+    BY_NUMBERS,
+    LEAST_WEIGHTS,
+    Class,
+    Kind,
+    Neighbours,
+    Origin,
+    class_of,
+    kind_of,
+)
 from tqcodec.encoder.settings import Settings, TensorOptions, options_for
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.errors import EncodeError
@@ -19,7 +29,6 @@ from tqcodec.format.dtypes import DType, to_float
 from tqcodec.format.registry import MAX_DIRECTORY, MAX_NAME, Axis
 
 SMALL = 1 << 14  # tensors up to this many elements share bundles
-LEAST_WEIGHTS = 64  # a matrix with fewer elements is a side tensor
 LEAST_LARGEST, MOST_LARGEST = 2.0**-50, 2.0**50  # of a matrix that is transformed
 MOST_TAPS = 512  # more positions than this are no kernel
 
@@ -41,11 +50,13 @@ class Source:
         name: unique name.
         dtype: element type.
         patterns: bit patterns, of the tensor's shape, C order.
+        origin: what it is in its module, None where that is not known.
     """
 
     name: str
     dtype: DType
     patterns: NDArray[np.unsignedinteger]
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -55,25 +66,29 @@ class Item:
     Attributes:
         name: of the tensor.
         treatment: what becomes of it.
-        is_weight: True for a weight matrix, the elements that `bits` and `snr` count.
+        kind: its class and why; that of a tied tensor is the other one's.
         roles: axis of each dimension, for a transform.
         options: wishes of the rules.
         same_as: name of the earlier tensor with the same bytes, if tied.
-        unusual: True where numbers are not finite, or far from those of any weight.
     """
 
     name: str
     treatment: Treatment
-    is_weight: bool
+    kind: Kind
     roles: tuple[Axis, ...]
     options: TensorOptions
     same_as: str | None = None
-    unusual: bool = False
 
+    @property
+    def is_weight(self) -> bool:
+        """True for a weight matrix, the elements that `bits` and `snr` count."""
+        return self.same_as is None and class_of(self.kind) is Class.WEIGHT
 
-def is_weight_matrix(dtype: DType, shape: Sequence[int]) -> bool:
-    """True for the tensors whose elements count as weights."""
-    return dtype.is_float and len(shape) >= 2 and math.prod(shape) >= LEAST_WEIGHTS
+    @property
+    def is_adjustable(self) -> bool:
+        """True for vectors that may take up what the coding does to the weights."""
+        by_chance = self.kind in BY_NUMBERS
+        return self.same_as is None and (by_chance or class_of(self.kind) is Class.VECTOR)
 
 
 def roles_of(shape: Sequence[int], rows: int = 0) -> tuple[Axis, ...]:
@@ -83,8 +98,10 @@ def roles_of(shape: Sequence[int], rows: int = 0) -> tuple[Axis, ...]:
     (out, in / groups, kernel...). A transposed convolution is (in, out / groups, kernel...);
     without statistics, which know (`rows` is 1), its first dimension is taken as rows all the same.
     With more than 512 kernel positions the trailing dimensions are no kernel and join the input
-    axis.
+    axis. The elements of a vector, which a rule may call a weight, are rows.
     """
+    if len(shape) < 2:
+        return (Axis.OUT,) * len(shape)
     taps = math.prod(shape[2:])
     rest = Axis.TAPS if taps <= MOST_TAPS else Axis.IN
     first = (Axis.IN, Axis.OUT) if rows else (Axis.OUT, Axis.IN)
@@ -110,8 +127,21 @@ def make_plan(
                 f"statistics: {name!r} has shape {one.shape}, the tensor's is {shapes[name]}"
             )
     options = options_for(settings.rules, list(shapes))
+    around = Neighbours.of((s.name, s.dtype, s.patterns.size) for s in sources)
+    # Statistics know what is used as a weight, and what as a bias or a norm.
+    used = {*statistics, *(n for one in statistics.values() for n in (one.shift, one.gain))}
     seen: dict[bytes, str] = {}
-    return [_plan_one(s, settings, options[s.name], seen, statistics.get(s.name)) for s in sources]
+    items = []
+    for source in sources:
+        _check_shape(source)
+        known = source
+        if source.origin is None and source.name in used:
+            known = replace(source, origin=Origin.PARAMETER)
+        beside = around.has(source.name, source.dtype)
+        kind = _kind(known, settings, options[source.name], beside)
+        rows = statistics[source.name].rows if source.name in statistics else 0
+        items.append(_item(source, options[source.name], kind, rows, seen))
+    return items
 
 
 def _check_texts(names: Iterable[str], settings: Settings) -> None:
@@ -138,13 +168,7 @@ def directory_full(what: str) -> EncodeError:
     )
 
 
-def _plan_one(
-    source: Source,
-    settings: Settings,
-    options: TensorOptions,
-    seen: dict[bytes, str],
-    statistics: WeightStatistics | None,
-) -> Item:
+def _check_shape(source: Source) -> None:
     shape, name = source.patterns.shape, source.name
     if not name or len(name.encode(errors="replace")) > MAX_NAME:
         raise EncodeError(f"tensor {name[:40]!r}: names take 1 to {MAX_NAME} bytes")
@@ -152,30 +176,58 @@ def _plan_one(
         raise EncodeError(f"tensor {name!r}: the name is not a UTF-8 string")
     if not is_legal_shape(shape):
         raise EncodeError(f"tensor {name!r}: shape {shape} is beyond the limits of the format")
-    is_weight = is_weight_matrix(source.dtype, shape)
-    twin = _twin(source, options, seen)
-    rows = statistics.rows if statistics is not None else 0
-    roles = roles_of(shape, rows) if len(shape) >= 2 else ()
-    if twin is not None:
-        return Item(name, Treatment.TIED, False, roles, options, twin)
-    exact = settings.lossless or options.lossless or not source.dtype.is_float
-    unusual = source.dtype.is_float and not _in_range(source)
-    if exact or unusual:
-        treatment = Treatment.EXACT
-    elif is_weight:
-        treatment = Treatment.TRANSFORM
-    elif settings.side_bits is None and options.side_bits is None:
-        treatment = Treatment.EXACT
+
+
+def _kind(source: Source, settings: Settings, options: TensorOptions, beside: bool) -> Kind:
+    """The kind of a tensor, rules included."""
+    name, dtype, patterns = source.name, source.dtype, source.patterns
+    side = options.side_bits is not None
+    if options.weight and dtype.is_float and patterns.size:
+        kind = Kind.WEIGHT_RULE
     else:
-        treatment = Treatment.ROUNDED
-    return Item(name, treatment, is_weight, roles, options, unusual=unusual)
+        kind = kind_of(name, dtype, patterns, source.origin, beside, side)
+    found = class_of(kind)
+    if settings.lossless or options.lossless:
+        return Kind.WEIGHT_ASKED if found is Class.WEIGHT else Kind.ASKED
+    if found is Class.VECTOR and settings.side_bits is None and not side:
+        return Kind.VECTOR_ASKED
+    if found is not Class.EXACT and not _in_range(source):
+        return Kind.WEIGHT_RANGE if found is Class.WEIGHT else Kind.RANGE
+    return kind
 
 
-def _twin(source: Source, options: TensorOptions, seen: dict[bytes, str]) -> str | None:
-    """Name of an earlier tensor with the same type, shape, bytes and wishes, if there is one."""
+def _item(
+    source: Source, options: TensorOptions, kind: Kind, rows: int, seen: dict[bytes, str]
+) -> Item:
+    roles = roles_of(source.patterns.shape, rows)
+    twin = _twin(source, options, kind, seen)
+    if twin is not None:
+        return Item(source.name, Treatment.TIED, kind, roles, options, twin)
+    return Item(source.name, _treatment(kind), kind, roles, options)
+
+
+def _treatment(kind: Kind) -> Treatment:
+    if kind in (Kind.WEIGHT, Kind.WEIGHT_RULE):
+        return Treatment.TRANSFORM
+    rounded = class_of(kind) is Class.VECTOR and kind is not Kind.VECTOR_ASKED
+    return Treatment.ROUNDED if rounded else Treatment.EXACT
+
+
+def adjusted(item: Item, settings: Settings) -> Item:
+    """The plan of a vector whose numbers changed: they say nothing any more of what it is."""
+    if item.kind not in BY_NUMBERS:
+        return item
+    exact = settings.side_bits is None and item.options.side_bits is None
+    kind = Kind.VECTOR_ASKED if exact else Kind.VECTOR
+    return replace(item, kind=kind, treatment=_treatment(kind))
+
+
+def _twin(source: Source, options: TensorOptions, kind: Kind, seen: dict[bytes, str]) -> str | None:
+    """Name of an earlier tensor with the same type, shape, bytes, class and wishes."""
     if source.patterns.size < LEAST_WEIGHTS:
         return None
-    digest = hashlib.sha256(f"{source.dtype.name}{source.patterns.shape}{options}".encode())
+    about = f"{source.dtype.name}{source.patterns.shape}{class_of(kind)}"
+    digest = hashlib.sha256(f"{about}{options}".encode())
     digest.update(source.patterns.reshape(-1).view(np.uint8).data)
     key = digest.digest()
     if key in seen:

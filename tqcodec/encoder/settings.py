@@ -31,11 +31,11 @@ class Settings:
         lossless: code every tensor exactly.
         transform: ``auto`` chooses for each tensor; ``none``, ``dct``, ``klt``, ``elt`` force it.
         payload: ``range`` for the smallest file, ``fixed`` for coefficients of fixed length.
-        side_bits: mantissa bits kept of 1-D tensors (biases, batch normalisation); their
-            relative error is at most 2^-(side_bits + 1), but for subnormal numbers. None keeps
-            all bits, of what statistics or tuning have made of them.
+        side_bits: mantissa bits kept of vectors (biases, batch normalisation); their relative
+            error is at most 2^-(side_bits + 1), that of the smallest numbers too. None keeps all
+            bits, of what statistics or tuning have made of them.
         effort: 1 (fast) to 9 (thorough).
-        rules: pairs of a name pattern (as in `fnmatch`) and options such as ``lossless``,
+        rules: pairs of a name pattern (as in `fnmatch`) and options such as ``exact``, ``weight``,
             ``transform:none``, ``step:0.5``; later rules win.
         workers: processes; the bytes do not depend on it.
         metadata: free strings for the file.
@@ -126,6 +126,7 @@ class TensorOptions:
 
     Attributes:
         lossless: code it exactly.
+        weight: take it for a weight matrix, whatever it looks like.
         transform: as in `Settings`, or None to take the settings' one.
         step: factor on the step of all others.
         bits: bits per weight of its coefficients, bases and levels, instead of the common slope.
@@ -133,6 +134,7 @@ class TensorOptions:
     """
 
     lossless: bool = False
+    weight: bool = False
     transform: str | None = None
     step: float = 1.0
     bits: float | None = None
@@ -140,7 +142,9 @@ class TensorOptions:
 
 
 def parse_options(pattern: str, text: str) -> TensorOptions:
-    """Options of one rule, comma-separated: ``lossless transform:T step:F bits:B side:N``.
+    """Options of one rule, comma-separated: ``exact weight transform:T step:F bits:B side:N``.
+
+    ``lossless`` is another word for ``exact``.
 
     Raises:
         EncodeError: an unknown option or a bad value.
@@ -149,8 +153,10 @@ def parse_options(pattern: str, text: str) -> TensorOptions:
     for item in text.split(","):
         key, _, value = item.strip().partition(":")
         try:
-            if key == "lossless" and not value:
+            if key in ("exact", "lossless") and not value:
                 values["lossless"] = True
+            elif key == "weight" and not value:
+                values["weight"] = True
             elif key == "transform" and value in TRANSFORMS:
                 values["transform"] = value
             elif key == "step" and 1e-3 <= float(value) <= 1e3:
@@ -163,7 +169,7 @@ def parse_options(pattern: str, text: str) -> TensorOptions:
                 raise ValueError
         except ValueError:
             raise EncodeError(
-                f"rule {pattern!r}: {item.strip()!r} is not lossless, "
+                f"rule {pattern!r}: {item.strip()!r} is not exact, weight, "
                 "transform:auto|none|dct|klt|elt, step:0.001..1000, bits:0.05..24 or side:0..52"
             ) from None
     return TensorOptions(**values)  # type: ignore[arg-type]

@@ -30,14 +30,15 @@ def make_part(patterns: NDArray[np.unsignedinteger], dtype: DType, kept: int | N
     Args:
         patterns: bit patterns of any shape.
         dtype: element type.
-        kept: mantissa bits to keep; None keeps all. Integers are always exact.
+        kept: mantissa bits to keep, more where a relative error of 2^-(kept + 1) takes them; None
+            keeps all. Integers are always exact.
     """
     flat = patterns.reshape(-1)
     if not dtype.is_float:
         highest = int(flat.max(initial=0))
         return Part(dtype, flat, highest.bit_length())
     full = dtype.mantissa_bits
-    kept = full if kept is None else min(kept, full)
+    kept = full if kept is None else precision(flat, dtype, min(kept, full))
     flat = _shorten(flat, dtype, kept)
     if kept == full:
         kept -= _spare_bits(flat, full)
@@ -52,10 +53,35 @@ def make_part(patterns: NDArray[np.unsignedinteger], dtype: DType, kept: int | N
     return Part(dtype, flat, kept, unsigned, 0, high - MIDDLE)
 
 
+def precision(flat: NDArray[np.unsignedinteger], dtype: DType, kept: int) -> int:
+    """Mantissa bits to keep so that no relative error is above 2^-(kept + 1).
+
+    More than `kept` where subnormal numbers have fewer of their own, or where the largest number
+    would be rounded to infinity.
+    """
+    magnitudes = flat & flat.dtype.type((1 << (8 * dtype.size - 1)) - 1)
+    full = dtype.mantissa_bits
+    least = int(magnitudes[magnitudes > 0].min(initial=1 << full))
+    needed = kept + full + 1 - least.bit_length() if least < 1 << full else kept
+    needed = min(needed, full)
+    most = int(magnitudes.max(initial=0))
+    # The pattern of infinity. Without infinities only that of all bits set is no number.
+    top = ((1 << dtype.exponent_bits) << full) - (1 << full if dtype.infinities else 1)
+    while needed < full and _rounded(most, full - needed) >= top:
+        needed += 1
+    return needed
+
+
+def _rounded(magnitude: int, drop: int) -> int:
+    """A pattern without its sign, the last `drop` bits rounded away, half to even."""
+    odd = magnitude >> drop & 1
+    return (magnitude + (1 << (drop - 1)) - 1 + odd) >> drop << drop
+
+
 def _shorten(
     flat: NDArray[np.unsignedinteger], dtype: DType, kept: int
 ) -> NDArray[np.unsignedinteger]:
-    """Round mantissas to `kept` bits, half to even; what would overflow is cut off instead."""
+    """Round mantissas to `kept` bits, half to even."""
     drop = dtype.mantissa_bits - kept
     if drop == 0:
         return flat
@@ -64,11 +90,7 @@ def _shorten(
     magnitude = wide ^ sign
     odd = magnitude >> np.uint64(drop) & np.uint64(1)
     rounded = (magnitude + np.uint64((1 << (drop - 1)) - 1) + odd) >> np.uint64(drop)
-    # The pattern of infinity. Without infinities only that of all bits set is no number.
-    top = ((1 << dtype.exponent_bits) - (1 if dtype.infinities else 0)) << kept
-    cut = magnitude >> np.uint64(drop)
-    short = np.where(rounded >= np.uint64(top), cut, rounded)
-    return (short << np.uint64(drop) | sign).astype(dtype.pattern)
+    return (rounded << np.uint64(drop) | sign).astype(dtype.pattern)
 
 
 def _spare_bits(flat: NDArray[np.unsignedinteger], full: int) -> int:

@@ -20,7 +20,7 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,11 @@ from tqcodec.errors import EncodeError
 
 FORMAT = "tqcodec statistics 1"
 ARRAYS = ("inputs", "sums", "outputs", "gradients")
+SKETCH = 256  # sampled weights that tell one network from another
+GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, without whole numbers, spread evenly
+# Relative distances of sketches: above the first the weights were trained on since, above the
+# second, for half of them, it is another network (unrelated ones are 1 or more apart).
+CHANGED, ANOTHER = 0.1, 0.5
 # What numpy and zipfile raise where a file is not what it should be.
 FAULTS = (
     ValueError,
@@ -49,6 +54,28 @@ FAULTS = (
     zipfile.BadZipFile,
     zlib.error,
 )
+
+
+def sampled_places(size: int) -> NDArray[np.int64]:
+    """Positions of the elements of a sketch in a weight of `size` elements, row-major."""
+    steps = np.arange(min(size, SKETCH)) + 0.5
+    return np.floor(steps * GOLDEN % 1 * size).astype(np.int64)
+
+
+def sketch_of(values: NDArray[np.floating]) -> tuple[float, ...]:
+    """A sketch of the elements at `sampled_places`: six digits of each."""
+    return tuple(float(f"{value:.6g}") for value in values.tolist())
+
+
+def distance(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """Relative distance of two sketches, 0 to 2."""
+    if len(one) != len(other):
+        return 2.0
+    largest = max(math.hypot(*one), math.hypot(*other))
+    if largest == 0:
+        return 0.0
+    found = math.dist(one, other) / largest
+    return found if math.isfinite(found) else 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +104,7 @@ class WeightStatistics:
         shift_sign: 1 if `shift` is added to the output, -1 if it is subtracted.
         gain: name of the 1-D tensor that multiplies the output after `shift`: the weight of the
             batch normalisation behind it; None if there is none.
+        sketch: of the weight itself, by `sketch_of`; None where it is not known.
     """
 
     shape: tuple[int, ...]
@@ -91,6 +119,7 @@ class WeightStatistics:
     shift: str | None = None
     shift_sign: int = 1
     gain: str | None = None
+    sketch: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self._fits():
@@ -113,13 +142,46 @@ class WeightStatistics:
         return fits and self.outputs.shape[0] * self.outputs.shape[1] >= rows
 
     def __add__(self, other: WeightStatistics) -> WeightStatistics:
-        """Sums over both; `EncodeError` where they are of different layers."""
-        same = ("shape", "rows", "shift", "shift_sign", "gain")
-        if any(getattr(self, name) != getattr(other, name) for name in same):
-            raise EncodeError(f"statistics: {self.shape} and {other.shape} are different layers")
+        """Sums over both, for the same weight.
+
+        A vector that only one of them knows to take up a shift or a gain is not used for it.
+
+        Raises:
+            EncodeError: they are of different layers, or of weights that differ.
+        """
+        chosen: dict[str, Any] = {}
+        for name in ("shift", "gain"):
+            both = {getattr(self, name), getattr(other, name)}
+            self._expect(len(both - {None}) < 2, other)
+            chosen[name] = None if None in both else getattr(self, name)
+        both_shift = self.shift is not None and other.shift is not None
+        self._expect(not both_shift or self.shift_sign == other.shift_sign, other)
+        self._expect((self.shape, self.rows) == (other.shape, other.rows), other)
+        chosen["shift_sign"] = self.shift_sign if chosen["shift"] is not None else 1
+        chosen["sketch"] = self.sketch if self.sketch is not None else other.sketch
+        if self.sketch is not None and other.sketch is not None:
+            apart = distance(self.sketch, other.sketch)
+            if apart > CHANGED:
+                raise EncodeError(
+                    f"statistics: of weights that differ by {apart:.0%} of their norm"
+                )
         added = ("images", "vectors", "probes", *ARRAYS)
         sums = {name: getattr(self, name) + getattr(other, name) for name in added}
-        return replace(self, **sums)
+        return replace(self, **sums, **chosen)
+
+    def _expect(self, condition: bool, other: WeightStatistics) -> None:
+        if not condition:
+            raise EncodeError(f"statistics: {self.shape} and {other.shape} are different layers")
+
+    def over_more(self, others: Mapping[str, WeightStatistics]) -> WeightStatistics:
+        """The same sums over further data, of which this weight saw nothing.
+
+        Args:
+            others: statistics of other weights over that data.
+        """
+        images = max((one.images for one in others.values()), default=0)
+        probes = max((one.probes for one in others.values()), default=0)
+        return replace(self, images=self.images + images, probes=self.probes + probes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,16 +208,57 @@ class Statistics(Mapping[str, WeightStatistics]):
     def __add__(self, other: Statistics) -> Statistics:
         """Statistics over the data of both.
 
-        Float64 sums: adding the same parts in the same order gives the same bits.
+        A weight that one of them lacks, such as that of an expert which got no sample, saw nothing
+        of its data. Float64 sums: adding the same parts in the same order gives the same bits.
 
         Raises:
-            EncodeError: statistics of different networks.
+            EncodeError: statistics of different networks; says which weight.
         """
-        if set(self.weights) != set(other.weights):
-            odd = sorted(set(self.weights) ^ set(other.weights))[0]
-            raise EncodeError(f"statistics: {odd!r} is in one of them only")
-        sums = {name: one + other.weights[name] for name, one in self.weights.items()}
-        return Statistics(sums, {**other.without, **self.without})
+        sums = {}
+        for name in {**self.weights, **other.weights}:
+            one, more = self.weights.get(name), other.weights.get(name)
+            if one is not None and more is not None:
+                try:
+                    sums[name] = one + more
+                except EncodeError as error:
+                    raise EncodeError(f"{error}: {name!r}") from error
+            elif one is not None:
+                sums[name] = one.over_more(other.weights)
+            elif more is not None:
+                sums[name] = more.over_more(self.weights)
+        reasons = {**other.without, **self.without}
+        return Statistics(sums, {name: why for name, why in reasons.items() if name not in sums})
+
+    def objection(self, sampled: Callable[[str], NDArray[np.floating] | None]) -> str | None:
+        """What speaks against using them on a network, None if nothing does.
+
+        Args:
+            sampled: elements of a weight at `sampled_places`, by name; None for one that is not
+                there or has another shape.
+
+        Raises:
+            EncodeError: they are those of another network.
+        """
+        apart = {}
+        for name, one in self.weights.items():
+            found = sampled(name) if one.sketch is not None else None
+            if one.sketch is not None and found is not None:
+                apart[name] = distance(one.sketch, sketch_of(found))
+        if not apart:
+            return None
+        if (middle := sorted(apart.values())[len(apart) // 2]) > ANOTHER:
+            raise EncodeError(
+                f"statistics: of another network: half of its weights differ by {middle:.0%} of "
+                "their norm or more; calibrate this one"
+            )
+        changed = [name for name, value in apart.items() if value > CHANGED]
+        if not changed:
+            return None
+        worst = max(changed, key=lambda name: apart[name])
+        return (
+            f"statistics: {len(changed)} of {len(apart)} weights have changed since, most "
+            f"{worst!r}, by {apart[worst]:.0%} of its norm; calibrating again would do better"
+        )
 
     def save(self, path: str | Path) -> None:
         """Write a file of numpy arrays (.npz), which appears whole or not at all."""
@@ -187,6 +290,8 @@ class Statistics(Mapping[str, WeightStatistics]):
                     weights, without = {}, dict(document["without"])
                     for i, (name, about) in enumerate(document["weights"].items()):
                         about["shape"] = tuple(about["shape"])
+                        if about.get("sketch") is not None:
+                            about["sketch"] = tuple(map(float, about["sketch"]))
                         arrays = {key: file[f"{i}.{key}"] for key in ARRAYS}
                         weights[name] = WeightStatistics(**about, **arrays)
             except FAULTS as error:

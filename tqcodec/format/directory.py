@@ -34,7 +34,9 @@ MAX_LENGTH: Final = (1 << 63) - 1  # bytes of a segment
 MAX_TABLES_LENGTH: Final = 1 << 32  # of that of the tables
 MAX_CRC: Final = (1 << 32) - 1
 NO_TEXTS: Final = ("directory.type", "metadata that are not a map of strings to strings")
-PROVENANCE: Final = "encoder"  # key of the directory; ancillary, so that its type is not checked
+# Ancillary keys, whose types are not checked: of the directory, and of an entry.
+PROVENANCE: Final = "encoder"
+KIND: Final = "k"
 
 
 def _pairs(segments: Iterable[Segment]) -> list[list[int]]:
@@ -54,6 +56,8 @@ def _entry_map(entry: Entry) -> dict[str, Any]:
         out["segments"] = _pairs(entry.segments)
     if entry.snr is not None:
         out["snr"] = entry.snr
+    if entry.kind is not None:
+        out[KIND] = entry.kind
     return out
 
 
@@ -215,7 +219,9 @@ def _read_entry(item: Any, earlier: Sequence[Entry], bundles: int, reader: Reade
         index = fields.integer("same_as", len(earlier) - 1)
         twin = earlier[index]
         reader.check(twin.same_as is None, "directory.same_as", "tied to a tied tensor")
-        return replace(twin, name=str(name), same_as=index, segments=(), bundle=None, snr=None)
+        return replace(
+            twin, name=str(name), same_as=index, segments=(), bundle=None, snr=None, kind=None
+        )
     dtype = fields.map.get("dtype")
     fields.fail_unless(isinstance(dtype, str), "dtype")
     shape = fields.integers("shape", fields.map.get("shape"), MAX_ELEMENTS)
@@ -227,6 +233,7 @@ def _read_entry(item: Any, earlier: Sequence[Entry], bundles: int, reader: Reade
     elif code not in list(Coding):
         feature = RESERVED_CODINGS.get(code, f"coding {code}")
         needs = Need("directory.coding", f"needs {feature}")
+    kind = fields.map.get(KIND)
     entry = Entry(
         name=str(name),
         dtype=DTYPES.get(str(dtype), DType(str(dtype), 0)),
@@ -236,6 +243,7 @@ def _read_entry(item: Any, earlier: Sequence[Entry], bundles: int, reader: Reade
         segments=fields.segments("segments"),
         bundle=fields.integer("bundle", bundles - 1) if "bundle" in fields.map else None,
         snr=fields.integer("snr", 1 << 20, -(1 << 20)) if "snr" in fields.map else None,
+        kind=kind if type(kind) is int and kind >= 0 else None,
         needs=needs,
     )
     if needs is None:

@@ -66,6 +66,7 @@ class Entry:
         bundle: index of the bundle that holds it, or None.
         same_as: index of the earlier tensor whose bytes it shares, or None.
         snr: signal-to-noise ratio in hundredths of a decibel as the encoder saw it (ancillary).
+        kind: why it is coded as it is, a number of 11.5 (ancillary), None where it is not said.
         needs: why this decoder cannot decode the tensor, or None. An unknown type has size 0.
     """
 
@@ -78,6 +79,7 @@ class Entry:
     bundle: int | None = None
     same_as: int | None = None
     snr: int | None = None
+    kind: int | None = None
     needs: Need | None = None
 
     @property

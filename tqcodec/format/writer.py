@@ -63,6 +63,7 @@ class Record:
         check: CRC-32 of the decoded bytes.
         content: `CodedTensor` for the transform, `Part` for planes, or one of the above.
         snr: hundredths of a decibel, for the directory.
+        kind: why the tensor is coded as it is, for the directory.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Record:
     check: int
     content: CodedTensor | Part | Bundled | Raw | Tied
     snr: int | None = None
+    kind: int | None = None
 
 
 class Draft:
@@ -208,6 +210,7 @@ def _entry(item: Record, segments: list[Segment], twin: int | None) -> Entry:
         bundle=content.bundle if isinstance(content, Bundled) else None,
         same_as=twin,
         snr=item.snr,
+        kind=item.kind,
     )
 
 

@@ -33,7 +33,7 @@ from tqcodec.format.container import EVERYTHING, Container
 from tqcodec.kinds import need, need_function
 from tqcodec.torch import search, tuning
 from tqcodec.torch.calibration import calibrate
-from tqcodec.torch.checkpoint import decoded, to_arrays, to_tensor
+from tqcodec.torch.checkpoint import decoded, origins, to_arrays, to_tensor
 from tqcodec.torch.evaluation import Comparison, Reference, compare
 from tqcodec.torch.search import Evaluate
 from tqcodec.torch.versions import versions, versions_of
@@ -71,6 +71,8 @@ def encode(
 ) -> bytes:
     """A `.tqc` file for a module or a state dict; what is not said here is as in `tqcodec.encode`.
 
+    Better a module: it tells weights from buffers, which are exact but for running statistics.
+
     With `target_drop` and `evaluate` the smallest file whose network is still good enough is sought
     by measuring about 8 files, each at other bits per weight; the file returned is one of them. The
     settings then hold no other target. Without labels, hold it against the original:
@@ -98,6 +100,7 @@ def encode(
     need_function("evaluate", evaluate)
     state = model.state_dict() if isinstance(model, torch.nn.Module) else model
     arrays, kept = to_arrays(state), versions_of(state)
+    known = origins(model) if isinstance(model, torch.nn.Module) else None
 
     if tune is not None and not isinstance(model, torch.nn.Module):
         raise EncodeError("tune needs a network (nn.Module), not a state dict")
@@ -120,6 +123,7 @@ def encode(
                 arrays,
                 replace(settings, metadata=tuple(metadata.items())),
                 statistics,
+                origins=known,
                 refine=refine if tune is not None else None,
                 progress=progress,
                 verify=verify,

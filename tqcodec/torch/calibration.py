@@ -56,10 +56,10 @@ def calibrate(
     was chosen, times probes. The rows for query, key and value of an attention are blocks; sums of
     inputs are scaled to the number of vectors of the query. A matrix multiplied with (length,
     batch, features) is understood unless both sizes are equal, where the first is the batch.
-    `shift` and `gain` are judged on the first batch: a batch normalisation counts if it is called
-    once with the very tensor that a layer returned and all gradient of that tensor comes through
-    it, so that the output depends on it in no other way. A transposed convolution with groups has
-    neither.
+    `shift` and `gain` are judged on the first batch that uses the weight: a batch normalisation
+    counts if it is called once with the very tensor that a layer returned and all gradient of that
+    tensor comes through it, so that the output depends on it in no other way. A transposed
+    convolution with groups has neither.
 
     Memory: the activations of one batch as in training, the gradient by one layer's output at a
     time, up to 64 MiB (or one sample) of unfolded inputs and their products in the network's

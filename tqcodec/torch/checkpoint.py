@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from tqcodec import api, foreign, streams
+from tqcodec.encoder.kinds import Origin
 from tqcodec.encoder.statistics import FAULTS
 from tqcodec.errors import EncodeError, EvaluationError
 from tqcodec.kinds import need
@@ -51,6 +52,25 @@ def to_arrays(state: Mapping[str, Any]) -> dict[str, Array]:
             on the meta device, of a type that numpy does not have).
     """
     return {name: _to_array(name, value) for name, value in state.items()}
+
+
+def origins(model: torch.nn.Module) -> dict[str, Origin]:
+    """What the tensors of a network's state dict are in it, by name; those it adds are left out.
+
+    Where a module has a running mean and a running variance, all vectors among its buffers count as
+    statistics: the layers that keep their norms frozen have weight and bias there too.
+    """
+    found: dict[int, Origin] = {}
+    for module in model.modules():
+        buffers = {name: b for name, b in module._buffers.items() if b is not None}
+        normalises = {"running_mean", "running_var"} <= buffers.keys()
+        for buffer in buffers.values():
+            vector = normalises and buffer.ndim == 1
+            found[id(buffer)] = Origin.STATISTIC if vector else Origin.BUFFER
+    for parameter in model.parameters():
+        found[id(parameter)] = Origin.PARAMETER if parameter.requires_grad else Origin.FROZEN
+    state = model.state_dict(keep_vars=True)
+    return {name: found[id(tensor)] for name, tensor in state.items() if id(tensor) in found}
 
 
 def _to_array(name: str, value: Any) -> Array:

@@ -72,12 +72,12 @@ class Followers:
         return alias
 
     def found(self) -> dict[str, dict[str, Any]]:
-        """`shift`, `shift_sign` and `gain` of weights, by name."""
+        """By name of the weights in use what they have of `shift`, `shift_sign` and `gain`."""
         links = list(self._links.values())
         calls = Counter(link.use.key for link in links)
         biases = Counter({(link.use.key[0], link.bias) for link in links})
         shared = Counter(bias for _, bias in biases)
-        result = {}
+        result: dict[str, dict[str, Any]] = {link.use.key[0]: {} for link in links}
         for link in links:
             layer = link.use.layer
             if calls[link.use.key] > 1 or layer.embedding or (layer.rows and layer.groups > 1):

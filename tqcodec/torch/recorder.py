@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tqcodec.encoder.plan import LEAST_WEIGHTS
-from tqcodec.encoder.statistics import WeightStatistics
+from tqcodec.encoder.kinds import is_matrix
+from tqcodec.encoder.statistics import WeightStatistics, sampled_places, sketch_of
 from tqcodec.errors import EncodeError
 from tqcodec.torch.followers import Followers
 from tqcodec.torch.layers import Columns, Layer, Use, linear_columns, version_of, watch
@@ -41,8 +41,7 @@ class Recorder:
             if isinstance(tensor, nn.Parameter)
             and self.names[id(tensor)] == name
             and tensor.is_floating_point()
-            and tensor.ndim >= 2
-            and tensor.numel() >= LEAST_WEIGHTS
+            and is_matrix(tensor.shape)
         }
         self._state = state  # keeps the identities valid
         self._block = block
@@ -51,6 +50,7 @@ class Recorder:
         self._uses: dict[tuple[str, int], list[Use]] = defaultdict(list)
         self._pending: set[tuple[str, int]] = set()
         self._samples, self._first = 0, True
+        self._images = self._probes = 0  # of the whole run, whichever weights took part
         self._followers: Followers | None = Followers(self.names)
         self._found: dict[str, dict[str, Any]] = {}
 
@@ -67,6 +67,8 @@ class Recorder:
             signs: of the output's shape.
         """
         self._samples = len(output)
+        self._images += len(output)
+        self._probes += len(output) * len(signs)
         for key, uses in self._uses.items():
             # A matrix that is an embedding as well counts as a matrix.
             self._uses[key] = [use for use in uses if not use.layer.embedding] or uses
@@ -78,8 +80,10 @@ class Recorder:
             for key in sorted(self._pending):  # not all of their calls reach the output
                 self._add(key)
         self._uses.clear()
-        if self._followers is not None:
-            self._found, self._followers = self._followers.found(), None
+        if self._followers is not None:  # those of a weight are judged when it is first used
+            self._found = {**self._followers.found(), **self._found}
+            waiting = not self.weights.keys() <= self._found.keys()
+            self._followers = Followers(self.names) if waiting else None
 
     def batch_norm(self, x: Tensor, mean: Any, gain: Any) -> Tensor:
         """Note a batch normalisation; gives the input that it is to work on."""
@@ -107,8 +111,8 @@ class Recorder:
             bias: what was added to the output.
         """
         name = self.names.get(id(weight))
-        if name is None or name not in self.weights:
-            return out
+        if name is None or name not in self.weights or not out.numel():
+            return out  # an expert without samples gives nothing
         if not out.requires_grad:
             out = out.detach().requires_grad_().clone()  # a leaf could not be changed in place
         use = Use((name, part), layer, x.detach(), axis, columns, out.shape, version_of(x))
@@ -176,11 +180,22 @@ class Recorder:
             if name in without:
                 continue
             try:
-                found = self._found.get(name, {})
-                weights[name] = replace(joined(tuple(weight.shape), parts), **found)
+                sums = joined(tuple(weight.shape), parts)
+                weights[name] = replace(
+                    sums,
+                    images=self._images,
+                    probes=self._probes,
+                    sketch=_sketch(weight),
+                    **self._found.get(name, {}),
+                )
             except UnfitError as error:
                 without[name] = str(error)
             except FloatingPointError:
                 text = f"layer {name!r}: inputs or gradients are not finite"
                 raise EncodeError(text) from None
         return weights, {name: without[name] for name in self.weights if name in without}
+
+
+def _sketch(weight: Tensor) -> tuple[float, ...]:
+    places = torch.from_numpy(sampled_places(weight.numel())).to(weight.device)
+    return sketch_of(weight.detach().reshape(-1)[places].double().cpu().numpy())
