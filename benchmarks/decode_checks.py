@@ -103,7 +103,9 @@ def check_agreement(data: bytes, expected: Answer, name: str, decoder: Decoder) 
             verdict = VERDICTS.get(reply.verdict, f"verdict {reply.verdict}")
             raise FaultError(reply.rule, f"{name} ends in {verdict} [{reply.rule}]")
         message = difference(read_safetensors(reply.data), expected)
-    except (CrashError, BadAnswerError) as error:
+    except CrashError as error:
+        raise FaultError("crash", f"{name}: {error}") from None
+    except BadAnswerError as error:
         message = str(error)
     if message:
         raise FaultError("decoders", f"{name}: {message}")
