@@ -73,7 +73,7 @@ def _batch_norm(rng: Rng, name: str, length: int) -> Iterator[tuple[str, Array]]
 
 
 def vgg(rng: Rng) -> Tensors:
-    """A text detector on a VGG trunk, and the trunk's classifier: 86 million weights."""
+    """A text detector on a VGG trunk, and the trunk's classifier: 84 million weights."""
     return dict(_vgg(rng))
 
 
@@ -105,7 +105,7 @@ def _vgg(rng: Rng) -> Iterator[tuple[str, Array]]:
 
 
 def transformer(rng: Rng) -> Tensors:
-    """A deep and narrow language model: 355 matrices, 98 million weights, the head tied."""
+    """A deep and narrow language model: 356 matrices, 98 million weights, the head tied."""
     return dict(_transformer(rng))
 
 
