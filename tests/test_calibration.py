@@ -470,7 +470,7 @@ def test_experts_that_see_a_part_of_the_data(guarded: bool) -> None:
             assert_near(found[name].inputs, torch.tensor(whole[name].inputs))
             assert found[name].shift == whole[name].shift == name.replace("weight", "bias")
     assert whole["experts.0.weight"].vectors == len(left)
-    assert tqcodec.torch.encode(model, tqcodec.Settings(bits=6), one)
+    assert tqcodec.torch.encode(model, tqcodec.Settings(quality=80), one)
 
 
 def test_statistics_know_their_network(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ sys.stdout.write("done")
 
 def test_public_names() -> None:
     errors = ["DecodeError", "EncodeError", "EncodeReport", "EncodeWarning", "EvaluationError"]
-    more = ["InternalError", "LimitError", "MalformedError"]
+    more = ["InternalError", "LimitError", "MalformedError", "Origin"]
     classes = ["Settings", "Statistics", "TQCError", "TensorFile", "UnsupportedError"]
     verbs = ["coding_gain", "decode", "encode", "load", "open", "save", "verify"]
     names = ["FORMAT_VERSION", *errors, *more, *classes, *verbs]

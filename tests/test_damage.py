@@ -496,7 +496,8 @@ def test_the_encoder_leaves_out_bases_that_nothing_pays_for() -> None:
     kernels = np.zeros((512, 512, 3, 3), np.float32)
     kernels[0, 0] = 1
     for transform in ("dct", "auto"):
-        data = tqcodec.encode({"w": kernels}, tqcodec.Settings(snr=20, transform=transform))
+        settings = tqcodec.Settings(snr=20, transform=transform, rules=[("w", "weight")])
+        data = tqcodec.encode({"w": kernels}, settings)
         assert len(data) < 400
         assert np.abs(tqcodec.decode(data)["w"] - kernels).max() < 0.1
 

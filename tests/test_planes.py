@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from strategies import FLOATS, SPECIAL, Array, coders, kinds, parts, rngs, some_patterns, using
 from test_records import open_bytes
 
+import tqcodec
 from tqcodec.encoder.side import make_part
 from tqcodec.errors import MalformedError
 from tqcodec.format.dtypes import DTYPES, DType, to_float
@@ -152,3 +153,10 @@ def test_bundles_and_ties_come_back() -> None:
     assert found == [values["a"].tolist(), [], values["a"].tolist()]
     assert [e.same_as for e in container.directory.entries] == [None, None, 0]
     assert container.directory.metadata == {"key": "value"}
+
+
+def test_exact_tensors_of_zeros_and_few_others_are_small() -> None:
+    """Zeros are 127 exponents away from ones: they must not be the ones to escape."""
+    array = np.zeros(100_000, np.float32)
+    array[::1000] = 1
+    assert len(tqcodec.encode({"mask": array})) < 700

@@ -37,7 +37,7 @@ TILE = 1 << 18  # coefficients of a payload
 TILE_COLUMNS = 1 << 12
 SCALE_BITS = 24
 # Of larger matrices the head is a small part.
-MOST_SHORTENED = 1 << 11  # elements
+MOST_SHORTENED = 1 << 9  # elements
 RECORD_BYTES = 34  # of head, ends of streams and segment of a small matrix, but for what is coded
 PART_BYTES = 3  # of the head of a part of a bundle
 OCTAVES = 64  # by which the step of a matrix may be off, until its depths fit or something is left

@@ -35,7 +35,7 @@ from tqcodec.errors import EncodeError
 from tqcodec.format.planes import Part
 
 SAMPLE = 200_000  # coefficients on which the step is sought
-LEAST_POWER = 2.0**-80  # of gradients times inputs, so that float32 holds what follows from it
+LEAST_POWER = 2.0**-110  # of gradients times inputs, so that float32 holds what follows from it
 TENSOR_SHARE = 1 / 8  # of the coefficients at most, while they are more than SAMPLE / 4
 
 Refine = Callable[[bytes], Mapping[str, NDArray[np.unsignedinteger]]]

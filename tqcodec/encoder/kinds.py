@@ -369,8 +369,9 @@ def _are_progressions(lines: NDArray[np.float64], ulp: float) -> bool:
 
 
 def _even(lines: NDArray[np.float64], tolerance: float) -> bool:
-    bent = np.abs(np.diff(lines, 2)).max() > tolerance
-    return not bent and bool(np.abs(lines[:, -1] - lines[:, 0]).max() > 8 * tolerance)
+    with np.errstate(over="ignore", invalid="ignore"):  # next to the largest numbers of float64
+        even = np.abs(np.diff(lines, 2)).max() <= tolerance
+        return bool(even) and bool(np.abs(lines[:, -1] - lines[:, 0]).max() > 8 * tolerance)
 
 
 def _are_sinusoids(lines: NDArray[np.float64], ulp: float) -> bool:

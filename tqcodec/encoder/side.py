@@ -49,8 +49,18 @@ def make_part(patterns: NDArray[np.unsignedinteger], dtype: DType, kept: int | N
         return Part(dtype, flat, kept, True, None, 0)
     if low == high or exponents.min() == exponents.max():
         return Part(dtype, flat, kept, unsigned, None, int(exponents[0]))
-    # Tables are shared: exponents line up at their largest value.
-    return Part(dtype, flat, kept, unsigned, 0, high - MIDDLE)
+    return Part(dtype, flat, kept, unsigned, 0, _offset(exponents, high))
+
+
+def _offset(exponents: NDArray[np.int32], high: int) -> int:
+    """The exponent in the middle of the table.
+
+    Tables are shared, so exponents line up at their largest value; but where more of them can be
+    coded without escape, as in a tensor of zeros and few other numbers, at their smallest one.
+    """
+    offsets = (high - MIDDLE, int(exponents.min()))
+    near = [int((np.abs(exponents - offset) <= REACH).sum()) for offset in offsets]
+    return offsets[near[1] > near[0]]
 
 
 def precision(flat: NDArray[np.unsignedinteger], dtype: DType, kept: int) -> int:
