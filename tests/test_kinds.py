@@ -34,7 +34,7 @@ def normal(*shape: int, dtype: str = "f4") -> Array:
 
 def kinds_of(tensors: dict[str, Array], *rules: tuple[str, str], **more: Any) -> dict[str, Kind]:
     """Kinds that the file states."""
-    settings = Settings(bits=more.pop("bits", 8), effort=1, rules=rules, **more)
+    settings = Settings(quality=90, effort=1, rules=rules, **more)
     with tqcodec.open(tqcodec.encode(tensors, settings)) as file:
         entries = file.container.directory.entries
         assert all(e.kind is not None for e in entries if e.same_as is None)
@@ -174,7 +174,7 @@ VECTORS = {
 @pytest.mark.parametrize("name", CONSTANTS)
 def test_constants_are_exact(name: str) -> None:
     tensors = {"w.weight": normal(64, 64), name: CONSTANTS[name]}
-    found = tqcodec.decode(tqcodec.encode(tensors, Settings(bits=4, effort=1)))[name]
+    found = tqcodec.decode(tqcodec.encode(tensors, Settings(quality=60, effort=1)))[name]
     assert found.tobytes() == np.asarray(CONSTANTS[name]).tobytes()
     assert kinds.class_of(kinds_of(tensors)[name]) is Class.EXACT
 
@@ -192,7 +192,7 @@ def test_vectors_keep_their_bound_wherever_their_axis_stands(name: str) -> None:
         for shape in ((n,), (n, 1, 1), (1, n, 1, 1), (n, 1), (1, n)):
             given = (scale * vector).reshape(shape).astype("f4")
             tensors = {"w.weight": normal(64, 64), name: given}
-            found = tqcodec.decode(tqcodec.encode(tensors, Settings(bits=2, effort=1)))[name]
+            found = tqcodec.decode(tqcodec.encode(tensors, Settings(quality=30, effort=1)))[name]
             assert (np.abs(found - given) <= 2.0**-8 * np.abs(given)).all()
             assert kinds_of(tensors)[name] == Kind.VECTOR
 
@@ -304,7 +304,7 @@ QUANTIZED: dict[str, dict[str, Array]] = {
 @pytest.mark.parametrize("kind", QUANTIZED)
 def test_what_stands_beside_quantized_weights_is_exact(kind: str) -> None:
     tensors = QUANTIZED[kind] | {"other.weight": normal(64, 64), "other.bias": normal(64)}
-    found = kinds_of(tensors, bits=16)
+    found = kinds_of(tensors)
     eight = kind == "FP8 by block"
     assert found.pop("q.weight" if eight else "other.weight") == Kind.WEIGHT
     assert found.pop("other.bias") == Kind.VECTOR
@@ -352,7 +352,7 @@ def test_a_module_tells_weights_from_buffers() -> None:
 
     torch.manual_seed(0)
     model = Net()
-    data = tqcodec.torch.encode(model, Settings(bits=8, effort=1))
+    data = tqcodec.torch.encode(model, Settings(quality=90, effort=1))
     with tqcodec.open(data) as file:
         found = {e.name: e.kind for e in file.container.directory.entries}
     assert found == {
@@ -382,7 +382,7 @@ def test_a_buffer_is_not_tied_to_a_weight_of_the_same_bytes() -> None:
     matrix = normal(32, 32)
     origins = {"ema": Origin.BUFFER, "weight": Origin.PARAMETER}
     for names in (("weight", "ema"), ("ema", "weight")):
-        data = tqcodec.encode(dict.fromkeys(names, matrix), Settings(bits=5), origins=origins)
+        data = tqcodec.encode(dict.fromkeys(names, matrix), Settings(quality=80), origins=origins)
         found = tqcodec.decode(data)
         assert np.array_equal(found["ema"], matrix)
         assert not np.array_equal(found["weight"], matrix)
@@ -433,7 +433,7 @@ def test_lossless_files_count_the_same_weights() -> None:
     tensors = {"a.mask": normal(64, 64), "b.weight": normal(64, 64), "c.bias": normal(64)}
     counts = [
         describe.summary(tqcodec.open(tqcodec.encode(tensors, s)).container)["weights"]
-        for s in (Settings(bits=6), Settings(lossless=True), Settings(rules=[("*", "exact")]))
+        for s in (Settings(quality=80), Settings(lossless=True), Settings(rules=[("*", "exact")]))
     ]
     assert counts == [4096] * 3
 
@@ -484,7 +484,7 @@ def test_info_and_report_show_and_count_them(
     pytest.importorskip("matplotlib")
     path = tmp_path / "a.tqc"
     tensors = {"a.mask": normal(64, 64), "b.weight": normal(64, 64), "c.bias": normal(64)}
-    path.write_bytes(tqcodec.encode({**tensors, "d.bias": tensors["c.bias"]}, Settings(bits=9)))
+    path.write_bytes(tqcodec.encode({**tensors, "d.bias": tensors["c.bias"]}, Settings(quality=95)))
     assert cli.main(["info", "--json", str(path)]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["kinds"] == {"exact: name of a constant": 1, "weight": 1, "vector": 1}

@@ -245,7 +245,7 @@ def test_checkpointing_changes_no_statistics() -> None:
 def test_networks_are_tuned(make: Callable[[], Any], calibrated: list[str]) -> None:
     model = seeded(make)
     before = facts(model)
-    data_of = tqcodec.torch.encode(model, tqcodec.Settings(bits=4), tune=data())
+    data_of = tqcodec.torch.encode(model, tqcodec.Settings(quality=70), tune=data())
     assert set(tqcodec.torch.decode(data_of)) == set(model.state_dict())
     assert same(facts(model), before)
 

@@ -27,6 +27,9 @@ from tqcodec.format.dtypes import DType, to_float
 from tqcodec.format.records import axis_lengths, axis_order, taps_lengths
 from tqcodec.format.registry import Axis, BasisKind
 
+# Step of a matrix without statistics: rms ** RMS_EXPONENT * size ** SIZE_EXPONENT, but at most
+# MOST_BEHIND times the relative step at which half of all weights lie.
+RMS_EXPONENT, SIZE_EXPONENT, MOST_BEHIND = 0.25, 0.375, 2.0
 CONVERT = 1 << 18  # weights converted at a time, to bound memory
 
 
@@ -106,19 +109,37 @@ def weights_of(
     return out.reshape(lengths)
 
 
-def sensitivities(energies: Sequence[float], settings: Settings) -> list[float]:
-    """Weight of each matrix's squared error in the distortion, without statistics.
+def sensitivities(
+    energies: Sequence[float], sizes: Sequence[int], settings: Settings
+) -> list[float]:
+    """Weight of each matrix's squared error in the distortion, without statistics: 1 / step^2.
 
-    For a signal-to-noise ratio all weights count alike. For an accuracy at a size they do not: what
-    a matrix adds to the network's output error goes with its relative error, so errors in matrices
-    of little energy (depthwise kernels, the first layer) count more. Between equal steps (exponent
-    0) and equal relative errors (exponent 2) the inverse of the Frobenius norm did best on
-    EfficientNet-Lite0 and ResNet-32 (docs/encoder.md).
+    For a signal-to-noise ratio all weights count alike. For an accuracy at a size they do not. What
+    a matrix adds to the network's output error goes with its relative error, so the step grows with
+    the root mean square of the weights, though more slowly. Small matrices (depthwise kernels, the
+    first layer) get finer steps: their bits are few, and their weights are used at many places. No
+    matrix gets a relative error more than 6 dB above the one at which half of all weights lie, so
+    that none starves beside others of another scale. Measured in docs/encoder.md.
     """
-    if settings.snr is not None:
+    if settings.snr is not None or not energies:
         return [1.0] * len(energies)
-    norms = [math.sqrt(e) if e > 0 else 1.0 for e in energies]
-    return [1.0 / norm for norm in norms]
+    elements = np.array(sizes, np.float64)
+    powers = np.array(energies) / elements
+    rms = np.sqrt(np.where(powers > 0, powers, 1.0))
+    relative = rms ** (RMS_EXPONENT - 1) * elements**SIZE_EXPONENT
+    order = np.argsort(relative)
+    half = np.searchsorted(np.cumsum(elements[order]), elements.sum() / 2)
+    relative = np.minimum(relative, MOST_BEHIND * relative[order[half]])
+    weights: list[float] = ((rms * relative) ** -2).tolist()
+    return weights
+
+
+def plain_weights(energies: Sequence[float], sizes: Sequence[int]) -> list[float]:
+    """Weights by which a target judges the error of all matrices: their relative errors, by size.
+
+    Whatever the steps are, no matrix of many times the energy of all others hides what they lose.
+    """
+    return [n / e if e > 0 else 1.0 for e, n in zip(energies, sizes, strict=True)]
 
 
 def in_scale(guesses: Sequence[float], powers: Sequence[float | None]) -> list[float]:
@@ -173,7 +194,7 @@ def analyse(
     source: Source,
     item: Item,
     step: float,
-    sensitivity: float,
+    weights_of_error: tuple[float, float],
     settings: Settings,
     share: float,
     steps: int,
@@ -185,7 +206,8 @@ def analyse(
         source: the tensor.
         item: its plan.
         step: about the step of the network, for the choice of the transform.
-        sensitivity: weight of this matrix's squared error in the distortion, without a metric.
+        weights_of_error: of this matrix's squared error, without a metric: for its step, and where
+            the target is judged.
         settings: transform and effort.
         share: part of the coefficients to sample, at most 1.
         steps: rows of a trellis segment.
@@ -193,7 +215,8 @@ def analyse(
     """
     weights = weights_of(source.patterns, source.dtype, item.roles)
     wish = item.options.transform or settings.transform
-    factor = item.options.step / (1.0 if metric is not None else math.sqrt(sensitivity))
+    slope, sensitivity = weights_of_error
+    factor = item.options.step / (1.0 if metric is not None else math.sqrt(slope))
     taps = taps_lengths(source.patterns.shape, item.roles)
     problem = Problem(weights, taps, step * factor, metric)
     transform = choose(problem, wish, settings.effort)

@@ -40,6 +40,7 @@ SCALE_BITS = 24
 MOST_SHORTENED = 1 << 9  # elements
 RECORD_BYTES = 34  # of head, ends of streams and segment of a small matrix, but for what is coded
 PART_BYTES = 3  # of the head of a part of a bundle
+FINER = 0.25  # octaves to which the coarsest step is found at which something is left
 OCTAVES = 64  # by which the step of a matrix may be off, until its depths fit or something is left
 ANYTHING = Tables([Table(0, (TABLE_SUM - 1,), 1)] * 2)  # codes any integer, by its escape
 
@@ -59,11 +60,19 @@ def code(
     """
     step = analysis.step(step)
     coded = _legal(source, analysis, method, step, rates, payload)
-    for _ in range(OCTAVES):
-        if analysis.may_vanish or coded.record.coefficients.any():
-            break
-        step /= 2  # not so coarse that nothing is left
-        coded = _legal(source, analysis, method, step, rates, payload)
+    if not analysis.may_vanish and not coded.record.coefficients.any():
+        # Not so coarse that nothing is left: by octaves, then back by less.
+        factors = [2.0**-octaves for octaves in range(1, OCTAVES)]
+        for factor in factors:
+            coded = _legal(source, analysis, method, step * factor, rates, payload)
+            if coded.record.coefficients.any():
+                break
+        step *= factor
+        for _ in range(round(1 / FINER) - 1):
+            coarser = _legal(source, analysis, method, step * 2.0**FINER, rates, payload)
+            if not coarser.record.coefficients.any():
+                break
+            coded, step = coarser, step * 2.0**FINER
     coded = _measured(source, analysis, coded)
     if source.patterns.size > MOST_SHORTENED:
         return coded

@@ -17,7 +17,8 @@ from tqcodec.format.container import default_limit
 LEAST_SNR = 6.0  # dB; below, half of a matrix's amplitude is gone
 BEHIND = 12.0  # dB by which a matrix may fall short of the median: two bits
 NAMED = 3  # tensors that a message names
-SNR_MISS = 0.25  # dB off the target that are worth a word
+SNR_MISS = 0.25  # dB below the target that are worth a word
+SNR_SPARE = 6.0  # dB above it, likewise: small matrices have few ways to be coded
 SIZE_MISS = 0.02  # of the size asked for, likewise
 LEAST_MISS = 256  # bytes off a size that are not worth one
 
@@ -123,7 +124,7 @@ def of_target(settings: Settings, weights: int, size: int, snr: float | None) ->
             message = f"bits={settings.bits:g} was missed: {got:.3f} bits per weight, {size} bytes"
     elif settings.target_snr is not None and snr is not None:
         asked = settings.target_snr
-        if abs(snr - asked) > SNR_MISS:
+        if not -SNR_MISS < snr - asked < SNR_SPARE:
             name = "snr" if settings.snr is not None else "quality"
             message = (
                 f"{name} was missed: {snr:.2f} dB of signal to noise, {asked:g} were asked for"

@@ -17,6 +17,7 @@ from tqcodec.encoder.analysis import (
     energy_of,
     first_step,
     in_scale,
+    plain_weights,
     sensitivities,
 )
 from tqcodec.encoder.method import Method
@@ -47,12 +48,14 @@ class Matrix:
 
     Attributes:
         item: its plan.
-        slope: weight of its squared error in the distortion, without a metric.
+        slope: inverse square of its step, without a metric.
+        judged: weight of its squared error where the target is judged, without a metric.
         metric: what its errors do, or None.
     """
 
     item: Item
     slope: float
+    judged: float
     metric: Metric | None
 
 
@@ -101,9 +104,13 @@ def prepare(
                 f"statistics of {item.name!r}: gradients and inputs of such a size ({power:.3g}) "
                 "cannot be weighed; scale the network's outputs"
             )
-    weighed = sensitivities(energies, settings)
+    weighed = sensitivities(energies, sizes, settings)
     if settings.snr is None:
         weighed = in_scale(weighed, powers)
+    # Beside matrices with statistics, those without are judged on the scale of these.
+    judged = weighed
+    if settings.snr is None and not any(p is not None for p in powers):
+        judged = plain_weights(energies, sizes)
     slopes = [w if p is None else p for w, p in zip(weighed, powers, strict=True)]
     factors = [i.options.step / math.sqrt(s) for i, s in zip(matrices, slopes, strict=True)]
     step = first_step(energies, sizes, factors, settings)
@@ -113,7 +120,7 @@ def prepare(
         items=items,
         settings=settings,
         parts=parts,
-        matrices=[Matrix(*m) for m in zip(matrices, weighed, metrics, strict=True)],
+        matrices=[Matrix(*m) for m in zip(matrices, weighed, judged, metrics, strict=True)],
         analyses=[],
         method=_method(settings, bool(statistics)),
         step=step,
@@ -129,9 +136,9 @@ def analysed(job: Job, step: float) -> Job:
     """The job with its matrices analysed for a step of about `step`."""
     total = max(1, sum(job.sources[m.item.name].patterns.size for m in job.matrices))
     share = min(1.0, max(SAMPLE / 4, min(SAMPLE, TENSOR_SHARE * total)) / total)
-    steps = max(1, job.method.steps)
+    source_of, common = job.sources, (job.settings, share, max(1, job.method.steps))
     calls = [
-        (job.sources[m.item.name], m.item, step, m.slope, job.settings, share, steps, m.metric)
+        (source_of[m.item.name], m.item, step, (m.slope, m.judged), *common, m.metric)
         for m in job.matrices
     ]
     analyses = [

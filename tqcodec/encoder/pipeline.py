@@ -162,12 +162,13 @@ def _meet_size(job: Job, target: Target, step: float, found: Estimate) -> Writte
     best_coded: list[Coded] = []
     best_rank = math.inf
     correction = Correction()
+    coarsest = max(a.coarsest for a in job.analyses)
     for attempt in range(2 * PASSES):
         if attempt == PASSES:
             if best is None or not target.is_above(best.draft.size):
                 break
             # Still too large: is there anything smaller, and how much?
-            step = max(a.coarsest for a in job.analyses)
+            step = coarsest
             found = rate_control.estimate(job.analyses, job.method, step)
         coded = _code(job, step, found)
         written = _write(job, coded, {})
@@ -178,9 +179,9 @@ def _meet_size(job: Job, target: Target, step: float, found: Estimate) -> Writte
             best, best_rank = written, rank
             best_coded = coded if job.refine is not None else []
         del coded  # half a network: gone before the next one is made
-        if rank <= target.tolerance or (attempt == PASSES and target.is_above(size)):
+        if rank <= target.tolerance or (step >= coarsest and target.is_above(size)):
             break
-        step = correction.next_step(step, octaves)
+        step = min(correction.next_step(step, octaves), coarsest)
         found = rate_control.estimate(job.analyses, job.method, step)
     assert best is not None, "PASSES is positive, and no rank infinite"
     if target.is_above(best.draft.size):
