@@ -8,6 +8,7 @@ Regenerate after a change that is meant to alter them:
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 import tqcodec
 from tqcodec import Settings
+from tqcodec.encoder.method import Method
 
 GOLDEN = Path(__file__).with_name("golden_sizes.json")
 TOLERANCE = 0.005
@@ -135,6 +137,28 @@ def test_a_better_transform_is_smaller() -> None:
             for t in ("auto", "none", "dct", "klt")
         }
         assert sizes["auto"] <= 1.005 * min(sizes.values()), sizes
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "steps"),
+    [(256, 256, 256), (1000, 64, 256), (512, 64, 128), (4096, 1, 32), (64, 64, 32), (20, 700, 256)],
+)
+def test_segments_are_long_where_enough_lie_side_by_side(
+    rows: int, columns: int, steps: int
+) -> None:
+    assert Method(256, 0.0, lanes=256).fitted(rows, columns).steps == steps
+    assert Method(256, 0.0).fitted(rows, columns).steps == 256
+    assert Method(0, 0.0, lanes=256).fitted(rows, columns).steps == 0
+
+
+def test_each_matrix_has_segments_of_its_own() -> None:
+    rng = np.random.default_rng(5)
+    weights = {"wide": _matrix(rng, 300, 1500), "narrow": _matrix(rng, 512, 9)}
+    container = tqcodec.open(tqcodec.encode(weights, Settings(snr=15))).container
+    records = {entry.name: container.record(entry) for entry in container.directory.entries}
+    assert [records[name].steps for name in weights] == [256, 32]
+    # Tiles are no larger for it: what a decoder holds at once.
+    assert all(math.prod(r.tile) <= 1 << 18 and r.tile[0] % r.steps == 0 for r in records.values())
 
 
 @pytest.mark.parametrize("effort", [1, 5])

@@ -21,7 +21,7 @@ import tqcodec
 import tqcodec.api
 import tqcodec.format.writer
 from tqcodec import EncodeError, EncodeWarning, Settings
-from tqcodec.encoder import coding, histograms, job, pipeline, tables
+from tqcodec.encoder import coding, histograms, pipeline, tables
 from tqcodec.encoder.budget import within_limits
 from tqcodec.encoder.histograms import BINS, REACH, Histograms
 from tqcodec.encoder.provenance import provenance
@@ -247,8 +247,6 @@ def test_what_the_encoder_writes_is_below_the_limits_by_construction() -> None:
     most = [tables.Table(-REACH, (1,) * (2 * REACH) + (4096 - 2 * REACH,), 0, 23)]
     assert len(write_tables(most * registry.MAX_TABLES)) < registry.MAX_TABLES_SIZE
     assert 1 << coding.SCALE_BITS <= registry.MAX_SCALE_MANTISSA
-    for effort in range(1, 10):
-        assert job.steps_of(effort) <= registry.MAX_STEPS
     for dtype in DTYPES.values():
         assert 1 << dtype.exponent_bits <= registry.MAX_OFFSET
     assert pipeline.PASSES > 0

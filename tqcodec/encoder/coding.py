@@ -176,6 +176,7 @@ def _code(
         for level, basis in zip(analysis.levels, bases, strict=True)
     ]
     columns = math.prod(coefficients.shape[1:])
+    method = method.fitted(len(coefficients), columns)
     classes = class_of(levels, np.arange(columns))
     scaled = rates.scaled(method.lam)
     if metric is None:
@@ -290,8 +291,9 @@ def _depths(q: NDArray[np.signedinteger], method: Method, payload: str) -> NDArr
 
 def _tile(shape: tuple[int, ...], steps: int) -> tuple[int, int]:
     unit = max(1, steps)
-    columns = min(max(1, shape[1]), TILE_COLUMNS, MAX_SYMBOLS // unit)
-    rows = max(1, min(TILE, MAX_SYMBOLS) // columns // unit) * unit
+    most = min(TILE, MAX_SYMBOLS)
+    columns = min(max(1, shape[1]), TILE_COLUMNS, max(1, most // unit))
+    rows = max(1, most // columns // unit) * unit
     return (min(rows, -(-max(1, shape[0]) // unit) * unit), columns)
 
 

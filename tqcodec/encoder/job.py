@@ -34,9 +34,11 @@ from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.encoder.workers import workers_for
 from tqcodec.errors import EncodeError
 from tqcodec.format.planes import Part
+from tqcodec.format.registry import MAX_STEPS
 
 SAMPLE = 200_000  # coefficients on which the step is sought
 LEAST_POWER = 2.0**-110  # of gradients times inputs, so that float32 holds what follows from it
+LANES = 256  # segments that decoders without native loops take together with profit
 TENSOR_SHARE = 1 / 8  # of the coefficients at most, while they are more than SAMPLE / 4
 
 Refine = Callable[[bytes], Mapping[str, NDArray[np.unsignedinteger]]]
@@ -155,17 +157,11 @@ def part_of(item: Item, source: Source, settings: Settings) -> Part:
 
 
 def _method(settings: Settings, feedback: bool) -> Method:
-    steps = steps_of(settings.effort)
-    if not steps:
+    if settings.effort < TRELLIS_EFFORT:
         return Method(0, UNIFORM_FEEDBACK_LAMBDA if feedback else UNIFORM_LAMBDA)
-    return Method(steps, TRELLIS_FEEDBACK_LAMBDA if feedback else TRELLIS_LAMBDA)
-
-
-def steps_of(effort: int) -> int:
-    """Rows of a trellis segment; 0 without a trellis."""
-    if effort < TRELLIS_EFFORT:
-        return 0
-    return 32 if effort < 7 else 64 if effort < 9 else 128
+    lam = TRELLIS_FEEDBACK_LAMBDA if feedback else TRELLIS_LAMBDA
+    lanes = LANES if settings.effort < 9 else 1
+    return Method(MAX_STEPS, lam, lanes)
 
 
 def map_calls(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,23 +13,35 @@ from tqcodec.encoder.blocks import row_blocks
 from tqcodec.encoder.histograms import Histograms
 from tqcodec.format.trellis import indices_of
 
+SHORTEST = 32  # rows of a trellis segment, where more would leave too few lanes
+
 
 @dataclass(frozen=True)
 class Method:
     """How coefficients are quantized.
 
     Attributes:
-        steps: rows of a trellis segment; 0 for the uniform quantizer.
+        steps: rows of a trellis segment, at most; 0 for the uniform quantizer.
         lam: lambda in squared steps a bit.
+        lanes: segments that a tile should have side by side, at least: a decoder advances them
+            together.
     """
 
     steps: int
     lam: float
+    lanes: int = 1
 
     @property
     def contexts(self) -> int:
         """Tables of each class."""
         return 2 if self.steps else 1
+
+    def fitted(self, rows: int, columns: int) -> Method:
+        """The method for a matrix: segments so short that there are enough of them."""
+        steps = self.steps
+        while steps > SHORTEST and -(-rows // steps) * columns < self.lanes:
+            steps //= 2
+        return replace(self, steps=steps)
 
     def quantize(
         self, x: NDArray[np.float32], classes: NDArray[np.uint8], scaled: NDArray[np.float32]
