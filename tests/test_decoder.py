@@ -171,8 +171,8 @@ def arrays() -> dict[str, Any]:
 
 SETTINGS = [
     Settings(lossless=True),
-    Settings(bits=2, payload="range"),
-    Settings(bits=3, payload="fixed", side_bits=None),
+    Settings(bits=6, payload="range"),
+    Settings(bits=7, payload="fixed", side_bits=None),
     Settings(quality=40, transform="dct", metadata=(("origin", "a test"),)),
     Settings(snr=30, transform="klt", effort=8),
     Settings(quality=90, transform="none", effort=1),

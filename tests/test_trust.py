@@ -72,7 +72,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save({"state_dict": state, "epoch": 3}, folder / "c.pt")
     torch.save(state, folder / "old.pth", _use_new_zipfile_serialization=False)
     torch.save({"a": state, "b": state}, folder / "two.bin")
-    tqcodec.torch.save(model, folder / "m.tqc", tqcodec.Settings(bits=6, effort=1))
+    tqcodec.torch.save(model, folder / "m.tqc", tqcodec.Settings(quality=80, effort=1))
     tqcodec.torch.save(model, folder / "exact.tqc", tqcodec.Settings(lossless=True))
     batches = [torch.rand(4, 3, 4, 4), torch.rand(4, 3, 4, 4)]
     tqcodec.torch.calibrate(model, batches).save(folder / "stats.npz")

@@ -100,7 +100,7 @@ def test_modules_that_look_at_versions(tmp_path: Path) -> None:
     tqcodec.torch.save(model, path)
     Versioned().load_state_dict(tqcodec.torch.load(path))
     Versioned().load_state_dict(
-        tqcodec.torch.decode(tqcodec.torch.encode(model.state_dict(), tqcodec.Settings(bits=6)))
+        tqcodec.torch.decode(tqcodec.torch.encode(model.state_dict(), tqcodec.Settings(quality=80)))
     )
     with tqcodec.torch.open(path) as file:
         Versioned().load_state_dict(file)

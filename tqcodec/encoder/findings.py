@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 
 from tqcodec.encoder.coded import Coded
 from tqcodec.encoder.plan import Item
@@ -15,7 +14,7 @@ from tqcodec.errors import EncodeWarning
 from tqcodec.format.container import default_limit
 
 LEAST_SNR = 6.0  # dB; below, half of a matrix's amplitude is gone
-BEHIND = 12.0  # dB by which a matrix may fall short of the median: two bits
+BEHIND = 12.0  # dB by which a matrix may fall short of half of all weights: two bits
 NAMED = 3  # tensors that a message names
 SNR_MISS = 0.25  # dB below the target that are worth a word
 SNR_SPARE = 6.0  # dB above it, likewise: small matrices have few ways to be coded
@@ -69,11 +68,14 @@ def snr_of(coded: Coded) -> float:
     return 10 * math.log10(max(coded.energy, 1e-300) / coded.error)
 
 
-def of_matrices(snr: Mapping[str, float], excused: set[str]) -> list[Finding]:
+def of_matrices(
+    snr: Mapping[str, float], sizes: Mapping[str, int], excused: set[str]
+) -> list[Finding]:
     """Matrices that are worse than they should be: in themselves, or beside the others.
 
     Args:
         snr: of each matrix, in dB.
+        sizes: elements of each.
         excused: those whose ratio a rule or statistics are answerable for; they are named only
             where nothing is left of them.
     """
@@ -82,8 +84,13 @@ def of_matrices(snr: Mapping[str, float], excused: set[str]) -> list[Finding]:
     if lost:
         message = f"{_matrices(len(lost))} to zeros: {_names(lost)}"
         found.append(Finding("lost", message, tuple(lost)))
-    finite = [value for value in snr.values() if math.isfinite(value)]
-    floor = max(LEAST_SNR, median(finite) - BEHIND if finite else 0.0)
+    ordered = sorted((v, sizes[name]) for name, v in snr.items() if math.isfinite(v))
+    floor, below, total = LEAST_SNR, 0, sum(size for _, size in ordered)
+    for value, size in ordered:
+        below += size
+        if 2 * below >= total:  # half of all weights are no better
+            floor = max(floor, value - BEHIND)
+            break
     low = [n for n, v in snr.items() if -math.inf < v < floor and n not in excused]
     if low:
         low.sort(key=snr.__getitem__)

@@ -101,11 +101,12 @@ def encode(
 
 def _findings(job: Job, written: Written) -> list[Finding]:
     settings, size = job.settings, written.draft.size
+    sizes = {name: source.patterns.size for name, source in job.sources.items()}
     excused = findings.excused(job.items, set(job.statistics))
     decoded = sum(source.patterns.nbytes for source in job.sources.values())
     return [
         *findings.of_target(settings, job.weights, size, written.reached),
-        *findings.of_matrices(written.snr, excused),
+        *findings.of_matrices(written.snr, sizes, excused),
         *findings.of_size(size, decoded),
     ]
 

@@ -17,6 +17,7 @@ from tqcodec.torch.checkpoint import decoded as state_of
 from tqcodec.torch.checkpoint import load_state
 
 START, FINEST, COARSEST = 3.0, 8.0, 0.05  # bits per weight
+MOST = 32.0  # of networks whose names and heads take more than their weights
 FACTOR = 2.0  # from one rate to the next, until the bound lies between two
 BRACKET = 1.02  # ratio of two rates, one too coarse, that are near enough
 ABOUT = 8  # evaluations of decoded networks, for the progress
@@ -66,14 +67,14 @@ def smallest(
     best: bytes | None = None
     coarse: float | None = None  # the finest rate that is too coarse
     fine: float | None = None  # the coarsest rate that is good enough
-    bits, measured = START, 0
+    bits, measured, finest = START, 0, FINEST
     while True:
         try:
             data = encode(replace(settings, bits=bits))
         except EncodeError:
-            if bits >= FINEST:
+            if bits >= MOST:
                 raise
-            drop = math.inf  # no file is so small
+            drop, finest = math.inf, MOST  # no file of so small a network is so small
         else:
             load_state(decoded, state_of(data, EVERYTHING, progress=progress))
             drop = original - float(evaluate(decoded))
@@ -88,13 +89,13 @@ def smallest(
                 return best
         else:
             coarse = bits
-            if bits >= FINEST:
+            if bits >= finest:
                 bound = f"{target_drop:g} at most is asked for"
-                raise EncodeError(f"a drop of {drop:.4g} at {FINEST:g} bits per weight; {bound}")
+                raise EncodeError(f"a drop of {drop:.4g} at {bits:g} bits per weight; {bound}")
         if coarse is None:
             bits = max(bits / FACTOR, COARSEST)
         elif fine is None:
-            bits = min(bits * FACTOR, FINEST)
+            bits = min(bits * FACTOR, finest)
         elif fine > BRACKET * coarse:
             bits = math.sqrt(coarse * fine)
         else:
