@@ -30,9 +30,10 @@ import numpy as np
 from results import print_aligned
 
 import tqcodec
-from tqcodec import EncodeError, Settings, Statistics, describe, files
+from tqcodec import EncodeError, Settings, Statistics
+from tqcodec.cli import checkpoints, describe
+from tqcodec.common.progress import terminal_progress
 from tqcodec.format import native_decoder
-from tqcodec.progress import terminal_progress
 
 Tensors = dict[str, Any]
 Line = dict[str, Any]  # of the log
@@ -343,7 +344,7 @@ def _numbered(text: str) -> tuple[str, int]:
 
 
 def _read(path: str) -> Tensors:
-    return files.read(path).tensors
+    return checkpoints.read(path).tensors
 
 
 def _made(name: str, seed: int) -> Tensors:

@@ -31,7 +31,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import tqcodec
-from tqcodec import Settings, cli, files
+from tqcodec import Settings
+from tqcodec.cli import checkpoints, commands
 from tqcodec.format import portable  # noqa: F401 - imported before anything is measured
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -70,7 +71,7 @@ def growth(call: Callable[[], object]) -> int:
 
 def encode(model: str, packed: str, settings: Settings) -> None:
     """As the command: the model is mapped, not loaded."""
-    Path(packed).write_bytes(tqcodec.encode(files.read(model).tensors, settings))
+    Path(packed).write_bytes(tqcodec.encode(checkpoints.read(model).tensors, settings))
 
 
 def stream(packed: str) -> None:
@@ -84,7 +85,7 @@ def command(*arguments: str) -> None:
     """A command of tqcodec, its output thrown away."""
     out, sys.stdout = sys.stdout, Path(os.devnull).open("w")  # noqa: SIM115 - closed at once
     try:
-        cli.main(list(arguments))
+        commands.main(list(arguments))
     finally:
         sys.stdout.close()
         sys.stdout = out
@@ -129,7 +130,7 @@ def print_table(heads: list[str], rows: list[list[str]]) -> None:
 
 def memory_rows(model: Path, folder: Path) -> Iterator[list[str]]:
     """One row for each operation of each mode."""
-    arrays = files.read(str(model)).tensors.values()
+    arrays = checkpoints.read(str(model)).tensors.values()
     whole, largest = sum(a.nbytes for a in arrays), max(a.nbytes for a in arrays)
     print(f"{model.name}: {len(arrays)} tensors, {whole:,} bytes, the largest {largest:,}\n")
     packed = folder / "x.tqc"

@@ -22,7 +22,8 @@ from subjects import Subject, build
 
 import tqcodec
 import tqcodec.torch
-from tqcodec.encoder import choice, coding, corrections, feedback, grid, job, metric
+from tqcodec.encoder import corrections, job
+from tqcodec.encoder.matrix import choice, coding, feedback, grid, metric
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.format.registry import Axis
 

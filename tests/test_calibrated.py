@@ -18,14 +18,14 @@ from strategies import Array, Rng, coders, trellis_path, using
 
 import tqcodec
 from tqcodec import EncodeError, Settings
-from tqcodec.encoder import feedback
-from tqcodec.encoder import metric as metrics
-from tqcodec.encoder.feedback import quantize_with_feedback
-from tqcodec.encoder.grid import MOST_COLUMN, MOST_ROW, Steps, _steps, grid_of
-from tqcodec.encoder.method import Method
-from tqcodec.encoder.metric import Metric, metric_of
+from tqcodec.encoder.matrix import feedback
+from tqcodec.encoder.matrix import metric as metrics
+from tqcodec.encoder.matrix.feedback import quantize_with_feedback
+from tqcodec.encoder.matrix.grid import MOST_COLUMN, MOST_ROW, Steps, _steps, grid_of
+from tqcodec.encoder.matrix.method import Method
+from tqcodec.encoder.matrix.metric import Metric, metric_of
+from tqcodec.encoder.matrix.transform import ELT_REGULARISATION, elt, klt
 from tqcodec.encoder.statistics import ARRAYS, FORMAT, Statistics, WeightStatistics
-from tqcodec.encoder.transform import ELT_REGULARISATION, elt, klt
 from tqcodec.format.reconstruct import MULTIPLIER_MANTISSA, ROW_SCALE_MANTISSA, expand
 from tqcodec.format.registry import Axis
 from tqcodec.format.trellis import indices_of

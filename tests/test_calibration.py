@@ -19,10 +19,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-import tqcodec.torch.recorder
-import tqcodec.torch.sums
+import tqcodec.torch.calibration.recorder
+import tqcodec.torch.calibration.sums
 from tqcodec import EncodeError
-from tqcodec.cli import main
+from tqcodec.cli.commands import main
 from tqcodec.encoder.statistics import ARRAYS, Statistics, WeightStatistics
 from tqcodec.torch import calibrate
 from tqcodec.torch.inputs import DataOptions, load_batches
@@ -172,7 +172,7 @@ CONVOLUTIONS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 @pytest.mark.parametrize("kind", CONVOLUTIONS)
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 def test_convolutions(kind: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tqcodec.torch.sums, "CHUNK", chunk)
+    monkeypatch.setattr(tqcodec.torch.calibration.sums, "CHUNK", chunk)
     make, shape = CONVOLUTIONS[kind]
     model, x = seeded(lambda: Net(make())), data(3, *shape)
     layer: Any = model.layer
@@ -400,7 +400,7 @@ def test_what_has_no_statistics() -> None:
 
     found = calibrate(seeded(Odd), [data(3, 8)])
     assert list(found) == ["used.weight"]
-    unused = tqcodec.torch.recorder.UNUSED
+    unused = tqcodec.torch.calibration.recorder.UNUSED
     assert found.without == {
         "loose.weight": unused,
         "asked.weight": "the output does not depend on it",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -20,9 +21,10 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import tqcodec
-from tqcodec import api, cli, files
-from tqcodec.arguments import size
-from tqcodec.describe import info
+from tqcodec import api
+from tqcodec.cli import checkpoints, commands
+from tqcodec.cli.arguments import size
+from tqcodec.cli.describe import info
 from tqcodec.errors import EncodeError
 from tqcodec.format.trellis import indices_of
 
@@ -34,7 +36,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs a command in this process: exit code, standard output, standard error."""
 
     def call(*arguments: Any) -> tuple[int, str, str]:
-        code = cli.main([str(a) for a in arguments])
+        code = commands.main([str(a) for a in arguments])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -94,7 +96,7 @@ def test_there_and_back(run: Run, folder: Path, tensors: dict[str, Any], tmp_pat
     code, out, err = run("decode", packed)
     assert (code, err) == (0, "")
     assert out.startswith(f"{back}: 6 tensors")
-    found = files.read(str(back))
+    found = checkpoints.read(str(back))
     assert found.metadata == {"format": "np"}
     for name, array in tensors.items():
         assert found.tensors[name].dtype == array.dtype
@@ -463,9 +465,10 @@ def test_report_of_many_tensors_and_of_none(run: Run, tmp_path: Path) -> None:
 def test_missing_extras_are_named(
     run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("tqcodec.report", "tqcodec.torch", "tqcodec.torch.checkpoint"):
+    for module in ("tqcodec.cli.report", "tqcodec.torch", "tqcodec.torch.checkpoint"):
         monkeypatch.delitem(sys.modules, module, raising=False)
-        monkeypatch.delattr(tqcodec, module.split(".")[1], raising=False)
+        parent, _, name = module.rpartition(".")
+        monkeypatch.delattr(importlib.import_module(parent), name, raising=False)
     for module in ("matplotlib", "torch"):
         monkeypatch.setitem(sys.modules, module, None)
     code, _, err = run("report", folder / "model.tqc", "-o", tmp_path / "x.png")
@@ -507,7 +510,7 @@ def test_standard_streams(folder: Path, tensors: dict[str, Any]) -> None:
     assert packed.stderr.startswith(b"tqcodec: -: 6 tensors")
     back = process("decode", "-", input=packed.stdout)
     assert back.returncode == 0
-    found = files.parse_safetensors(np.frombuffer(back.stdout, np.uint8), "test")
+    found = checkpoints.parse_safetensors(np.frombuffer(back.stdout, np.uint8), "test")
     assert found.tensors["conv.weight"].tobytes() == tensors["conv.weight"].tobytes()
     assert found.metadata == {"format": "np"}
     for command in ("info", "verify", "dump"):
@@ -575,17 +578,17 @@ def test_progress_only_on_a_terminal(
     out, terminal = tmp_path / "x.tqc", Terminal()
     arguments = ["encode", str(folder / "model.safetensors"), "-o", str(out), "-e", "1", "-f"]
     monkeypatch.setattr(sys, "stderr", terminal)
-    assert cli.main(arguments) == 0
+    assert commands.main(arguments) == 0
     assert "%" in terminal.getvalue()
     assert "\x1b[3" not in terminal.getvalue()  # no colours
-    assert cli.main(["decode", str(out)]) == 0
+    assert commands.main(["decode", str(out)]) == 0
     assert "decode" in terminal.getvalue()
     quiet = io.StringIO()
     monkeypatch.setattr(sys, "stderr", quiet)
-    assert cli.main(arguments) == 0
+    assert commands.main(arguments) == 0
     assert "%" not in quiet.getvalue()
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    assert cli.main([*arguments, "--quiet"]) == 0
+    assert commands.main([*arguments, "--quiet"]) == 0
     assert terminal.getvalue() == ""
 
 

@@ -18,7 +18,7 @@ import pytest
 
 import tqcodec
 from tqcodec import Settings
-from tqcodec.encoder.method import Method
+from tqcodec.encoder.matrix.method import Method
 
 GOLDEN = Path(__file__).with_name("golden_sizes.json")
 TOLERANCE = 0.005

@@ -15,7 +15,7 @@ from tqcodec.format import native, portable
 from tqcodec.format import reader as io
 from tqcodec.format.reader import Reader
 from tqcodec.format.registry import MAX_ALPHABET, MAX_TABLES
-from tqcodec.format.symbols import read_stream, write_stream
+from tqcodec.format.stream import read_stream, write_stream
 from tqcodec.format.tables import ESCAPE, SYMMETRIC, Table, Tables, read_tables, write_tables
 
 U32, U64 = (1 << 32) - 1, (1 << 64) - 1

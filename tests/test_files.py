@@ -20,11 +20,11 @@ from hypothesis.extra import numpy as hnp
 from safetensors import safe_open
 from safetensors.numpy import save, save_file
 
-from tqcodec import files
 from tqcodec.api import numpy_dtype
-from tqcodec.atomic import replacing
+from tqcodec.cli import checkpoints
+from tqcodec.cli.checkpoints import Checkpoint
+from tqcodec.common.atomic import replacing
 from tqcodec.errors import EncodeError
-from tqcodec.files import Checkpoint
 from tqcodec.format.dtypes import DTYPES
 
 ALL_DTYPES = [numpy_dtype(dtype) for dtype in DTYPES.values()]
@@ -53,8 +53,8 @@ def some_tensors() -> dict[str, Any]:
 def test_safetensors_keeps_every_dtype(dtype: np.dtype[Any], tmp_path: Path) -> None:
     array = np.arange(12).reshape(3, 4).astype(dtype)
     path = str(tmp_path / "x.safetensors")
-    files.write(path, Checkpoint({"a": array, "transposed": array.T}, {"by": "a test"}))
-    found = files.read(path)
+    checkpoints.write(path, Checkpoint({"a": array, "transposed": array.T}, {"by": "a test"}))
+    found = checkpoints.read(path)
     assert_same(found.tensors, {"a": array, "transposed": array.T.copy()})
     assert found.metadata == {"by": "a test"}
 
@@ -68,17 +68,17 @@ def test_safetensors_keeps_every_dtype(dtype: np.dtype[Any], tmp_path: Path) -> 
             )
         ),
         max_size=4,
-    ).filter(lambda arrays: files.METADATA not in arrays)
+    ).filter(lambda arrays: checkpoints.METADATA not in arrays)
 )
 def test_reads_what_the_library_writes(arrays: dict[str, Any]) -> None:
     data = np.frombuffer(save(arrays), np.uint8)
-    assert_same(files.parse_safetensors(data, "test").tensors, arrays)
+    assert_same(checkpoints.parse_safetensors(data, "test").tensors, arrays)
 
 
 @given(st.binary(max_size=80) | st.binary(max_size=80).map(lambda body: bytes([9] * 8) + body))
 def test_any_bytes_give_tensors_or_an_error(data: bytes) -> None:
     try:
-        files.parse_safetensors(np.frombuffer(data, np.uint8), "test")
+        checkpoints.parse_safetensors(np.frombuffer(data, np.uint8), "test")
     except EncodeError as error:
         assert "test" in str(error)
 
@@ -109,14 +109,14 @@ def test_damaged_safetensors(header: Any) -> None:
     text = json.dumps(header).encode()
     data = len(text).to_bytes(8, "little") + text + bytes(8)
     with pytest.raises(EncodeError):
-        files.parse_safetensors(np.frombuffer(data, np.uint8), "test")
+        checkpoints.parse_safetensors(np.frombuffer(data, np.uint8), "test")
 
 
 def test_unaligned_safetensors() -> None:
     text = json.dumps({"a": FIELD}).encode()
     text += b" " * ((1 - len(text)) % 8)
     data = len(text).to_bytes(8, "little") + text + np.array([1, 2], np.float32).tobytes()
-    array = files.parse_safetensors(np.frombuffer(data, np.uint8), "test").tensors["a"]
+    array = checkpoints.parse_safetensors(np.frombuffer(data, np.uint8), "test").tensors["a"]
     assert array.flags.aligned
     assert array.tolist() == [1, 2]
 
@@ -124,15 +124,15 @@ def test_unaligned_safetensors() -> None:
 def test_empty_file(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").touch()
     with pytest.raises(EncodeError, match="empty"):
-        files.read(str(tmp_path / "x.safetensors"))
+        checkpoints.read(str(tmp_path / "x.safetensors"))
 
 
 def test_standard_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out))
-    files.write("-", Checkpoint(some_tensors(), {"k": "v"}))
+    checkpoints.write("-", Checkpoint(some_tensors(), {"k": "v"}))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(out.getvalue())))
-    found = files.read("-")
+    found = checkpoints.read("-")
     assert_same(found.tensors, some_tensors())
     assert found.metadata == {"k": "v"}
 
@@ -151,13 +151,13 @@ def test_sharded_checkpoint(tmp_path: Path) -> None:
     names = list(some_tensors())
     places = {name: f"m-0000{1 + (i > 0)}-of-00002.safetensors" for i, name in enumerate(names)}
     index = write_shards(tmp_path, places)
-    found = files.read(index)
+    found = checkpoints.read(index)
     assert_same(found.tensors, some_tensors())
     assert list(found.tensors) == names
     assert found.metadata == {"format": "np"}
-    shard = files.read(str(tmp_path / "m-00001-of-00002.safetensors"))
+    shard = checkpoints.read(str(tmp_path / "m-00001-of-00002.safetensors"))
     assert list(shard.tensors) == ["fc.weight"]
-    assert files.with_suffix(index, ".tqc") == str(tmp_path / "m.tqc")
+    assert checkpoints.with_suffix(index, ".tqc") == str(tmp_path / "m.tqc")
 
 
 @pytest.mark.parametrize(
@@ -181,48 +181,48 @@ def test_index_opens_nothing_elsewhere(shard: Any, tmp_path: Path) -> None:
     for place in (tmp_path, inner / "sub"):
         save_file({"w": np.zeros(3, np.float32)}, place / "secret.safetensors")
     with pytest.raises(EncodeError, match="not the name of a file beside"):
-        files.read(write_shards(inner, {"w": shard}))
+        checkpoints.read(write_shards(inner, {"w": shard}))
     absolute = str(tmp_path / "secret.safetensors")
     with pytest.raises(EncodeError, match="not the name of a file beside"):
-        files.read(write_shards(inner, {"w": absolute}))
+        checkpoints.read(write_shards(inner, {"w": absolute}))
 
 
 def test_wrong_index(tmp_path: Path) -> None:
     with pytest.raises(EncodeError, match="'gone' is not in"):
-        files.read(write_shards(tmp_path, {"gone": "m-00001-of-00002.safetensors"}))
+        checkpoints.read(write_shards(tmp_path, {"gone": "m-00001-of-00002.safetensors"}))
     for text in ("[]", "{", '{"weight_map": 3}', '{"weight_map": {"a": ["x"]}}'):
         (tmp_path / "m.safetensors.index.json").write_text(text)
         with pytest.raises(EncodeError):
-            files.read(str(tmp_path / "m.safetensors.index.json"))
+            checkpoints.read(str(tmp_path / "m.safetensors.index.json"))
 
 
 def test_npz(tmp_path: Path) -> None:
     path = str(tmp_path / "x.npz")
     tensors = {"file": np.arange(3), "a/b": np.array(1.5), "../up": np.zeros((0, 2))}
-    files.write(path, Checkpoint(tensors))
-    assert_same(files.read(path).tensors, tensors)
+    checkpoints.write(path, Checkpoint(tensors))
+    assert_same(checkpoints.read(path).tensors, tensors)
     with pytest.raises(EncodeError, match="bfloat16"):
-        files.write(path, Checkpoint(some_tensors()))
-    assert_same(files.read(path).tensors, tensors)
+        checkpoints.write(path, Checkpoint(some_tensors()))
+    assert_same(checkpoints.read(path).tensors, tensors)
     np.savez(path, pickled=np.array([{}], object))
     with pytest.raises(EncodeError, match="plain arrays"):
-        files.read(path)
+        checkpoints.read(path)
     with Path(path).open("wb") as file:
         np.save(file, np.ones(3))
     with pytest.raises(EncodeError, match="npz"):
-        files.read(path)
+        checkpoints.read(path)
     Path(path).write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(EncodeError, match="npz"):
-        files.read(path)
+        checkpoints.read(path)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth"])
 def test_torch_files(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"x{suffix}"
-    files.write(str(path), Checkpoint(some_tensors()))
+    checkpoints.write(str(path), Checkpoint(some_tensors()))
     state = torch.load(path, weights_only=True)
     assert state["half"].dtype == torch.bfloat16
-    assert_same(files.read(str(path)).tensors, some_tensors())
+    assert_same(checkpoints.read(str(path)).tensors, some_tensors())
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,9 @@ def test_torch_files(suffix: str, tmp_path: Path) -> None:
 )
 def test_wrapped_state_dicts(wrap: Callable[[Any], Any], tmp_path: Path) -> None:
     torch.save(wrap({"w": torch.ones(2, 3)}), tmp_path / "x.bin")
-    assert_same(files.read(str(tmp_path / "x.bin")).tensors, {"w": np.ones((2, 3), np.float32)})
+    assert_same(
+        checkpoints.read(str(tmp_path / "x.bin")).tensors, {"w": np.ones((2, 3), np.float32)}
+    )
 
 
 class Evil:
@@ -253,27 +255,27 @@ def test_refused_torch_files(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     torch.save({"w": Evil(tmp_path / "evil")}, path)
     with pytest.raises(EncodeError, match="weights_only"):
-        files.read(str(path))
+        checkpoints.read(str(path))
     assert not (tmp_path / "evil").exists()
     torch.save({"w": torch.ones(2), "epoch": 3}, path)
     with pytest.raises(EncodeError, match="'epoch' is a int"):
-        files.read(str(path))
+        checkpoints.read(str(path))
     torch.save([torch.ones(2)], path)
     with pytest.raises(EncodeError, match="not a state dict"):
-        files.read(str(path))
+        checkpoints.read(str(path))
     path.write_bytes(b"no checkpoint")
     with pytest.raises(EncodeError, match=r"x\.pt"):
-        files.read(str(path))
+        checkpoints.read(str(path))
 
 
 def test_unknown_formats(tmp_path: Path) -> None:
     for name in ("x.onnx", "x", "x.tqc"):
         with pytest.raises(EncodeError, match="known format"):
-            files.read(name)
+            checkpoints.read(name)
         with pytest.raises(EncodeError, match="can be written"):
-            files.write(str(tmp_path / name), Checkpoint(some_tensors()))
+            checkpoints.write(str(tmp_path / name), Checkpoint(some_tensors()))
     with pytest.raises(EncodeError, match="__metadata__"):
-        files.write(str(tmp_path / "x.safetensors"), Checkpoint({"__metadata__": np.ones(1)}))
+        checkpoints.write(str(tmp_path / "x.safetensors"), Checkpoint({"__metadata__": np.ones(1)}))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -294,7 +296,7 @@ def test_a_failed_rename_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        files.write(str(tmp_path / "x.safetensors"), Checkpoint(some_tensors()))
+        checkpoints.write(str(tmp_path / "x.safetensors"), Checkpoint(some_tensors()))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -302,10 +304,10 @@ def test_replacing_follows_links_and_spares_devices(tmp_path: Path) -> None:
     target, link = tmp_path / "target", tmp_path / "link"
     target.write_text("old")
     link.symlink_to(target)
-    files.write_bytes(str(link), b"new")
+    checkpoints.write_bytes(str(link), b"new")
     assert link.is_symlink()
     assert target.read_text() == "new"
-    files.write_bytes(os.devnull, b"gone")
+    checkpoints.write_bytes(os.devnull, b"gone")
     assert not Path(os.devnull).is_file()
 
 
@@ -323,7 +325,7 @@ def test_files_appear_also_where_names_or_links_are_lacking(
         monkeypatch.delattr(os, "O_TMPFILE")
     path = tmp_path / "x"
     for content in (b"one", b"two"):
-        files.write_bytes(str(path), content)
+        checkpoints.write_bytes(str(path), content)
         assert path.read_bytes() == content
         path.chmod(0o640)
     assert path.stat().st_mode & 0o777 == 0o640
@@ -334,23 +336,23 @@ def test_check_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = tmp_path / "old"
     old.touch()
     with pytest.raises(EncodeError, match="-f overwrites"):
-        files.check_output(str(old), overwrite=False)
-    files.check_output(str(old), overwrite=True)
-    files.check_output(os.devnull, overwrite=False)
+        checkpoints.check_output(str(old), overwrite=False)
+    checkpoints.check_output(str(old), overwrite=True)
+    checkpoints.check_output(os.devnull, overwrite=False)
     with pytest.raises(FileNotFoundError):
-        files.check_output(str(tmp_path / "no" / "folder"), overwrite=True)
+        checkpoints.check_output(str(tmp_path / "no" / "folder"), overwrite=True)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     with pytest.raises(EncodeError, match="terminal"):
-        files.check_output("-", overwrite=True)
+        checkpoints.check_output("-", overwrite=True)
 
 
 def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
     usual, ours = tmp_path / "usual", tmp_path / "ours.safetensors"
     usual.touch()
-    files.write(str(ours), Checkpoint(some_tensors()))
+    checkpoints.write(str(ours), Checkpoint(some_tensors()))
     assert ours.stat().st_mode == usual.stat().st_mode
     ours.chmod(0o640)
-    files.write(str(ours), Checkpoint(some_tensors()))
+    checkpoints.write(str(ours), Checkpoint(some_tensors()))
     assert ours.stat().st_mode & 0o777 == 0o640
     with safe_open(ours, "numpy") as file:
         assert file.metadata() is None

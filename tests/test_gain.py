@@ -15,11 +15,12 @@ from torch import nn
 
 import tqcodec
 import tqcodec.torch
-from tqcodec import EncodeError, cli, coding_gain
+from tqcodec import EncodeError, coding_gain
+from tqcodec.cli import commands
 from tqcodec.encoder.gain import gain_axes
-from tqcodec.encoder.metric import metric_of
+from tqcodec.encoder.matrix.metric import metric_of
+from tqcodec.encoder.matrix.transform import ELT_REGULARISATION, elt, klt
 from tqcodec.encoder.statistics import Statistics, WeightStatistics
-from tqcodec.encoder.transform import ELT_REGULARISATION, elt, klt
 from tqcodec.format.registry import Axis
 
 Array = NDArray[np.float64]
@@ -204,7 +205,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def info(folder: Path, statistics: str, *more: str) -> int:
-    return cli.main(["info", f"{folder}/net.tqc", "--statistics", f"{folder}/{statistics}", *more])
+    return commands.main(
+        ["info", f"{folder}/net.tqc", "--statistics", f"{folder}/{statistics}", *more]
+    )
 
 
 def test_info_shows_gains(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,7 +236,7 @@ def test_info_shows_gains(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
 
     assert info(folder, "stats.npz") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert cli.main(["info", f"{folder}/net.tqc"]) == 0
+    assert commands.main(["info", f"{folder}/net.tqc"]) == 0
     plain = capsys.readouterr().out.splitlines()
     assert lines[: len(plain)] == plain
     title, head, *rows = lines[len(plain) :]

@@ -17,8 +17,9 @@ from strategies import FLOATS, Array, rngs
 from test_spec import chapter, rows
 
 import tqcodec
-from tqcodec import EncodeError, Settings, cli, describe
+from tqcodec import EncodeError, Settings
 from tqcodec.api import numpy_dtype
+from tqcodec.cli import commands, describe
 from tqcodec.encoder import kinds
 from tqcodec.encoder.kinds import Class, Kind, Origin
 from tqcodec.format.dtypes import DTYPES
@@ -485,19 +486,19 @@ def test_info_and_report_show_and_count_them(
     path = tmp_path / "a.tqc"
     tensors = {"a.mask": normal(64, 64), "b.weight": normal(64, 64), "c.bias": normal(64)}
     path.write_bytes(tqcodec.encode({**tensors, "d.bias": tensors["c.bias"]}, Settings(quality=95)))
-    assert cli.main(["info", "--json", str(path)]) == 0
+    assert commands.main(["info", "--json", str(path)]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["kinds"] == {"exact: name of a constant": 1, "weight": 1, "vector": 1}
     assert found["weights"] == 4096
     assert [t["kind"] for t in found["tensors"]] == [*found["kinds"], None]
-    assert cli.main(["info", str(path)]) == 0
+    assert commands.main(["info", str(path)]) == 0
     out = capsys.readouterr().out
     assert re.search(r"^a\.mask .* exact: name of a constant ", out, re.M)
     assert "kinds: 1 exact: name of a constant; 1 weight; 1 vector" in out
-    assert cli.main(["dump", "--json", str(path)]) == 0
+    assert commands.main(["dump", "--json", str(path)]) == 0
     entries = json.loads(capsys.readouterr().out)["directory"]["tensors"]
     assert [e.get("k") for e in entries] == [Kind.NAME, Kind.WEIGHT, Kind.VECTOR, None]
-    assert cli.main(["report", str(path)]) == 0
+    assert commands.main(["report", str(path)]) == 0
     assert "exact: name of a constant" in path.with_suffix(".html").read_text()
 
 

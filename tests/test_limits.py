@@ -21,9 +21,10 @@ import tqcodec
 import tqcodec.api
 import tqcodec.format.writer
 from tqcodec import EncodeError, EncodeWarning, Settings
-from tqcodec.encoder import coding, histograms, pipeline, tables
+from tqcodec.encoder import histograms, pipeline, tables
 from tqcodec.encoder.budget import within_limits
 from tqcodec.encoder.histograms import BINS, REACH, Histograms
+from tqcodec.encoder.matrix import coding
 from tqcodec.encoder.provenance import provenance
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.format import native, registry

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 import tqcodec.torch
-from tqcodec import EncodeError, EvaluationError, Settings, cli, curve
+from tqcodec import EncodeError, EvaluationError, Settings
+from tqcodec.cli import commands, curve
 from tqcodec.torch import Comparison, Reference, Statistics, compare
 from tqcodec.torch import inputs as inputs_module
 
@@ -89,7 +90,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     def call(command: str) -> tuple[int, str, str]:
-        code = cli.main(command.split())
+        code = commands.main(command.split())
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -257,7 +258,7 @@ def test_divergences_that_a_logarithm_does_not_have(values: list[float]) -> None
 
 
 def test_sweep_without_matplotlib(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "tqcodec.curve", raising=False)
+    monkeypatch.delitem(sys.modules, "tqcodec.cli.curve", raising=False)
     monkeypatch.delattr(tqcodec, "curve", raising=False)
     for module in ("matplotlib", "matplotlib.axes"):
         monkeypatch.setitem(sys.modules, module, None)

@@ -27,7 +27,7 @@ from safetensors.numpy import save_file
 
 import tqcodec
 import tqcodec.torch
-from tqcodec import cli, files
+from tqcodec.cli import checkpoints, commands
 from tqcodec.errors import EncodeError
 
 Run = Callable[[str], tuple[int, str, str]]
@@ -74,7 +74,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     def call(line: str) -> tuple[int, str, str]:
-        code = cli.main(shlex.split(line))
+        code = commands.main(shlex.split(line))
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -191,7 +191,7 @@ def test_also_on_the_command_line(run: Run, folder: Path, monkeypatch: pytest.Mo
 
     for module in ("encode", "decode", "load"):
         monkeypatch.setattr(tqcodec.api, module, work)
-    monkeypatch.setattr(tqcodec.describe, "info", work)
+    monkeypatch.setattr(tqcodec.cli.describe, "info", work)
     for output in outputs_that_cannot_be(folder):
         quoted = shlex.quote(output)
         for line in (f"encode a.safetensors -o {quoted}", f"decode m.tqc -o {quoted}",
@@ -235,10 +235,10 @@ def test_content_that_the_output_cannot_hold_is_refused_before_the_work(
 def test_npz_is_read_by_its_members(folder: Path) -> None:
     tensors = {"w": weights(8), "w.npy": -weights(8), "x.npy": weights(3)}
     np.savez("twins.npz", **tensors)
-    found = files.read("twins.npz").tensors
+    found = checkpoints.read("twins.npz").tensors
     assert set(found) == set(tensors)
     assert all(np.array_equal(found[name], array) for name, array in tensors.items())
-    files.write("alone.npz", files.Checkpoint({"x.npy": tensors["x.npy"]}))
+    checkpoints.write("alone.npz", checkpoints.Checkpoint({"x.npy": tensors["x.npy"]}))
     with np.load("alone.npz") as file:
         assert np.array_equal(file["x.npy"], tensors["x.npy"])
     with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile("two.npz", "w") as archive:
@@ -246,7 +246,7 @@ def test_npz_is_read_by_its_members(folder: Path) -> None:
         archive.writestr("w.npy", data)
         archive.writestr("w.npy", data)
     with pytest.raises(EncodeError, match="two arrays are named 'w'"):
-        files.read("two.npz")
+        checkpoints.read("two.npz")
 
 
 def safetensors(header: str, body: bytes = bytes(16)) -> bytes:
@@ -260,17 +260,17 @@ def test_names_that_come_twice_are_refused(folder: Path) -> None:
     first, second = FIELD % (0, 8), FIELD % (8, 16)
     Path("x.safetensors").write_bytes(safetensors(f'{{"a": {first}, "a": {second}}}'))
     with pytest.raises(EncodeError, match=r"x\.safetensors.*'a' is in it 2 times"):
-        files.read("x.safetensors")
+        checkpoints.read("x.safetensors")
     Path("x.safetensors.index.json").write_text('{"weight_map": {"w": "s-1", "w": "s-2"}}')
     with pytest.raises(EncodeError, match="'w' is in it 2 times"):
-        files.read("x.safetensors.index.json")
+        checkpoints.read("x.safetensors.index.json")
 
 
 def test_metadata_that_is_null(folder: Path) -> None:
     Path("x.safetensors").write_bytes(
         safetensors(f'{{"__metadata__": null, "a": {FIELD % (0, 8)}}}', bytes(8))
     )
-    assert files.read("x.safetensors").metadata == {}
+    assert checkpoints.read("x.safetensors").metadata == {}
 
 
 def test_metadata_beyond_the_directory_leaves_the_old_file(
@@ -325,7 +325,7 @@ def test_what_is_left_out_of_a_checkpoint_is_named(
     value: Any, names: list[str], left_out: list[str], run: Run, folder: Path
 ) -> None:
     torch.save(value, "x.pt")
-    found = files.read("x.pt")
+    found = checkpoints.read("x.pt")
     assert list(found.tensors) == names
     assert list(found.left_out) == left_out
     code, out, err = run("encode x.pt -e 1 --json --quiet")
@@ -382,7 +382,7 @@ def test_a_checkpoint_that_holds_itself(folder: Path) -> None:
     value["self"] = value
     value["list"].append(value["list"])
     torch.save(value, "x.pt")
-    assert list(files.read("x.pt").tensors) == ["a"]
+    assert list(checkpoints.read("x.pt").tensors) == ["a"]
 
 
 def test_tensors_of_shards_that_the_index_lacks_are_named(run: Run, folder: Path) -> None:
@@ -436,7 +436,7 @@ def test_damaged_archives_are_named_as_such(run: Run, folder: Path) -> None:
     at = data.index(weights(8, 8).tobytes())
     Path("x.pt").write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
     with pytest.raises(EncodeError, match="wrong checksum of 'full/data/0'"):
-        files.read("x.pt")
+        checkpoints.read("x.pt")
 
 
 @pytest.mark.skipif(
@@ -448,7 +448,7 @@ def test_archives_without_checksums(folder: Path) -> None:
         torch.save(state("a", "b"), "x.pt")
     finally:
         torch.serialization.set_crc32_options(True)
-    assert list(files.read("x.pt").tensors) == ["a", "b"]
+    assert list(checkpoints.read("x.pt").tensors) == ["a", "b"]
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
@@ -472,7 +472,7 @@ def test_what_downloads_leave_in_place_of_a_file(
 ) -> None:
     Path(name).write_bytes(content)
     with pytest.raises(EncodeError, match=f"{name}: .*{message}"):
-        files.read(name)
+        checkpoints.read(name)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
@@ -480,5 +480,5 @@ def test_what_downloads_leave_in_place_of_a_file(
 def test_all_kinds_are_read_from_pipes(name: str, folder: Path) -> None:
     os.mkfifo(f"pipe-{name}")
     writer = subprocess.Popen(["cp", name, f"pipe-{name}"])
-    assert list(files.read(f"pipe-{name}").tensors) == ["w"]
+    assert list(checkpoints.read(f"pipe-{name}").tensors) == ["w"]
     assert writer.wait() == 0

@@ -21,7 +21,8 @@ from torch.utils.checkpoint import checkpoint
 
 import tqcodec
 import tqcodec.torch
-from tqcodec import cli, foreign
+from tqcodec.cli import commands
+from tqcodec.common import foreign
 from tqcodec.errors import EncodeError, EvaluationError
 
 pytestmark = [
@@ -551,7 +552,7 @@ SLOW = """
 import os, sys, time
 from tqcodec import cli, files
 def write(name, data):
-    from tqcodec.atomic import replacing
+    from tqcodec.common.atomic import replacing
     from pathlib import Path
     with replacing(Path(name)) as temporary:
         temporary.write_bytes(data)
@@ -592,10 +593,10 @@ def test_signals_leave_no_temporary_file(
 
 def test_ignored_signals_stay_ignored_and_handlers_go(folder: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    assert cli.main(["--version"]) == 0
+    assert commands.main(["--version"]) == 0
     assert signal.getsignal(signal.SIGTERM) == before
     codes: list[int] = []
-    thread = threading.Thread(target=lambda: codes.append(cli.main(["--version"])))
+    thread = threading.Thread(target=lambda: codes.append(commands.main(["--version"])))
     thread.start()  # where handlers cannot be set
     thread.join()
     assert codes == [0]
@@ -610,7 +611,7 @@ def test_warnings_of_libraries_are_messages(
     monkeypatch.setattr(tqcodec.api, "verify", verify)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        assert cli.main(["verify", str(folder / "m.tqc")]) == 0
+        assert commands.main(["verify", str(folder / "m.tqc")]) == 0
     assert capsys.readouterr().err == "tqcodec: warning: two lines bold\n"
 
 
@@ -621,7 +622,7 @@ def test_too_little_memory_is_one_line(
         raise MemoryError("Unable to allocate 3 TiB")
 
     monkeypatch.setattr(tqcodec.api, "verify", verify)
-    assert cli.main(["verify", str(folder / "m.tqc")]) == 2
+    assert commands.main(["verify", str(folder / "m.tqc")]) == 2
     assert capsys.readouterr().err == "tqcodec: not enough memory: Unable to allocate 3 TiB\n"
 
 
@@ -639,8 +640,8 @@ def test_the_whole_message_of_users_code(
     for function, message in (("network", "RuntimeError: first second bold"),
                               ("stops", "SystemExit: enough")):  # fmt: skip
         line = f"calibrate --model net.py:{function} --data data.npz -o s.npz"
-        assert cli.main(line.split()) == 2
+        assert commands.main(line.split()) == 2
         assert capsys.readouterr().err == f"tqcodec: net.py:{function}: {message}\n"
     line = "calibrate --model net.py:fine --data net.py:batches -o s.npz"
-    assert cli.main(line.split()) == 2
+    assert commands.main(line.split()) == 2
     assert capsys.readouterr().err == "tqcodec: net.py:batches: KeyError: 'x'\n"

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 import tqcodec
 from tqcodec.errors import MalformedError
-from tqcodec.format import native, planes, reconstruct, records, registry, symbols, tables, trellis
+from tqcodec.format import native, planes, reconstruct, records, registry, stream, tables, trellis
 from tqcodec.format import reader as io
 from tqcodec.format.dct import DCT_COSINES, dct
 from tqcodec.format.dtypes import DTYPES
-from tqcodec.format.entropy import Model, RangeWriter
+from tqcodec.format.range_coder import Model, RangeWriter
 from tqcodec.format.reader import Reader
 from tqcodec.format.tables import Table, Tables
 
@@ -144,7 +144,7 @@ def test_enumerations(enum: type[IntEnum], reserved: dict[int, str]) -> None:
 
 def test_escape_sizes() -> None:
     assert "`escape_size` MUST be 1, 2 or 4 " in DOCUMENT
-    assert symbols.ESCAPE_SIZES == (1, 2, 4)
+    assert stream.ESCAPE_SIZES == (1, 2, 4)
 
 
 def test_element_types() -> None:
@@ -246,7 +246,7 @@ def read(words: list[int], ids: list[int], known: Tables) -> tuple[list[int], st
     """What the code makes of a stream of these words."""
     data = io.uv(len(words)) + io.uv(0) + np.array(words, "<u4").tobytes()
     try:
-        _, out = symbols.read_stream(Reader(data), np.array([ids], np.uint8), known)
+        _, out = stream.read_stream(Reader(data), np.array([ids], np.uint8), known)
     except MalformedError as error:
         return [], error.rule
     return list(map(int, out[0])), None

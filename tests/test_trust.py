@@ -27,8 +27,8 @@ from safetensors.numpy import save_file
 
 import tqcodec
 import tqcodec.torch
-from tqcodec import cli
-from tqcodec.atomic import TEMPORARY
+from tqcodec.cli import commands
+from tqcodec.common.atomic import TEMPORARY
 
 CODES = {0, 1, 2, 3, 4}
 
@@ -142,7 +142,7 @@ def run(arguments: list[str], stdin: bytes = b"", broken: bool = False) -> tuple
     before, sys.stdin = sys.stdin, given_input
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-            code = cli.main(arguments)
+            code = commands.main(arguments)
         with contextlib.suppress(OSError):
             output.detach()
     finally:

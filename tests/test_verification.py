@@ -16,8 +16,9 @@ from safetensors.numpy import save_file
 from strategies import FLOATS, rngs, some_patterns, using
 
 import tqcodec
-from tqcodec import EncodeWarning, InternalError, Settings, cli
+from tqcodec import EncodeWarning, InternalError, Settings
 from tqcodec.api import numpy_dtype
+from tqcodec.cli import commands
 from tqcodec.encoder import assembly, pipeline, plan, side, verification
 from tqcodec.format import native, native_decoder
 from tqcodec.format.dtypes import DTYPES, to_float
@@ -228,14 +229,14 @@ def test_the_command_line_keeps_the_old_file(
     (tmp_path / "m.tqc").write_bytes(b"old")
     other_numbers("bias")(monkeypatch)
     command = ["encode", str(tmp_path / "m.safetensors"), "--bits", "6", "-f"]
-    assert cli.main(command) == 70
+    assert commands.main(command) == 70
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("tqcodec: internal error: [source.bound] tensor 'bias': ")
     assert err.count("\n") == 1
     assert (tmp_path / "m.tqc").read_bytes() == b"old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.safetensors", "m.tqc"]
-    assert cli.main([*command, "--no-verify"]) == 0
+    assert commands.main([*command, "--no-verify"]) == 0
     bias = tqcodec.load(tmp_path / "m.tqc")["bias"]
     assert bias[7] == bias[0]
 
@@ -343,11 +344,11 @@ def test_the_command_line_says_which_option_decodes_it(
 ) -> None:
     path = tmp_path / "zeros.safetensors"
     save_file({"w": np.zeros((3000, 4000), np.float32)}, path)
-    assert cli.main(["encode", str(path), "--json"]) == 0
+    assert commands.main(["encode", str(path), "--json"]) == 0
     out, err = capsys.readouterr()
     assert err.startswith("tqcodec: warning: ")
     assert "--limit 48000000" in err
     assert '"warnings": [\n' in out
     packed = str(tmp_path / "zeros.tqc")
-    assert cli.main(["verify", packed]) == 4
-    assert cli.main(["verify", packed, "--limit", "48000000"]) == 0
+    assert commands.main(["verify", packed]) == 4
+    assert commands.main(["verify", packed, "--limit", "48000000"]) == 0

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import tqcodec
 import tqcodec.torch
-from tqcodec import cli
+from tqcodec.cli import commands
 from tqcodec.torch.versions import KEY, versions, versions_of, with_versions
 
 part = st.text("ab_1", min_size=1, max_size=3)
@@ -120,7 +120,7 @@ def test_through_files_of_all_formats(
     torch.save({"model": Versioned().state_dict()}, "a.pth")
     for command in ("encode a.pth", "decode a.tqc", "encode a.safetensors -o b.tqc",
                     "decode b.tqc -o c.pt"):  # fmt: skip
-        assert cli.main(command.split()) == 0, capsys.readouterr()
+        assert commands.main(command.split()) == 0, capsys.readouterr()
     for state in (torch.load("c.pt", weights_only=True), tqcodec.torch.load("b.tqc")):
         Versioned().load_state_dict(state)
     buffer = io.BytesIO()

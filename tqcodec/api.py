@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec import foreign, streams
-from tqcodec.atomic import check_writable, replacing
+from tqcodec.common import foreign, streams
+from tqcodec.common.atomic import check_writable, replacing
+from tqcodec.common.checks import need, need_function, need_options, path_of
+from tqcodec.common.progress import Progress
 from tqcodec.errors import EncodeError
 from tqcodec.format import native_decoder
 from tqcodec.format.container import Container
 from tqcodec.format.dtypes import DTYPES, DType, to_float
 from tqcodec.format.header import Header
 from tqcodec.format.registry import MAJOR, MINOR
-from tqcodec.kinds import need, need_function, need_options, path_of
 
 if TYPE_CHECKING:
     from tqcodec.encoder.findings import EncodeReport, Finding
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Refine = Callable[[bytes], Mapping[str, Array]]
-Progress = Callable[[str, int, int], None]  # (stage, done, of)
 PathLike = str | os.PathLike[str]
 
 BYTES = (bytes, bytearray, memoryview)

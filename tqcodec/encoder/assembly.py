@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.encoder import budget, side, tables
-from tqcodec.encoder.coded import Coded, with_tables
-from tqcodec.encoder.error import decibels
 from tqcodec.encoder.histograms import Histograms
+from tqcodec.encoder.matrix.draft import Coded, with_tables
+from tqcodec.encoder.matrix.error import decibels
 from tqcodec.encoder.plan import SMALL, Item, Source
 from tqcodec.encoder.settings import TRELLIS_EFFORT, Settings
 from tqcodec.encoder.tables import TableSet

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.encoder.coded import Coded
+from tqcodec.encoder.matrix.draft import Coded
 from tqcodec.encoder.plan import Item, Source
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.format.dtypes import round_to, to_float

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tqcodec.encoder.coded import Coded
+from tqcodec.encoder.matrix.draft import Coded
 from tqcodec.encoder.plan import Item
 from tqcodec.encoder.settings import Settings
 from tqcodec.errors import EncodeWarning

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.encoder.choice import LARGEST_BASIS
-from tqcodec.encoder.metric import metric_of
+from tqcodec.encoder.matrix.choice import LARGEST_BASIS
+from tqcodec.encoder.matrix.metric import metric_of
+from tqcodec.encoder.matrix.transform import ELT_REGULARISATION
 from tqcodec.encoder.statistics import WeightStatistics
-from tqcodec.encoder.transform import ELT_REGULARISATION
 from tqcodec.errors import EncodeError
 from tqcodec.format.registry import Axis
 

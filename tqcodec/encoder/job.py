@@ -10,8 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.common.progress import Progress
 from tqcodec.encoder import rate_control, side
-from tqcodec.encoder.analysis import (
+from tqcodec.encoder.matrix.method import Method
+from tqcodec.encoder.matrix.metric import Metric, metric_of
+from tqcodec.encoder.matrix.quantizer import (
+    TRELLIS_FEEDBACK_LAMBDA,
+    TRELLIS_LAMBDA,
+    UNIFORM_FEEDBACK_LAMBDA,
+    UNIFORM_LAMBDA,
+)
+from tqcodec.encoder.matrix.survey import (
     Analysis,
     analyse,
     energy_of,
@@ -20,16 +29,8 @@ from tqcodec.encoder.analysis import (
     plain_weights,
     sensitivities,
 )
-from tqcodec.encoder.method import Method
-from tqcodec.encoder.metric import Metric, metric_of
 from tqcodec.encoder.plan import Item, Source, Treatment
-from tqcodec.encoder.quantizer import (
-    TRELLIS_FEEDBACK_LAMBDA,
-    TRELLIS_LAMBDA,
-    UNIFORM_FEEDBACK_LAMBDA,
-    UNIFORM_LAMBDA,
-)
-from tqcodec.encoder.settings import TRELLIS_EFFORT, Progress, Settings
+from tqcodec.encoder.settings import TRELLIS_EFFORT, Settings
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.encoder.workers import workers_for
 from tqcodec.errors import EncodeError

@@ -14,16 +14,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.common.progress import Progress
 from tqcodec.encoder import corrections, findings, rate_control, side, tables, verification
 from tqcodec.encoder.assembly import EXPONENT_CLUSTERS, assemble
-from tqcodec.encoder.coded import Coded
-from tqcodec.encoder.coding import code
 from tqcodec.encoder.findings import EncodeReport, Finding, snr_of
 from tqcodec.encoder.job import Job, Refine, analysed, map_calls, part_of, prepare
+from tqcodec.encoder.matrix.coding import code
+from tqcodec.encoder.matrix.draft import Coded
 from tqcodec.encoder.plan import Item, Source, adjusted, directory_full, make_plan
 from tqcodec.encoder.provenance import provenance
 from tqcodec.encoder.rate_control import Estimate
-from tqcodec.encoder.settings import TRELLIS_EFFORT, Progress, Settings
+from tqcodec.encoder.settings import TRELLIS_EFFORT, Settings
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.encoder.target import Correction, Target
 from tqcodec.encoder.workers import kept

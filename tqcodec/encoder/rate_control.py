@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.encoder import tables
-from tqcodec.encoder.analysis import Analysis
 from tqcodec.encoder.histograms import Histograms
-from tqcodec.encoder.method import Method
-from tqcodec.encoder.quantizer import Rates
+from tqcodec.encoder.matrix.method import Method
+from tqcodec.encoder.matrix.quantizer import Rates
+from tqcodec.encoder.matrix.survey import Analysis
 from tqcodec.encoder.tables import TableSet
 from tqcodec.encoder.target import Correction
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tqcodec.errors import EncodeError
@@ -13,8 +13,6 @@ PAYLOADS = ("range", "fixed")
 DECIBELS_PER_QUALITY = 0.4
 DEFAULT_QUALITY = 70.0
 TRELLIS_EFFORT = 3  # from here on the trellis quantizes
-
-Progress = Callable[[str, int, int], None]  # (stage, done, of)
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec import streams
-from tqcodec.atomic import replacing
+from tqcodec.common import streams
+from tqcodec.common.atomic import replacing
 from tqcodec.errors import EncodeError
 
 FORMAT = "tqcodec statistics 1"

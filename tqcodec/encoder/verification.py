@@ -13,10 +13,11 @@ from threading import Lock
 
 import numpy as np
 
+from tqcodec.common.progress import Progress
 from tqcodec.encoder import side
-from tqcodec.encoder.error import BLOCK, Patterns, decibels, error_of
+from tqcodec.encoder.matrix.error import BLOCK, Patterns, decibels, error_of
 from tqcodec.encoder.plan import Item, Source, Treatment
-from tqcodec.encoder.settings import Progress, Settings
+from tqcodec.encoder.settings import Settings
 from tqcodec.errors import InternalError
 from tqcodec.format import native_decoder
 from tqcodec.format.container import EVERYTHING, Container

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.common.progress import Progress
 from tqcodec.format.dtypes import DTYPES, DType
 
 _library: Any = None
@@ -28,7 +29,6 @@ if os.environ.get("TQCODEC_NATIVE", "1") != "0":
 Done = TypeVar("Done")
 Patterns = NDArray[np.unsignedinteger]
 Tensor = tuple[str, DType, Patterns]  # name, element type, bit patterns of the tensor's shape
-Progress = Callable[[str, int, int], None]  # (stage, done, of)
 
 SMALL = 1 << 14  # elements; smaller tensors often share a bundle, so one task takes them all
 TASK = 1 << 21  # elements of a task, more or less

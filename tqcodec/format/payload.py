@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.errors import MalformedError
-from tqcodec.format import bits, symbols, trellis
+from tqcodec.format import packing, stream, trellis
 from tqcodec.format import reader as io
 from tqcodec.format.reader import Reader
 from tqcodec.format.records import CodedTensor
@@ -43,10 +43,10 @@ def write_payload(coded: CodedTensor, rows: slice, columns: slice, tables: Table
             raise MalformedError(DEPTH, str(error)) from None
     _check_depths(indices, coded, columns, io.check)
     if coded.payload_kind == PayloadKind.RANGE:
-        return symbols.write_stream(indices, coded.table_ids(rows, columns), tables, coded.steps)
+        return stream.write_stream(indices, coded.table_ids(rows, columns), tables, coded.steps)
     widths = _widths(coded, indices.shape, columns)
     masks = (1 << widths.astype(np.int32)) - 1
-    return bits.pack((indices & masks).ravel().astype(np.uint32), widths.ravel())
+    return packing.pack((indices & masks).ravel().astype(np.uint32), widths.ravel())
 
 
 def read_payload(
@@ -56,13 +56,13 @@ def read_payload(
     part = coded.coefficients[rows, columns]
     widths = _widths(coded, part.shape, columns)
     if coded.payload_kind == PayloadKind.FIXED:
-        raw = bits.unpack(reader, widths.ravel()).astype(np.int32).reshape(part.shape)
+        raw = packing.unpack(reader, widths.ravel()).astype(np.int32).reshape(part.shape)
         wide = widths.astype(np.int32)
         indices = raw - ((raw >> (wide - 1) & 1) << wide)
         part[:] = trellis.from_indices(indices, coded.steps) if coded.steps else indices
     else:
         ids = coded.table_ids(rows, columns)
-        part[:], indices = symbols.read_stream(reader, ids, tables, coded.steps)
+        part[:], indices = stream.read_stream(reader, ids, tables, coded.steps)
         _check_depths(indices, coded, columns, reader.check)
     reader.end()
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.format import bits, symbols
+from tqcodec.format import packing, stream
 from tqcodec.format import reader as io
 from tqcodec.format.dtypes import DType
 from tqcodec.format.reader import Reader
@@ -75,7 +75,7 @@ def write_block(parts: Sequence[Part], tables: Tables) -> bytes:
     if coded:
         values = np.concatenate([_exponents(p) - np.int32(p.offset) for p in coded])
         ids = np.concatenate([np.full(len(p.patterns), p.table, np.uint8) for p in coded])
-        out += symbols.write_stream(values[None], ids[None], tables)
+        out += stream.write_stream(values[None], ids[None], tables)
     for plane in range(_planes(parts)):
         pieces = [_plane_values(p, plane) for p in parts if p.width > 8 * plane]
         out += _write_plane(np.concatenate(pieces), _plane_widths(parts, plane))
@@ -109,7 +109,7 @@ def read_block(reader: Reader, shapes: Sequence[tuple[DType, int]], tables: Tabl
     exponents = np.zeros(0, np.int32)
     if coded:
         ids = np.concatenate([np.full(len(p.patterns), p.table, np.uint8) for p in coded])
-        exponents = symbols.read_stream(reader, ids[None], tables)[1][0]
+        exponents = stream.read_stream(reader, ids[None], tables)[1][0]
     start = 0
     for part in parts:
         if part.dtype.is_float:
@@ -201,7 +201,7 @@ def _put_plane(part: Part, values: NDArray[np.uint8], plane: int) -> None:
 
 
 def _write_plane(values: NDArray[np.uint8], widths: NDArray[np.uint8]) -> bytes:
-    packed = values.tobytes() if (widths == 8).all() else bits.pack(values, widths)
+    packed = values.tobytes() if (widths == 8).all() else packing.pack(values, widths)
     deflated = io.deflate(values.tobytes())
     deflated = io.uv(len(deflated)) + deflated
     if len(deflated) < len(packed):
@@ -215,7 +215,7 @@ def _read_plane(reader: Reader, widths: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if kind == PlaneKind.PACKED:
         if (widths == 8).all():
             return np.frombuffer(reader.take(len(widths)), np.uint8)
-        return bits.unpack(reader, widths).astype(np.uint8)
+        return packing.unpack(reader, widths).astype(np.uint8)
     data = io.inflate(reader.take(reader.uv(reader.remaining)), len(widths), reader)
     values = np.frombuffer(data, np.uint8)
     fits = bool((values >> np.minimum(widths, 7) >> (widths == 8) == 0).all())

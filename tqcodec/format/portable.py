@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.format.entropy import RangeReader, RangeWriter
+from tqcodec.format.range_coder import RangeReader, RangeWriter
 from tqcodec.format.reader import Reader
 from tqcodec.format.registry import MAX_VALUE
 from tqcodec.format.tables import Tables

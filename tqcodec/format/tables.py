@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.format import reader as io
-from tqcodec.format.entropy import Model
+from tqcodec.format.range_coder import Model
 from tqcodec.format.reader import Reader
 from tqcodec.format.registry import (
     MAX_ALPHABET,

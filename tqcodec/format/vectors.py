@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.format import bits, symbols
+from tqcodec.format import packing, stream
 from tqcodec.format import reader as io
 from tqcodec.format.reader import Reader
 from tqcodec.format.registry import MAX_HEAD, MAX_VECTOR, VectorKind
@@ -78,7 +78,7 @@ class HeadWriter:
         elif vector.table is None:
             width = high.bit_length()
             self.out += bytes([VectorKind.PACKED, width])
-            self.out += bits.pack(values, np.full(len(values), width, np.uint8))
+            self.out += packing.pack(values, np.full(len(values), width, np.uint8))
         else:
             self.out += bytes([VectorKind.CODED])
             self.table(vector.table)
@@ -88,7 +88,7 @@ class HeadWriter:
         """The head: all elements, then the stream, if anything is coded."""
         if self._values:
             ids, values = np.concatenate(self._ids), np.concatenate(self._values)
-            self.out += symbols.write_stream(values[None], ids[None], self._tables)
+            self.out += stream.write_stream(values[None], ids[None], self._tables)
         return bytes(self.out)
 
 
@@ -140,7 +140,7 @@ class HeadReader:
             values = np.empty(length, np.int32)
             for start in range(0, length, CHUNK):
                 part = values[start : start + CHUNK]
-                part[:] = bits.unpack(self.reader, np.full(len(part), width, np.uint8))
+                part[:] = packing.unpack(self.reader, np.full(len(part), width, np.uint8))
             return PendingVector(most, self.reader, values)
         table = self.table()
         self._reserve(length)
@@ -152,7 +152,7 @@ class HeadReader:
         if not self._ids:
             return
         ids = np.concatenate(self._ids)
-        values = symbols.read_stream(self.reader, ids[None], self.tables)[1][0]
+        values = stream.read_stream(self.reader, ids[None], self.tables)[1][0]
         start = 0
         for room in self._waiting:
             room[:] = values[start : start + len(room)]

@@ -14,7 +14,7 @@ import copy
 import pathlib
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from os import PathLike
 from types import NoneType, TracebackType
@@ -23,16 +23,18 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from tqcodec import api, streams
-from tqcodec.atomic import check_writable, replacing
+from tqcodec import api
+from tqcodec.common import streams
+from tqcodec.common.atomic import check_writable, replacing
+from tqcodec.common.checks import need, need_function
+from tqcodec.common.progress import Progress
 from tqcodec.encoder.findings import EncodeReport
 from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.errors import EncodeError, EncodeWarning
 from tqcodec.format.container import EVERYTHING, Container
-from tqcodec.kinds import need, need_function
 from tqcodec.torch import search, tuning
-from tqcodec.torch.calibration import calibrate
+from tqcodec.torch.calibration.calibrate import calibrate
 from tqcodec.torch.checkpoint import decoded, origins, to_arrays, to_tensor
 from tqcodec.torch.evaluation import Comparison, Reference, compare
 from tqcodec.torch.search import Evaluate
@@ -54,7 +56,6 @@ __all__ = [
 
 Model = torch.nn.Module | Mapping[str, torch.Tensor]
 Path = str | PathLike[str]
-Progress = Callable[[str, int, int], None]  # (stage, done, of)
 
 
 def encode(

@@ -14,9 +14,9 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
 
-from tqcodec import foreign
+from tqcodec.common import foreign
+from tqcodec.common.checks import need
 from tqcodec.errors import EncodeError, TQCError
-from tqcodec.kinds import need
 
 Network = TypeVar("Network", bound=nn.Module)
 Outputs = Callable[[Any], Tensor]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
@@ -16,17 +16,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tqcodec import api, foreign, streams
+from tqcodec import api
+from tqcodec.common import foreign, streams
+from tqcodec.common.checks import need
+from tqcodec.common.progress import Progress
 from tqcodec.encoder.kinds import Origin
 from tqcodec.encoder.statistics import FAULTS
 from tqcodec.errors import EncodeError, EvaluationError
-from tqcodec.kinds import need
 from tqcodec.torch.versions import versions_of, with_versions
 
 Array = NDArray[Any]
 
 Place = tuple[str, ...]  # keys that lead to something in a checkpoint
-Progress = Callable[[str, int, int], None]  # (stage, done, of)
 
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 DEEPEST = 8  # maps inside each other that are looked through

@@ -10,14 +10,15 @@ passed in changes: each of its modules is in its own mode again afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from tqcodec.common.checks import need, need_function
+from tqcodec.common.progress import Progress
 from tqcodec.errors import EvaluationError
-from tqcodec.kinds import need, need_function
 from tqcodec.torch.batches import (
     Outputs,
     Runner,
@@ -36,7 +37,6 @@ __all__ = ["Comparison", "Estimate", "Reference", "compare", "evaluate"]
 
 Batches = Iterable[tuple[Any, torch.Tensor | None]]
 State = Mapping[str, torch.Tensor]
-Progress = Callable[[str, int, int], None]  # (stage, done, of)
 
 
 class Reference:

@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tqcodec import foreign, streams
+from tqcodec.cli.checkpoints import read_npz
+from tqcodec.common import foreign, streams
 from tqcodec.encoder.statistics import FAULTS
 from tqcodec.errors import EncodeError, TQCError
-from tqcodec.files import read_npz
 from tqcodec.torch import user_code
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")

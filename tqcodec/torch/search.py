@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import torch
 
+from tqcodec.common.checks import need
+from tqcodec.common.progress import Progress
 from tqcodec.encoder.settings import Settings
 from tqcodec.errors import EncodeError
 from tqcodec.format.container import EVERYTHING
-from tqcodec.kinds import need
 from tqcodec.torch.batches import copied
 from tqcodec.torch.checkpoint import decoded as state_of
 from tqcodec.torch.checkpoint import load_state
@@ -24,7 +25,6 @@ ABOUT = 8  # evaluations of decoded networks, for the progress
 
 Evaluate = Callable[[torch.nn.Module], float]
 Encode = Callable[[Settings], bytes]
-Progress = Callable[[str, int, int], None]  # (stage, done, of)
 
 
 def smallest(

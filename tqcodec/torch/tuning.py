@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from tqcodec.common.checks import need, need_number
+from tqcodec.common.progress import Progress
 from tqcodec.errors import EncodeError
-from tqcodec.kinds import need, need_number
 from tqcodec.torch.batches import (
     Call,
     Ordinary,
@@ -30,8 +31,6 @@ from tqcodec.torch.batches import (
     to_evaluation,
 )
 from tqcodec.torch.checkpoint import load_state
-
-Progress = Callable[[str, int, int], None]  # (stage, done, of)
 
 EPOCHS = 2
 # With 400 photographs 2e-3 overfits EfficientNet-Lite0; smaller rates give ResNet-32 away.

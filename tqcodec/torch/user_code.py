@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from tqcodec import foreign, streams
+from tqcodec.common import foreign, streams
 from tqcodec.errors import EncodeError
 
 

@@ -1,0 +1,409 @@
+"""The command line: ``tqcodec COMMAND``.
+
+Results go to standard output, messages and progress to standard error, never in colour. Exit codes:
+0 done, 1 malformed or a check failed, 2 usage, 3 unsupported, 4 limit, 70 a fault of the program,
+130 interrupted, 141 nobody reads. Each command imports what it needs, so that ``--help`` answers at
+once. Those that run a network are in `network`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from tqcodec.cli.arguments import UsageError, check_encode, inputs_of, make_parser
+from tqcodec.cli.terminal import terminal_progress
+from tqcodec.common import foreign, streams
+from tqcodec.encoder.settings import Settings
+from tqcodec.errors import (
+    DecodeError,
+    EncodeWarning,
+    InternalError,
+    LimitError,
+    TQCError,
+    UnsupportedError,
+)
+
+STANDARD = "-"
+INTERRUPTED, BROKEN_PIPE = 130, 141  # what a shell reports for the signals
+ENDING = ("SIGTERM", "SIGHUP")
+INTERNAL = 70  # EX_SOFTWARE of sysexits.h
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    A process that is asked to end (SIGTERM, SIGHUP) tidies up and then ends by that signal.
+
+    Args:
+        argv: arguments without the program's name; those of the process if None.
+    """
+    _hold_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        with _tidy_ending(), _plain_warnings():
+            return _run(argv)
+    except _Ended as end:
+        # As if it had not been caught, for those who look at how the process ended.
+        signal.signal(end.number, signal.SIG_DFL)
+        os.kill(os.getpid(), end.number)
+        return 128 + end.number
+
+
+def _run(argv: list[str] | None) -> int:
+    try:
+        arguments = make_parser().parse_args(argv)
+        code = COMMANDS[arguments.command](arguments)
+        sys.stdout.flush()
+    except SystemExit as stop:  # after --help and --version
+        return _flushed(int(stop.code or 0))
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        _drop_stdout()
+        return BROKEN_PIPE
+    except (TQCError, UsageError, OSError) as error:
+        _complain(_message(error))
+        return _flushed(_exit_code(error))
+    except MemoryError as error:
+        _complain(f"not enough memory: {foreign.message(error)}")
+        return 2
+    except Exception:
+        # Python's own exit code, 1, would say that the input is malformed.
+        with suppress(OSError):  # nowhere to say it
+            traceback.print_exc()
+        return INTERNAL
+    return code
+
+
+def _flushed(code: int) -> int:
+    """Python writes what is left at its end, where an error could not be told."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_stdout()
+        return BROKEN_PIPE
+    except OSError as error:
+        _drop_stdout()
+        if code == 0:
+            _complain(f"standard output: {_reason(error)}")
+        return code or 2
+    return code
+
+
+def _drop_stdout() -> None:
+    """What could not be written goes nowhere: Python tries once more at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _hold_streams() -> None:
+    """Standard streams that are closed fail when they are used, and no file gets their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        # The wrong way round, so that using them is an error, but for messages, which may vanish.
+        wrong = os.O_WRONLY if number == 0 else os.O_RDONLY if number == 1 else os.O_WRONLY
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, wrong)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        mode = "r" if number == 0 else "w"
+        setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
+
+
+class _Ended(BaseException):
+    """A signal that asks the process to end; nothing but `main` catches it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def _tidy_ending() -> Iterator[None]:
+    """Signals that would end the process at once run what tidies up first."""
+
+    def end(number: int, _: Any) -> None:
+        raise _Ended(number)
+
+    numbers = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []  # elsewhere Python allows no handlers
+    # One that is ignored, as by nohup, stays so.
+    numbers = [n for n in numbers if signal.getsignal(n) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings of libraries are messages like ours."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        text = message if isinstance(message, str) else foreign.message(message)
+        _complain(f"warning: {text}")
+
+    before = warnings.showwarning
+    if before.__module__ != "warnings":  # somebody else takes them
+        yield
+        return
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+
+
+def _exit_code(error: Exception) -> int:
+    if isinstance(error, UnsupportedError):
+        return 3
+    if isinstance(error, LimitError):
+        return 4
+    if isinstance(error, InternalError):
+        return INTERNAL
+    return 1 if isinstance(error, DecodeError) else 2
+
+
+def _message(error: Exception) -> str:
+    file = getattr(error, "filename", None)
+    return _reason(error) if file is None else f"{file}: {_reason(error)}"
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the name of the file."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def _complain(message: str) -> None:
+    with suppress(OSError):  # nowhere to say it
+        print(f"tqcodec: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def _print(lines: Iterable[str], output: str | None = None) -> None:
+    """Lines for the user: on standard error where `output` is standard output."""
+    stream = sys.stderr if output == STANDARD else sys.stdout
+    with streams.naming("standard error" if output == STANDARD else "standard output"):
+        for line in lines:
+            print(line, file=stream)
+        stream.flush()
+
+
+def _print_json(document: Any) -> None:
+    _print([json.dumps(document, indent=1)])
+
+
+def _output(arguments: Namespace, suffix: str) -> str:
+    """The name of the output, which may be written."""
+    from tqcodec.cli import checkpoints
+
+    name: str = arguments.output or checkpoints.with_suffix(arguments.input, suffix)
+    if name == STANDARD and getattr(arguments, "json", False):
+        raise UsageError("--json needs standard output for itself: name a file with -o")
+    if not getattr(arguments, "dry_run", False):
+        checkpoints.check_output(name, arguments.force, inputs_of(arguments))
+    return name
+
+
+@contextmanager
+def _encode_warnings() -> Iterator[list[str]]:
+    """Warnings of the block: each is shown at once, and kept to be counted and for ``--json``."""
+    found: list[str] = []
+    others = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        found.append(message if isinstance(message, str) else foreign.message(message))
+        if issubclass(category, EncodeWarning):
+            _complain(f"warning: {message}")
+        else:
+            others(message, category, *place, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", EncodeWarning)
+        warnings.showwarning = show
+        yield found
+
+
+def _encode(arguments: Namespace) -> int:
+    check_encode(arguments)
+    settings = Settings(**{f.name: getattr(arguments, f.name) for f in fields(Settings)})
+    from tqcodec import api
+    from tqcodec.cli import checkpoints, describe, encode, text
+
+    output = _output(arguments, ".tqc")
+    with terminal_progress(arguments.quiet) as progress, _encode_warnings() as warned:
+        data, statistics, left_out = encode.encode(arguments, settings, progress)
+    missing = [f"{arguments.input}: left out: {text.printable(one)}" for one in left_out]
+    missing += text.lines_without(statistics.without)
+    for one in missing:
+        _complain(one)
+    if not arguments.dry_run:
+        checkpoints.write_bytes(output, data)
+    with api.open(data) as file:
+        result = describe.summary(file.container)
+    if arguments.json:
+        calibrated = {"calibrated": len(statistics), "without": dict(statistics.without)}
+        about = {"output": output, "dry_run": arguments.dry_run}
+        about |= {"left_out": list(left_out), "warnings": warned}
+        _print_json({**about, **result, **calibrated})
+    if not arguments.quiet:
+        would = "would be " if arguments.dry_run else ""
+        line = f"{text.printable(output)}: {would}{text.summary_line(result)}"
+        _complain(f"{line}, {text.counted(len(warned) + len(missing), 'warning')}")
+    return 0
+
+
+def _decode(arguments: Namespace) -> int:
+    from tqcodec import api
+    from tqcodec.cli import checkpoints, text
+
+    output = _output(arguments, ".safetensors")
+    checkpoints.check_suffix(output)
+    source = checkpoints.source(arguments.input)
+    options = {"limit": arguments.limit, "workers": arguments.workers}
+    with terminal_progress() as progress, api.open(source, limit=arguments.limit) as file:
+        metadata = file.metadata()
+        entries = (e for e in file.container.directory.entries if e.needs is None)
+        checkpoints.check_tensors(output, {e.name: api.numpy_dtype(e.dtype) for e in entries})
+        if isinstance(source, bytes):
+            tensors = api.decode(source, **options, progress=progress)
+        else:
+            tensors = api.load(source, **options, progress=progress)
+    checkpoints.write(output, checkpoints.Checkpoint(tensors, metadata))
+    decoded = sum(array.nbytes for array in tensors.values())
+    if arguments.json:
+        _print_json({"output": output, "tensors": len(tensors), "decoded_bytes": decoded})
+    else:
+        line = f"{text.printable(output)}: {len(tensors)} tensors, {decoded} bytes"
+        _print([line], output)
+    return 0
+
+
+def _info(arguments: Namespace) -> int:
+    from tqcodec import api
+    from tqcodec.cli import checkpoints, describe, text
+
+    given = None
+    if arguments.statistics is not None:
+        from tqcodec import Statistics
+        from tqcodec.cli import gains
+
+        given = Statistics.load(arguments.statistics)
+    source = checkpoints.source(arguments.input)
+    with terminal_progress() as progress, api.open(source, limit=arguments.limit) as file:
+        data = describe.info(file.container, progress)
+        if given is not None:
+            gains.add_gains(data, file, given, progress)
+    if arguments.json:
+        _print_json(data)
+    else:
+        _print(text.info_lines(data, whole=arguments.all))
+    return 0
+
+
+def _dump(arguments: Namespace) -> int:
+    from tqcodec import api
+    from tqcodec.cli import checkpoints, describe, text
+
+    with api.open(checkpoints.source(arguments.input), limit=arguments.limit) as file:
+        document = describe.dump(file.container)
+    if arguments.json:
+        _print_json(document)
+    else:
+        _print(text.dump_lines(document))
+    return 0
+
+
+def _verify(arguments: Namespace) -> int:
+    from tqcodec import api
+    from tqcodec.cli import checkpoints, text
+
+    codes, results = [], []
+    for name in arguments.inputs:
+        error: Exception | None = None
+        try:
+            with terminal_progress() as progress:
+                options = {"limit": arguments.limit, "workers": arguments.workers}
+                api.verify(checkpoints.source(name), **options, progress=progress)
+        except (DecodeError, OSError) as caught:
+            error = caught
+        codes.append(0 if error is None else _exit_code(error))
+        results.append({"file": name, "ok": error is None, **_fault(error)})
+        if error is not None:
+            _complain(f"{name}: {_reason(error)}")
+        elif not arguments.json:
+            _print([f"{text.printable(name)}: good"])
+    if arguments.json:
+        _print_json(results)
+    return next(filter(None, codes), 0)
+
+
+def _fault(error: Exception | None) -> dict[str, Any]:
+    if not isinstance(error, DecodeError):
+        return {} if error is None else {"message": _reason(error)}
+    place = {"rule": error.rule, "offset": error.offset, "tensor": error.tensor}
+    return {"verdict": error.verdict, **place, "message": error.message}
+
+
+def _report(arguments: Namespace) -> int:
+    from tqcodec import api
+    from tqcodec.cli import checkpoints, describe
+
+    output = _output(arguments, ".html")
+    try:
+        from tqcodec.cli import report
+    except ModuleNotFoundError as error:
+        raise UsageError("report needs matplotlib: pip install 'tqcodec[plot]'") from error
+    kind = report.kind_of(output)
+    source = checkpoints.source(arguments.input)
+    with terminal_progress() as progress, api.open(source, limit=arguments.limit) as file:
+        data = describe.info(file.container, progress)
+    checkpoints.write_bytes(output, report.draw(data, Path(arguments.input).name, kind))
+    return 0
+
+
+def _network(arguments: Namespace) -> int:
+    from tqcodec.cli import network
+
+    with terminal_progress() as progress:
+        document, lines = network.COMMANDS[arguments.command](arguments, progress)
+    if arguments.json:
+        _print_json(document)
+    else:
+        _print(lines)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Namespace], int]] = {
+    "encode": _encode,
+    "decode": _decode,
+    "info": _info,
+    "verify": _verify,
+    "dump": _dump,
+    "report": _report,
+    "calibrate": _network,
+    "eval": _network,
+    "sweep": _network,
+}

@@ -1,0 +1,72 @@
+"""The drawing of ``tqcodec sweep``: what a network loses over the size of its file."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tqcodec.cli.text import printable
+
+Rows = Sequence[dict[str, Any]]
+
+
+def draw(rows: Rows, title: str) -> bytes:
+    """A PNG with two drawings over bits per weight: accuracy or agreement, and KL divergence.
+
+    Args:
+        rows: of the table of `network.sweep`.
+        title: heading.
+    """
+    out = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure = Figure(figsize=(12, 5), layout="constrained")
+        figure.suptitle(printable(title), parse_math=False)
+        left, right = figure.subplots(1, 2)
+        encoders = list(dict.fromkeys(row["encoder"] for row in rows))
+        for colour, encoder in enumerate(encoders):
+            own = [row for row in rows if row["encoder"] == encoder]
+            own.sort(key=lambda row: row["bits_per_weight"])
+            _draw_share(left, own, f"C{colour}")
+            _draw_divergence(right, own, f"C{colour}")
+        _finish(left, right, rows)
+        figure.savefig(out, format="png", dpi=100)
+    return out.getvalue()
+
+
+def _draw_share(axes: Axes, rows: Rows, colour: str) -> None:
+    name = "agreement" if rows[0]["top1"] is None else "top1"
+    x, y = ([row[key] for row in rows] for key in ("bits_per_weight", name))
+    axes.plot(x, y, "o-", color=colour, label=rows[0]["encoder"])
+
+
+def _draw_divergence(axes: Axes, rows: Rows, colour: str) -> None:
+    """The mean, and its interval as a bar; on a logarithmic axis only what is positive is seen."""
+    shown = [row for row in rows if math.isfinite(row["kl"]) and row["kl"] > 0]
+    x, y = ([row[key] for row in shown] for key in ("bits_per_weight", "kl"))
+    axes.plot(x, y, "o-", color=colour, label=rows[0]["encoder"])
+    for row in shown:
+        if math.isfinite(row["kl_low"]):
+            low = max(row["kl_low"], row["kl"] / 10)
+            axes.vlines(row["bits_per_weight"], low, row["kl_high"], color=colour)
+
+
+def _finish(left: Axes, right: Axes, rows: Rows) -> None:
+    labelled = rows[0]["top1"] is not None
+    left.set(title="top-1 in %" if labelled else "images whose first class stays, in %")
+    if labelled:
+        original = rows[0]["top1"] + rows[0]["drop"]
+        left.axhline(original, color="grey", linestyle="--", label="original")
+    right.set(title="KL divergence from the original, in nats, 95 % interval")
+    if any(math.isfinite(row["kl"]) and row["kl"] > 0 for row in rows):
+        right.set_yscale("log")
+    for axes in (left, right):
+        axes.set_xlabel("bits per weight, whole file")
+        axes.grid(alpha=0.3)
+        axes.legend()

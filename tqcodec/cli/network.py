@@ -1,0 +1,192 @@
+"""Commands that run a network: ``tqcodec calibrate | eval | sweep``.
+
+Each gives a document for ``--json`` and lines for people. Torch is left to `tqcodec.torch`.
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqcodec import api
+from tqcodec.cli import checkpoints, describe, measures
+from tqcodec.cli.arguments import inputs_of
+from tqcodec.cli.text import lines_without, printable
+from tqcodec.common import foreign
+from tqcodec.common.progress import Progress
+from tqcodec.encoder.settings import Settings
+from tqcodec.encoder.statistics import Statistics
+from tqcodec.errors import EncodeError, TQCError
+from tqcodec.format.container import EVERYTHING
+
+Result = tuple[dict[str, Any], Iterable[str]]
+
+CALIBRATED, DATA_FREE = "calibrated", "data-free"
+
+
+def load(arguments: Namespace, shuffled: bool = False) -> tuple[Any, Any]:
+    """The network and the data of ``--model`` and ``--data``.
+
+    Args:
+        arguments: of the command line.
+        shuffled: samples come in random order, always the same.
+
+    Returns:
+        an nn.Module, and a `tqcodec.torch.inputs.Data`, or None without ``--data``.
+
+    Raises:
+        EncodeError: either cannot be had.
+    """
+    try:
+        from tqcodec.torch import inputs, user_code
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise EncodeError("networks need PyTorch: pip install 'tqcodec[torch]'") from error
+    options = inputs.DataOptions(
+        images=arguments.images,
+        batch=arguments.batch,
+        size=arguments.size,
+        mean=arguments.mean,
+        std=arguments.std,
+        shuffled=shuffled,
+    )
+    data = inputs.load_batches(arguments.data, options) if arguments.data is not None else None
+    return user_code.load_model(arguments.model, arguments.device), data
+
+
+@contextmanager
+def running(model: str) -> Iterator[None]:
+    """Errors of the user's network become errors of one line."""
+    try:
+        yield
+    except TQCError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise EncodeError(f"{model}: {foreign.described(error)}") from error
+
+
+def calibrate(arguments: Namespace, progress: Progress | None) -> Result:
+    """Write the statistics of a network.
+
+    Raises:
+        EncodeError: arguments, network or data that do not work.
+    """
+    if arguments.output == checkpoints.STANDARD:
+        raise EncodeError("statistics are written to a file: name one with -o")
+    checkpoints.check_output(arguments.output, arguments.force, inputs_of(arguments))
+    model, data = load(arguments, shuffled=True)
+    from tqcodec.torch import calibrate
+
+    with running(arguments.model):
+        found = calibrate(model, data, probes=arguments.probes, progress=progress)
+    found.save(arguments.output)
+    document = {
+        "output": arguments.output,
+        "weights": len(found),
+        "without": dict(found.without),
+        "images": max((one.images for one in found.values()), default=0),
+        "bytes": Path(arguments.output).stat().st_size,
+    }
+    lines = list(lines_without(found.without))
+    counts = f"{document['weights']} weights, {document['images']} images"
+    lines.append(f"{printable(arguments.output)}: {counts}, {document['bytes']} bytes")
+    return document, lines
+
+
+def evaluate(arguments: Namespace, progress: Progress | None) -> Result:
+    """Hold a `.tqc` file against the network that it was made of.
+
+    Raises:
+        EncodeError: arguments, network or data that do not work.
+        EvaluationError: a file or data that do not fit the network.
+        DecodeError: the file cannot be decoded.
+    """
+    source = checkpoints.source(arguments.input)
+    with api.open(source, limit=arguments.limit) as file:
+        size = _size(file)
+    model, data = load(arguments)
+    from tqcodec import torch as codec
+
+    if isinstance(source, bytes):
+        state = codec.decode(source, limit=arguments.limit, progress=progress)
+    else:
+        state = codec.load(source, limit=arguments.limit, progress=progress)
+    with running(arguments.model):
+        found = codec.compare(model, state, data, progress=progress)
+    document = {"file": arguments.input, **size, **measures.document(found)}
+    return document, measures.lines(arguments.input, size, found)
+
+
+def _size(file: api.TensorFile) -> dict[str, Any]:
+    wanted = ("bytes", "decoded_bytes", "ratio", "bits_per_weight")
+    summary = describe.summary(file.container)
+    return {name: summary[name] for name in wanted}
+
+
+def sweep(arguments: Namespace, progress: Progress | None) -> Result:
+    """Encode a network at several rates, with and without statistics; draw what that costs it.
+
+    Raises:
+        EncodeError: arguments, network or data that do not work.
+        EvaluationError: data that do not fit the network.
+    """
+    picture, table = _sweep_outputs(arguments)
+    try:
+        from tqcodec.cli import curve
+    except ModuleNotFoundError as error:
+        raise EncodeError("sweep needs matplotlib: pip install 'tqcodec[plot]'") from error
+    plain = Settings(effort=arguments.effort, workers=arguments.workers)
+    points = [replace(plain, bits=bits) for bits in arguments.bits]
+    encoders: dict[str, Any] = {DATA_FREE: None}
+    if arguments.statistics is not None:
+        encoders = {CALIBRATED: Statistics.load(arguments.statistics), **encoders}
+    model, data = load(arguments)
+    from tqcodec import torch as codec
+
+    with running(arguments.model):
+        reference = codec.Reference(model, data, progress=progress)
+    rows = []
+    for settings in points:
+        for encoder, statistics in encoders.items():
+            start = time.perf_counter()
+            encoded = codec.encode(model, settings, statistics, progress=progress)
+            seconds = time.perf_counter() - start
+            state = codec.decode(encoded, limit=EVERYTHING, progress=progress)
+            with running(arguments.model):
+                found = reference.compare(state, progress=progress)
+            with api.open(encoded) as file:
+                size = _size(file)
+            if size["bits_per_weight"] is None:
+                raise EncodeError(f"{arguments.model}: no weight matrices, so no bits per weight")
+            rows.append(measures.row(encoder, settings.bits, size, found, seconds))
+    images = len(reference.logits)
+    drawing = curve.draw(rows, f"{arguments.model}, {images} images")
+    checkpoints.write_bytes(table, measures.table(rows))
+    checkpoints.write_bytes(picture, drawing)
+    outputs = {"output": picture, "table": table, "images": images}
+    written = f"{printable(picture)}, {printable(table)}: {images} images"
+    return {**outputs, "rows": measures.finite(rows)}, [*measures.table_lines(rows), written]
+
+
+def _sweep_outputs(arguments: Namespace) -> tuple[str, str]:
+    """Names of drawing and table, which may be written."""
+    picture: str = arguments.output
+    if Path(picture).suffix != ".png":
+        raise EncodeError(f"{picture}: a curve is a file .png")
+    table = checkpoints.with_suffix(picture, ".csv")
+    checkpoints.check_output(picture, arguments.force, inputs_of(arguments))
+    checkpoints.check_output(table, arguments.force, [*inputs_of(arguments), picture])
+    return picture, table
+
+
+COMMANDS: dict[str, Callable[[Namespace, Progress | None], Result]] = {
+    "calibrate": calibrate,
+    "eval": evaluate,
+    "sweep": sweep,
+}

@@ -1,0 +1,285 @@
+"""Analysis: what the encoder needs to know of one weight matrix before the step is settled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqcodec.encoder.matrix.choice import Problem, choose
+from tqcodec.encoder.matrix.classes import class_of, fit_levels
+from tqcodec.encoder.matrix.grid import grid_of
+from tqcodec.encoder.matrix.metric import Metric
+from tqcodec.encoder.matrix.transform import (
+    FINEST,
+    HIGH_RATE,
+    Transform,
+    axis_energies,
+    basis_bits,
+    finest_step,
+)
+from tqcodec.encoder.plan import Item, Source
+from tqcodec.encoder.settings import Settings
+from tqcodec.format.dtypes import DType, to_float
+from tqcodec.format.records import axis_lengths, axis_order, taps_lengths
+from tqcodec.format.registry import Axis, BasisKind
+
+# Step of a matrix without statistics: rms ** RMS_EXPONENT * size ** SIZE_EXPONENT, but at most
+# MOST_BEHIND times the relative step at which half of all weights lie.
+RMS_EXPONENT, SIZE_EXPONENT, MOST_BEHIND = 0.25, 0.375, 2.0
+CONVERT = 1 << 18  # weights converted at a time, to bound memory
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """One weight matrix as the rate control sees it.
+
+    Attributes:
+        item: its plan.
+        size: number of weights.
+        energy: sum of their squares, or with a metric what it makes of them.
+        sensitivity: weight of the squared error of the sample in the distortion.
+        factor: step of the sample over that of the network.
+        finest: smallest step.
+        transform: bases.
+        levels: class levels of the channels of the three axes.
+        sample: float32 (rows, columns), some of the coefficients: whole trellis segments. With a
+            metric they are divided by their relative steps, so that all have the same.
+        classes: uint8, class of each coefficient of the sample.
+        side_bits: bits of bases and levels, about.
+        metric: what an error of the weights does; None where they all count alike.
+        own_step: its step whatever that of the network, where a rule gives its bits.
+    """
+
+    item: Item
+    size: int
+    energy: float
+    sensitivity: float
+    factor: float
+    finest: float
+    transform: Transform
+    levels: tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
+    sample: NDArray[np.float32]
+    classes: NDArray[np.uint8]
+    side_bits: float
+    metric: Metric | None = None
+    own_step: float | None = None
+
+    def step(self, step: float) -> float:
+        """Its step where the network has `step`; no coefficient reaches 2^20 of them.
+
+        Nor is it above the norm, from which on no coefficient is larger than a step.
+        """
+        if self.own_step is not None:
+            return self.own_step
+        return min(max(step * self.factor, self.finest), self.finest / FINEST)
+
+    @property
+    def coarsest(self) -> float:
+        """Step of the network from which on its own gets no coarser."""
+        return self.finest / FINEST / self.factor
+
+    @property
+    def may_vanish(self) -> bool:
+        """True where a rule or the statistics allow that nothing is left of the matrix."""
+        options = self.item.options
+        return self.energy <= 0 or options.bits is not None or options.step > 1.0
+
+    @property
+    def class_count(self) -> int:
+        """Number of classes."""
+        return 1 + sum(int(level.max(initial=0)) for level in self.levels)
+
+
+def weights_of(
+    patterns: NDArray[np.unsignedinteger], dtype: DType, roles: Sequence[Axis]
+) -> NDArray[np.float32]:
+    """Weights as float32 (out, in, taps), contiguous."""
+    lengths = axis_lengths(patterns.shape, roles)
+    arranged = patterns.transpose(axis_order(roles)).reshape(lengths)
+    if dtype.name == "F32":
+        return np.ascontiguousarray(arranged).view(np.float32)
+    out = np.empty(arranged.size, np.float32)
+    flat = arranged.reshape(-1)
+    for i in range(0, len(flat), CONVERT):
+        out[i : i + CONVERT] = to_float(flat[i : i + CONVERT], dtype)
+    return out.reshape(lengths)
+
+
+def sensitivities(
+    energies: Sequence[float], sizes: Sequence[int], settings: Settings
+) -> list[float]:
+    """Weight of each matrix's squared error in the distortion, without statistics: 1 / step^2.
+
+    For a signal-to-noise ratio all weights count alike. For an accuracy at a size they do not. What
+    a matrix adds to the network's output error goes with its relative error, so the step grows with
+    the root mean square of the weights, though more slowly. Small matrices (depthwise kernels, the
+    first layer) get finer steps: their bits are few, and their weights are used at many places. No
+    matrix gets a relative error more than 6 dB above the one at which half of all weights lie, so
+    that none starves beside others of another scale. Measured in docs/encoder.md.
+    """
+    if settings.snr is not None or not energies:
+        return [1.0] * len(energies)
+    elements = np.array(sizes, np.float64)
+    powers = np.array(energies) / elements
+    rms = np.sqrt(np.where(powers > 0, powers, 1.0))
+    relative = rms ** (RMS_EXPONENT - 1) * elements**SIZE_EXPONENT
+    order = np.argsort(relative)
+    half = np.searchsorted(np.cumsum(elements[order]), elements.sum() / 2)
+    relative = np.minimum(relative, MOST_BEHIND * relative[order[half]])
+    weights: list[float] = ((rms * relative) ** -2).tolist()
+    return weights
+
+
+def plain_weights(energies: Sequence[float], sizes: Sequence[int]) -> list[float]:
+    """Weights by which a target judges the error of all matrices: their relative errors, by size.
+
+    Whatever the steps are, no matrix of many times the energy of all others hides what they lose.
+    """
+    return [n / e if e > 0 else 1.0 for e, n in zip(energies, sizes, strict=True)]
+
+
+def in_scale(guesses: Sequence[float], powers: Sequence[float | None]) -> list[float]:
+    """Sensitivities of matrices without statistics on the scale of those with.
+
+    Args:
+        guesses: as of `sensitivities`.
+        powers: squared error of the logits for a unit of squared error of each matrix, where known.
+    """
+    ratios = [p / g for p, g in zip(powers, guesses, strict=True) if p is not None and p > 0]
+    scale = math.exp(float(np.mean(np.log(ratios)))) if ratios else 1.0
+    return [scale * g for g in guesses]
+
+
+def first_step(
+    energies: Sequence[float], sizes: Sequence[int], factors: Sequence[float], settings: Settings
+) -> float:
+    """Step from which the rate control starts, by high-rate theory for Gaussian matrices.
+
+    Args:
+        energies: sum of squares of each matrix.
+        sizes: elements of each matrix.
+        factors: of each matrix's step to that of the network.
+        settings: the target.
+    """
+    total, count = sum(energies), sum(sizes)
+    if not count or total <= 0:
+        return 1.0
+    scaled = [e / f**2 for e, f in zip(energies, factors, strict=True)]
+    if settings.target_snr is not None:
+        return math.sqrt(12 * sum(scaled) / count * 10 ** (-settings.target_snr / 10))
+    wanted = settings.bits if settings.bits is not None else 8 * (settings.max_size or 1) / count
+    low, high = -60.0, 60.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        bits = sum(
+            n * 0.5 * math.log2(1 + HIGH_RATE * e / n / 4**middle)
+            for e, n in zip(scaled, sizes, strict=True)
+        )
+        low, high = (middle, high) if bits > wanted * count else (low, middle)
+    return float(2**low)
+
+
+def energy_of(source: Source) -> float:
+    """Sum of the squares of a tensor, in blocks."""
+    flat = source.patterns.reshape(-1)
+    blocks = (to_float(flat[i : i + CONVERT], source.dtype) for i in range(0, len(flat), CONVERT))
+    return float(sum(np.dot(block, block) for block in blocks))
+
+
+def analyse(
+    source: Source,
+    item: Item,
+    step: float,
+    weights_of_error: tuple[float, float],
+    settings: Settings,
+    share: float,
+    steps: int,
+    metric: Metric | None,
+) -> Analysis:
+    """Analysis of one weight matrix.
+
+    Args:
+        source: the tensor.
+        item: its plan.
+        step: about the step of the network, for the choice of the transform.
+        weights_of_error: of this matrix's squared error, without a metric: for its step, and where
+            the target is judged.
+        settings: transform and effort.
+        share: part of the coefficients to sample, at most 1.
+        steps: rows of a trellis segment.
+        metric: what its errors do to the logits, or None.
+    """
+    weights = weights_of(source.patterns, source.dtype, item.roles)
+    wish = item.options.transform or settings.transform
+    slope, sensitivity = weights_of_error
+    factor = item.options.step / (1.0 if metric is not None else math.sqrt(slope))
+    taps = taps_lengths(source.patterns.shape, item.roles)
+    problem = Problem(weights, taps, step * factor, metric)
+    transform = choose(problem, wish, settings.effort)
+    coefficients = transform.analyse(weights)
+    energy = float(np.einsum("oit,oit->", weights, weights, dtype=np.float64))
+    norm, grid_bits = math.sqrt(energy), 0.0
+    plain = problem.step if metric is None else problem.step / math.sqrt(metric.power)
+    bases_bits = _bases_bits(transform, coefficients, plain)
+    if metric is not None:
+        flat = weights.reshape(len(weights), -1)
+        inner = metric.transformed(transform.rows)
+        grid = grid_of(inner.factor()[0], inner, len(coefficients))
+        if settings.snr is not None:
+            sensitivity = float((grid.rows.values**2).mean() * (grid.columns.values**2).mean())
+        else:
+            energy, sensitivity = metric.error(flat), 1.0
+        coefficients = grid.relative(coefficients)
+        norm = float(np.linalg.norm(coefficients))
+        grid_bits = _entropy(grid.rows.codes) + _entropy(grid.columns.codes)
+    levels = fit_levels(coefficients)
+    flat = coefficients.reshape(len(coefficients), math.prod(coefficients.shape[1:]))
+    rows, columns = _sampled(flat.shape, share, steps)
+    level_bits = sum(_entropy(level) for level in levels)
+    return Analysis(
+        item=item,
+        size=weights.size,
+        energy=energy,
+        sensitivity=sensitivity,
+        factor=factor,
+        finest=finest_step(norm),
+        transform=transform,
+        levels=levels,
+        sample=flat[np.ix_(rows, columns)],
+        classes=class_of((levels[0][rows], levels[1], levels[2]), columns),
+        side_bits=level_bits + bases_bits + grid_bits,
+        metric=metric,
+    )
+
+
+def _sampled(
+    shape: tuple[int, ...], share: float, steps: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns of the sample: whole groups of `steps` rows, spread columns."""
+    groups = -(-shape[0] // steps)
+    chosen = min(groups, max(1, math.ceil(groups * math.sqrt(share))))
+    width = min(shape[1], max(1, math.ceil(shape[1] * share * groups / chosen)))
+    picked = np.arange(chosen) * groups // chosen
+    rows = (picked[:, None] * steps + np.arange(steps)).ravel()
+    # A fixed permutation: regular steps would fall in with the taps.
+    columns = np.sort(np.random.default_rng(shape[1]).permutation(shape[1])[:width])
+    return rows[rows < shape[0]], columns
+
+
+def _entropy(vector: NDArray[np.uint8]) -> float:
+    """Bits of a vector under its own counts."""
+    counts = np.unique(vector, return_counts=True)[1]
+    return -float((counts * np.log2(counts / max(1, len(vector)))).sum())
+
+
+def _bases_bits(transform: Transform, coefficients: NDArray[np.float32], step: float) -> float:
+    total = 0.0
+    for axis, rows in enumerate(transform.rows):
+        if transform.kinds[axis] == BasisKind.EXPLICIT and rows is not None:
+            energies = axis_energies(coefficients, axis)
+            total += basis_bits(energies, rows.shape[1], step)
+    return total
