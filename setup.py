@@ -13,11 +13,14 @@ FLAGS = ["/O2", "/fp:precise"] if sys.platform == "win32" else ["-O3", "-ffp-con
 setup(
     ext_modules=[
         Extension(
-            "tqcodec._native", ["tqcodec/_native.c"], extra_compile_args=FLAGS, optional=True
+            "tqcodec.native._loops",
+            ["tqcodec/native/loops.c"],
+            extra_compile_args=FLAGS,
+            optional=True,
         ),
         Extension(
-            "tqcodec._decoder",
-            ["tqcodec/_decoder.c", "decoders/c/tqcdec.c"],
+            "tqcodec.native._decoder",
+            ["tqcodec/native/decoder.c", "decoders/c/tqcdec.c"],
             include_dirs=["decoders/c"],
             depends=["decoders/c/tqcdec.h"],
             extra_compile_args=FLAGS,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
-from importlib.util import find_spec
 from typing import NoReturn
 
+from tqcodec import native
 from tqcodec.encoder.settings import PAYLOADS, TRANSFORMS, Settings
 from tqcodec.errors import VERSION
 from tqcodec.format.registry import MAJOR, MINOR
@@ -30,9 +29,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _built() -> str:
     """What is compiled and used; found without importing it, so that help comes at once."""
-    wanted = os.environ.get("TQCODEC_NATIVE", "1") != "0"
-    loops = "native" if wanted and find_spec("tqcodec._native") else "portable"
-    decoder = "C" if wanted and find_spec("tqcodec._decoder") else "Python"
+    loops = "native" if native.is_built(native.LOOPS) else "portable"
+    decoder = "C" if native.is_built(native.DECODER) else "Python"
     return f"{loops} loops, decoder in {decoder}"
 
 

@@ -23,10 +23,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.api import PathLike, dtype_of, numpy_dtype
-from tqcodec.common import foreign, streams
+from tqcodec.api import dtype_of, numpy_dtype
+from tqcodec.common import foreign, npz, streams
 from tqcodec.common.atomic import check_writable, replacing
-from tqcodec.encoder.statistics import FAULTS
 from tqcodec.errors import EncodeError
 from tqcodec.format.dtypes import DTYPES
 
@@ -85,7 +84,7 @@ def read(name: str, key: str | None = None) -> Checkpoint:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         if path.suffix == ".npz":
-            return Checkpoint(read_npz(path))
+            return Checkpoint(npz.read(path))
         if of_torch:
             with _needing_torch(path):
                 from tqcodec.torch import checkpoint
@@ -223,33 +222,6 @@ def _shard_path(index: Path, shard: Any) -> Path:
     if not plain or any(c in shard for c in "/\\:\0"):
         raise EncodeError(f"{index}: shard {shard!r} is not the name of a file beside the index")
     return index.with_name(shard)
-
-
-def read_npz(path: PathLike) -> dict[str, Array]:
-    """All arrays of an .npz, by name.
-
-    Member by member, as numpy finds an array by the name of another one's member as well.
-
-    Raises:
-        EncodeError: not such a file.
-        OSError: it cannot be read.
-    """
-    arrays: dict[str, Array] = {}
-    with streams.open(path) as stream:
-        try:
-            with zipfile.ZipFile(stream) as archive:
-                for member in archive.infolist():
-                    name = member.filename.removesuffix(".npy")
-                    if name in arrays:
-                        raise EncodeError(f"{path}: two arrays are named {name!r}")
-                    with archive.open(member) as file:
-                        arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
-        except FAULTS as error:
-            if isinstance(error, EncodeError):
-                raise
-            reason = foreign.message(error)
-            raise EncodeError(f"{path}: not an .npz file of plain arrays ({reason})") from error
-    return arrays
 
 
 def check_output(name: str, overwrite: bool, inputs: Iterable[str] = ()) -> None:

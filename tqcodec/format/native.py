@@ -1,30 +1,23 @@
 """The optional native loops, with the interface of `portable` (chapter 5).
 
-Built from `_native.c` where a C compiler is at hand; the results are the same. The environment
-variable TQCODEC_NATIVE=0 turns them off. Imports numpy only, besides the layers below.
+Built from `native/loops.c` where a C compiler is at hand; the results are the same. Imports
+numpy only, besides the layers below.
 """
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
-from importlib import import_module
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec import native
 from tqcodec.format.reader import Reader
 from tqcodec.format.tables import Tables
 
-_library: Any = None
-if os.environ.get("TQCODEC_NATIVE", "1") != "0":
-    with suppress(ImportError):
-        _library = import_module("._native", "tqcodec")
+_library = native.library(native.LOOPS)
 
 AVAILABLE = _library is not None
 
-# By the status that `_native.decode` returns.
+# By the status that the `decode` of the loops returns.
 _FAULTS = {
     1: ("payload.invalid", "words that no encoder writes"),
     2: ("payload.end", "words do not end as an encoder ends them"),

@@ -1,30 +1,25 @@
 """Whole files by the decoder in C (`decoders/c`), where it was built; the same arrays as without.
 
 It decodes or it does not: for what it refuses, the caller asks `container`, which says what is
-wrong. The environment variable TQCODEC_NATIVE=0 turns it off. Built from `_decoder.c`. Imports
-numpy and the standard library only, besides the layers below.
+wrong. Built from `native/decoder.c`. Imports numpy and the standard
+library only, besides the layers below.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
-from importlib import import_module
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec import native
 from tqcodec.common.progress import Progress
 from tqcodec.format.dtypes import DTYPES, DType
 
-_library: Any = None
-if os.environ.get("TQCODEC_NATIVE", "1") != "0":
-    with suppress(ImportError):
-        _library = import_module("._decoder", "tqcodec")
+_library = native.library(native.DECODER)
 
 Done = TypeVar("Done")
 Patterns = NDArray[np.unsignedinteger]

@@ -21,7 +21,6 @@ from tqcodec.common import foreign, streams
 from tqcodec.common.checks import need
 from tqcodec.common.progress import Progress
 from tqcodec.encoder.kinds import Origin
-from tqcodec.encoder.statistics import FAULTS
 from tqcodec.errors import EncodeError, EvaluationError
 from tqcodec.torch.versions import versions_of, with_versions
 
@@ -217,7 +216,7 @@ def _check_archive(file: BinaryIO) -> bool:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             wrong = [member.filename for member in members if not _is_intact(archive, member)]
-    except FAULTS as error:
+    except foreign.FAULTS as error:
         raise EncodeError(f"incomplete or damaged: {size} bytes of an archive ({error})") from error
     # torch can be told to write no checksums; then all of them are wrong.
     if wrong and len(wrong) < len(members):

@@ -18,9 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tqcodec.cli.checkpoints import read_npz
-from tqcodec.common import foreign, streams
-from tqcodec.encoder.statistics import FAULTS
+from tqcodec.common import foreign, npz, streams
 from tqcodec.errors import EncodeError, TQCError
 from tqcodec.torch import user_code
 
@@ -103,7 +101,7 @@ def load_batches(spec: str, options: DataOptions) -> Data:
         with streams.naming(spec):
             try:
                 archive = zipfile.ZipFile(path)
-            except FAULTS as error:
+            except foreign.FAULTS as error:
                 if isinstance(error, OSError):
                     raise
                 raise EncodeError(f"{spec}: not a .zip file ({foreign.message(error)})") from error
@@ -161,7 +159,7 @@ def _samples(inputs: Any) -> int:
 
 
 def _from_arrays(path: Path, options: DataOptions) -> Data:
-    arrays = read_npz(path)
+    arrays = npz.read(path)
     name = next((n for n in INPUT_NAMES if n in arrays), next(iter(arrays), None))
     if name is None:
         raise EncodeError(f"{path}: no array")

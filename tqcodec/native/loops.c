@@ -504,8 +504,8 @@ static PyMethodDef METHODS[] = {
     {"quantize", native_quantize, METH_VARARGS, "Rate-distortion optimised quantization."},
     {NULL, NULL, 0, NULL}};
 
-static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, .m_name = "_native",
+static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, .m_name = "_loops",
                                     .m_doc = "Native loops; see tqcodec/format/native.py.",
                                     .m_size = -1, .m_methods = METHODS};
 
-PyMODINIT_FUNC PyInit__native(void) { return PyModule_Create(&MODULE); }
+PyMODINIT_FUNC PyInit__loops(void) { return PyModule_Create(&MODULE); }

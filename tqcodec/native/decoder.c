@@ -129,7 +129,7 @@ static PyMethodDef File_methods[] = {
 };
 
 static PyTypeObject FileType = {
-    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "tqcodec._decoder.File",
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "tqcodec.native._decoder.File",
     .tp_basicsize = sizeof(File),
     .tp_flags = Py_TPFLAGS_DEFAULT,
     .tp_dealloc = (destructor)File_dealloc,
