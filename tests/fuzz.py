@@ -1,6 +1,6 @@
 """Mutants of small files whose checksums are repaired, so that they reach the decoder's depths.
 
-Used by test_damage.py; the long run is a command:
+Used by format/test_damage.py; the long run is a command:
 
     python tests/fuzz.py --count 100000 --seed 1
 """

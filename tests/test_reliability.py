@@ -1,4 +1,4 @@
-"""What docs/reliability.md promises beside test_damage.py: files survive, memory is bounded, bytes
+"""What docs/reliability.md promises beside format/test_damage.py: files survive, memory is bounded, bytes
 are the same.
 
 Tests assert no times. Longer runs are commands: `fuzz.py`, `benchmarks/reliability.py`.

@@ -11,7 +11,7 @@ import { Reader } from "../src/reader.js";
 import { Table } from "../src/tables.js";
 import { random } from "./helpers.js";
 
-const VECTORS = new URL("../../../tests/range_coder_vectors.json", import.meta.url);
+const VECTORS = new URL("../../../tests/golden/range_coder.json", import.meta.url);
 const M64 = (1n << 64n) - 1n;
 const M32 = (1n << 32n) - 1n;
 

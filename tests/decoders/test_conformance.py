@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "conformance"
 DOCUMENT = (ROOT / "spec" / "tqc.md").read_text("utf-8")
 MANIFEST = json.loads((HERE / "manifest.json").read_text("utf-8"))

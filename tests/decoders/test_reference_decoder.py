@@ -28,7 +28,7 @@ import pytest
 import tqcodec
 from tqcodec import DecodeError, Settings
 
-SPEC = Path(__file__).resolve().parent.parent / "spec"
+SPEC = Path(__file__).resolve().parents[2] / "spec"
 DOCUMENT = (SPEC / "tqc.md").read_text("utf-8")
 SOURCE = (SPEC / "decoder.py").read_text("utf-8")
 TAG = r"[a-z]+\.[a-z_]+"

@@ -2,7 +2,7 @@
 
 Regenerate after a change that is meant to alter them:
 
-    python tests/test_encoder.py --write
+    python tests/encoder/test_encoder.py --write
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tqcodec
 from tqcodec import Settings
 from tqcodec.encoder.matrix.method import Method
 
-GOLDEN = Path(__file__).with_name("golden_sizes.json")
+GOLDEN = Path(__file__).parents[1] / "golden" / "sizes.json"
 TOLERANCE = 0.005
 Rng = np.random.Generator
 Network = dict[str, np.ndarray]
@@ -115,7 +115,7 @@ def test_size(network: str, wish: str) -> None:
     golden = json.loads(GOLDEN.read_text())[network][wish]
     found = size(network, wish)
     change = f"{network} at {wish}: {found} bytes, {golden} in {GOLDEN.name}"
-    hint = "if that is meant: python tests/test_encoder.py --write"
+    hint = "if that is meant: python tests/encoder/test_encoder.py --write"
     assert abs(found / golden - 1) <= TOLERANCE, f"{change}; {hint}"
 
 
@@ -179,6 +179,6 @@ def test_a_rule_gives_a_matrix_its_bits(effort: int) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] != ["--write"]:
-        sys.exit("usage: python tests/test_encoder.py --write")
+        sys.exit("usage: python tests/encoder/test_encoder.py --write")
     all_sizes = {n: {w: size(n, w) for w in WISHES} for n in NETWORKS}
     GOLDEN.write_text(json.dumps(all_sizes, indent=2) + "\n")

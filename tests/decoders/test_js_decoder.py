@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import tqcodec
 from tqcodec.errors import LimitError, MalformedError, UnsupportedError
 
-ROOT = Path(__file__).parents[1] / "decoders" / "js"
+ROOT = Path(__file__).parents[2] / "decoders" / "js"
 NODE = shutil.which("node")
 OLDEST = 18
 

@@ -33,7 +33,7 @@ from tqcodec.format.trellis import from_indices
 from tqcodec.format.vectors import Vector
 from tqcodec.format.writer import Record, write
 
-SOURCE = Path(__file__).parents[1] / "decoders" / "c"
+SOURCE = Path(__file__).parents[2] / "decoders" / "c"
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-ffp-contract=off"]
 SANITIZERS = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]

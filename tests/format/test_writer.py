@@ -40,7 +40,7 @@ from tqcodec.format.tables import Table, Tables
 from tqcodec.format.vectors import Vector
 from tqcodec.format.writer import Bundled, Raw, Record, Tied, write
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RULES = set(
     re.findall(r"\*\*\[([a-z]+\.[a-z_]+)\]\*\*", (ROOT / "spec" / "tqc.md").read_text("utf-8"))
 )

@@ -25,10 +25,10 @@ from tqcodec.format.range_coder import Model, RangeWriter
 from tqcodec.format.reader import Reader
 from tqcodec.format.tables import Table, Tables
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "spec" / "tqc.md").read_text("utf-8")
 FORMAT = ROOT / "tqcodec" / "format"
-VECTORS = json.loads((Path(__file__).parent / "range_coder_vectors.json").read_text("utf-8"))
+VECTORS = json.loads((ROOT / "tests" / "golden" / "range_coder.json").read_text("utf-8"))
 TAG = r"[a-z]+\.[a-z_]+"
 
 
