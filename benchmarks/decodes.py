@@ -32,7 +32,7 @@ from results import print_aligned
 import tqcodec
 from tqcodec import EncodeError, Settings, Statistics
 from tqcodec.cli import checkpoints, describe
-from tqcodec.common.progress import terminal_progress
+from tqcodec.cli.terminal import terminal_progress
 from tqcodec.format import native_decoder
 
 Tensors = dict[str, Any]

@@ -4,8 +4,8 @@
 
 Each number is of a fresh process with one thread: growth of the peak resident memory over what the
 process had after its imports and after coding a tiny network, mapped files included. Linux only.
-The bombs are those of tests/format/test_damage.py; their CPU seconds are taken without tracing, the best
-of `--repeats` calls, beside the legal files known to take the longest for their size.
+The bombs are those of tests/format/test_damage.py; their CPU seconds are taken without tracing,
+the best of `--repeats` calls, beside the legal files known to take the longest for their size.
 """
 
 from __future__ import annotations

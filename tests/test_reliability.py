@@ -1,5 +1,6 @@
-"""What docs/reliability.md promises beside format/test_damage.py: files survive, memory is bounded, bytes
-are the same.
+"""What docs/reliability.md promises beside format/test_damage.py.
+
+Files survive, memory is bounded, bytes are the same.
 
 Tests assert no times. Longer runs are commands: `fuzz.py`, `benchmarks/reliability.py`.
 """
@@ -31,9 +32,9 @@ import pytest
 import torch
 from fuzz import TABLES, Parsed, assemble, golden_files
 from golden.make import MANIFEST, described
+from made_files import several, tables_file
 from safetensors.numpy import load_file, save_file
 from strategies import using
-from test_damage import several, tables_file
 
 import tqcodec
 import tqcodec.torch

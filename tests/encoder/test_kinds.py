@@ -11,10 +11,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from document import chapter, rows
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import FLOATS, Array, rngs
-from test_spec import chapter, rows
 
 import tqcodec
 from tqcodec import EncodeError, Settings

@@ -18,6 +18,7 @@ import pytest
 from fuzz import Parsed, assemble, failures, golden_files
 from layout.file import File, Tensor
 from layout.transform import DCT, Transform
+from made_files import several, tables_file
 from strategies import coders, using
 
 import tqcodec
@@ -28,7 +29,7 @@ from tqcodec.format.dtypes import DTYPES
 from tqcodec.format.entries import Directory, Entry, Segment, crc
 from tqcodec.format.header import Header, write_header
 from tqcodec.format.planes import Part
-from tqcodec.format.reader import deflate, sv, uv
+from tqcodec.format.reader import sv, uv
 from tqcodec.format.records import Basis, CodedTensor
 from tqcodec.format.registry import (
     MAX_DIRECTORY,
@@ -91,19 +92,6 @@ def test_trailing_bytes_are_refused(data: bytes) -> None:
     for tail in (b"\0", b"abc", data):
         with pytest.raises(MalformedError, match=r"container\.length"):
             tqcodec.decode(data + tail)
-
-
-def several() -> bytes:
-    """A file with a tensor of every coding."""
-    tensors = {
-        "matrix": np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32),
-        "bias": np.linspace(0, 1, 7, dtype=np.float32),
-        "long": np.arange(20000, dtype=np.int32),
-        "other": np.random.default_rng(1).normal(size=(32, 32)).astype(np.float32),
-        "noise": np.random.default_rng(2).integers(0, 1 << 32, 500, np.uint32).view(np.float32),
-    }
-    tensors["noise"][np.isnan(tensors["noise"])] = 0
-    return tqcodec.encode(tensors, tqcodec.Settings(snr=20))
 
 
 def test_damage_in_one_segment_leaves_the_other_tensors() -> None:
@@ -340,13 +328,6 @@ def many_ties(count: int) -> bytes:
     parsed = Parsed(data)
     parsed.tree["tensors"] += [{"name": f"{i}", "same_as": 0} for i in range(count)]
     return parsed.file()
-
-
-def tables_file(plain: bytes) -> bytes:
-    """A file that holds nothing but tables."""
-    stored = deflate(plain)
-    first = Segment(len(stored), zlib.crc32(stored))
-    return assemble(write_directory(Directory((), (), first, len(plain)))[0], [stored])
 
 
 def full_tables() -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 import example_file
 import numpy as np
 import pytest
+from document import DOCUMENT, chapter, rows
 from numpy.typing import NDArray
 
 import tqcodec
@@ -26,28 +27,9 @@ from tqcodec.format.reader import Reader
 from tqcodec.format.tables import Table, Tables
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENT = (ROOT / "spec" / "tqc.md").read_text("utf-8")
 FORMAT = ROOT / "tqcodec" / "format"
 VECTORS = json.loads((ROOT / "tests" / "golden" / "range_coder.json").read_text("utf-8"))
 TAG = r"[a-z]+\.[a-z_]+"
-
-
-def chapter(number: str) -> str:
-    """Text of a chapter or section, by its number."""
-    level = "#" * (2 + number.count("."))
-    match = re.search(rf"^{level} {re.escape(number)} .*?(?=^##? |\Z)", DOCUMENT, re.M | re.S)
-    if number.count("."):
-        match = re.search(rf"^{level} {re.escape(number)} .*?(?=^###? |\Z)", DOCUMENT, re.M | re.S)
-    assert match is not None, number
-    return match.group()
-
-
-def rows(text: str, first: str) -> list[list[str]]:
-    """Cells of the rows of the table whose header begins with the cell `first`."""
-    match = re.search(rf"^\| {re.escape(first)} \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.M)
-    assert match is not None, first
-    lines = match.group(1).splitlines()
-    return [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
 
 
 def number(text: str) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "encoder")]
 
 from example_file import build  # noqa: E402
 from fuzz import golden_files  # noqa: E402

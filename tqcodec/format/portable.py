@@ -27,7 +27,7 @@ def _runs(ids: NDArray[np.uint8]) -> tuple[NDArray[np.int64], list[tuple[int, in
 def encode(
     indices: NDArray[np.int32], ids: NDArray[np.uint8], tables: Tables, steps: int
 ) -> tuple[bytes, NDArray[np.int32]]:
-    """Words and escapes of a tile; see `symbols.write_stream`."""
+    """Words and escapes of a tile; see `stream.write_stream`."""
     coder = RangeWriter()
     escapes = [np.zeros(0, np.int32)]
     symbols = indices >> tables.low_bits[ids]
@@ -61,7 +61,7 @@ def decode(
     tables: Tables,
     steps: int,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Coefficients and indices of a tile; see `symbols.read_stream`."""
+    """Coefficients and indices of a tile; see `stream.read_stream`."""
     coder = RangeReader(words, reader)
     indices, coefficients = np.empty(ids.shape, np.int32), np.empty(ids.shape, np.int32)
     low = low.reshape(ids.shape) if low.size else np.zeros(ids.shape, np.uint32)

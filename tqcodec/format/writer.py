@@ -2,7 +2,7 @@
 
 What is written obeys the rules that it is read by, because the reader is asked: tables before
 anything is coded by them, all else before the file is handed out. Only the coefficients are not
-decoded again; the rules that they can break are those of `payload` and `symbols`, asked for while
+decoded again; the rules that they can break are those of `payload` and `stream`, asked for while
 they are written. Imports the layers below and the standard library only. Knows nothing of why
 records are as they are.
 """

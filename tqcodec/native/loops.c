@@ -1,6 +1,6 @@
 /* Native loops of tqcodec: coding of symbol streams and the search for the best quantization.
 
-   An optional copy of what tqcodec/format/symbols.py, tqcodec/format/trellis.py (with constriction)
+   An optional copy of what tqcodec/format/stream.py, tqcodec/format/trellis.py (with constriction)
    and tqcodec/encoder/quantizer.py do with numpy: same numbers in, same numbers out, tests hold them
    to each other. Nothing here parses a file: lengths and tables are checked in Python before.
 
