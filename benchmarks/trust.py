@@ -429,4 +429,5 @@ def _numbered(text: str) -> tuple[str, int]:
 GOLDEN = inputs.fuzz.golden_files()
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no folder is left
     sys.exit(main())

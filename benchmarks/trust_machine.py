@@ -92,7 +92,7 @@ def draw(rng: Rng, originals: dict[str, bytes]) -> Run:
         "swapped form": _draw_form,
         "odd file": _draw_odd_file,
         "output": _draw_output,
-        "work": lambda rng, _: Run("work", pick(rng, inputs.WORK).split()),
+        "work": _draw_work,
     }[kind](rng, originals)
     if kind != "words" and rng.random() < 0.25:
         run.words += pick(rng, EXTRA).split()
@@ -140,6 +140,15 @@ def _draw_form(rng: Rng, originals: dict[str, bytes]) -> Run:
     new = pick(rng, STEMS) + name[name.index(".") :].replace("/", "")
     words = [word.replace(name, new) if word.startswith(name) else word for word in words]
     return Run("form: name", words, {new: originals[name]})
+
+
+def _draw_work(rng: Rng, originals: dict[str, bytes]) -> Run:
+    words, places = pick(rng, inputs.WORK).split(), {}
+    output = words[words.index("-o") + 1] if "-o" in words else "-"
+    if output != "-" and rng.random() < 0.5:
+        places[output] = OLD
+        words.append("-f")
+    return Run("work", words, places)
 
 
 def _draw_odd_file(rng: Rng, originals: dict[str, bytes]) -> Run:
@@ -486,7 +495,7 @@ def _faults_of_files(
 ) -> list[str]:
     faults = []
     # What was written before a stream failed, or a signal came, is whole; else nothing is written.
-    may_write = code == 0 or run.condition not in ("plain", "disk", "file size")
+    may_write = code == 0 or run.condition.startswith(("std", "all", "SIG"))
     for name in sorted({**before, **after}):
         if after.get(name) == before.get(name):
             continue
