@@ -457,7 +457,7 @@ def _faults_of_streams(run: Run, code: int, out: bytes, err: str, verb: str | No
     elif run.condition in ("stdout broken", "stdout unread"):
         allowed.add(BROKEN_PIPE)
     elif run.condition == "memory":  # libraries in C end the process
-        allowed |= {-signal.SIGABRT, -signal.SIGSEGV}
+        allowed |= {-signal.SIGABRT, -signal.SIGSEGV, 127}
     faults = [] if code in allowed else [f"exit code {code}"]
     if _is_start(run, err):
         return faults
@@ -479,9 +479,9 @@ def _faults_of_streams(run: Run, code: int, out: bytes, err: str, verb: str | No
 
 
 def _is_start(run: Run, err: str) -> bool:
-    """Ctrl-C in the first tenth of a second, while Python starts, is not for us to catch."""
-    interrupted = run.condition == "SIGINT" and err.endswith("KeyboardInterrupt\n")
-    return interrupted and "tqcodec/__main__.py" not in err
+    """Whether Python failed, or Ctrl-C came, before any of our code ran."""
+    early = run.condition in ("SIGINT", "memory", "descriptors") and "Traceback" in err
+    return early and not any(name in err for name in ("tqcodec/__main__.py", "tqcodec/encoder"))
 
 
 def _faults_of_files(
