@@ -18,7 +18,17 @@ from pathlib import Path
 
 import torch
 from calibrated_targets import judge as judge_targets
-from encoders import CALIBRATED, DATA_FREE, FEEDBACK, RATES, calibrate, calibrated, data_free
+from encoders import (
+    ANOTHER,
+    CALIBRATED,
+    DATA_FREE,
+    FEEDBACK,
+    RATES,
+    another,
+    calibrate,
+    calibrated,
+    data_free,
+)
 from encoders import error_feedback as feedback_points
 from peers import VARIANTS, sweep
 from points import FLOAT, Judge, Point, PointFile, read_points
@@ -29,6 +39,7 @@ from targets import print_verdicts
 CONTENDERS = {
     "nncodec": NNCODEC,
     "data-free": DATA_FREE,
+    "another": ANOTHER,
     "feedback": FEEDBACK,
     "calibrated": CALIBRATED,
 }
@@ -70,6 +81,8 @@ def _measure(
     yield judge.float_point()
     if "data-free" in options.run:
         yield from data_free(judge, subject, options.workers, options.bits)
+    if "another" in options.run and options.another is not None:
+        yield from another(judge, subject, options.another, options.bits)
     if {"feedback", "calibrated"} & set(options.run):
         calibration = calibrate(subject)
         print(f"{name}: statistics in {calibration.seconds:.1f} s", file=sys.stderr, flush=True)
@@ -90,7 +103,7 @@ def _report(points: dict[str, list[Point]], options: argparse.Namespace) -> None
     for network, chosen in points.items():
         curves = curves_of([p for p in chosen if p.contender != FLOAT])
         print_interpolated(network, curves)
-        print_ratios(network, curves, [CALIBRATED, FEEDBACK, DATA_FREE])
+        print_ratios(network, curves, [CALIBRATED, FEEDBACK, DATA_FREE, ANOTHER])
         verdicts += judge_targets(network, chosen, curves)
     if verdicts:
         print_verdicts(verdicts)
@@ -147,6 +160,11 @@ def _options() -> argparse.Namespace:
         "--nncodec-python",
         type=Path,
         help="interpreter of the environment that setup_nncodec.sh makes",
+    )
+    parser.add_argument(
+        "--another",
+        metavar="TQCODEC",
+        help="command line tool of another version, to be measured without data too",
     )
     parser.add_argument(
         "--range",

@@ -41,6 +41,7 @@ SMALL, SMALL_DRAWS, DRAWS = 10**6, 120, 40  # networks of fewer weights are draw
 LARGE = 30 * 10**6  # weights; of larger networks most draws take a part
 WHOLE_EFFORT = 6  # the most for the whole of a large network
 SLOW = 5 * 10**6  # elements of a network up to which the slow decoders are asked
+UNREACHABLE = ("bits: ", "max_size: ")  # refusals of a target; any other one is a failure
 
 # Each draw takes a card of each deck; a deck is shuffled anew when it has run out.
 DECKS: dict[str, Sequence[Any]] = {
@@ -153,7 +154,9 @@ def run(one: Draw, decoders: Mapping[str, checks.Decoder], keep: Path | None) ->
         line["encode_cpu_s"] = round(time.process_time() - busy, 2)
         line |= _checked(data, one, settings, decoders)
     except EncodeError as error:
-        line |= {"outcome": "refused", "message": str(error)}
+        missed = str(error).startswith(UNREACHABLE)
+        line |= {"message": str(error)}
+        line |= {"outcome": "refused"} if missed else {"outcome": "failed", "rule": "EncodeError"}
     except checks.FaultError as error:
         line |= {"outcome": "failed", "rule": error.rule, "message": error.message}
     except Exception as error:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import feedback
 import torch
 from points import Judge, Point
+from safetensors.torch import save_file
 from subjects import Subject
 
 import tqcodec
@@ -19,6 +23,7 @@ from tqcodec.format.records import read_head
 from tqcodec.format.registry import Coding
 
 DATA_FREE = "tqcodec without data"
+ANOTHER = "another tqcodec without data"
 CALIBRATED = "tqcodec calibrated"
 FEEDBACK = "error feedback, ideal entropy"
 
@@ -46,6 +51,38 @@ def data_free(
 ) -> Iterator[Point]:
     """tqcodec as it is without images."""
     return _tqcodec(judge, DATA_FREE, subject, None, workers, rates)
+
+
+def another(
+    judge: Judge, subject: Subject, program: str, rates: Sequence[float]
+) -> Iterator[Point]:
+    """Another version's encoder, such as one of an older commit, without images.
+
+    Args:
+        judge: of the network.
+        subject: the network.
+        program: its command line tool; this version decodes what it writes.
+        rates: bits per weight.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source, file = Path(folder) / "in.safetensors", Path(folder) / "out.tqc"
+        state = subject.model.state_dict()
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, source)
+        for bits in rates:
+            command = [program, "encode", source, "-o", file, "-f", "--bits", f"{bits:g}"]
+            start = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True)
+            seconds = time.perf_counter() - start
+            data = file.read_bytes()
+            decoded = tqcodec.torch.decode(data)
+            yield judge.point(
+                ANOTHER,
+                f"bits {bits:g}",
+                len(data),
+                decoded,
+                seconds=seconds,
+                payload=payload(data),
+            )
 
 
 def calibrated(

@@ -1,6 +1,6 @@
 """Networks to be measured with images: the builders that `calibrated.py` is told to call.
 
-A builder takes the strings of its command line and returns a `Subject`. Those here serve the two
+A builder takes the strings of its command line and returns a `Subject`. Those here serve the
 networks of the benchmark; one of your own is named FILE.py:FUNCTION.
 """
 
@@ -103,6 +103,68 @@ def efficientnet_lite0(photographs: str) -> Subject:
     model.load_state_dict(torch.load(path, weights_only=True))
     with zipfile.ZipFile(photographs) as archive:
         return _subject(model, read(archive, 0), read(archive, 1), 20)
+
+
+SENTENCE_TOKENS = 48
+"""At most; longer sentences are cut."""
+SENTENCES = 2000
+SCALE = 20.0
+"""Of the cosines, as when the network was trained."""
+
+
+def minilm(folder: str) -> Subject:
+    """all-MiniLM-L6-v2, which embeds sentences; needs transformers, which tokenizes and builds it.
+
+    The outputs are cosines between a sentence and the float network's embeddings of all sentences
+    of its half, times 20; its own sentence is the right class. Sentences are those of Python's
+    language reference, which comes with Python: even ones calibrate, odd ones test.
+
+    Args:
+        folder: with `model.safetensors`, `config.json` and `tokenizer.json`.
+    """
+    from pydoc_data.topics import topics
+
+    from transformers import AutoTokenizer
+
+    text = " ".join(" ".join(topics[name].split()) for name in sorted(topics))
+    whole = dict.fromkeys(s for s in text.split(". ") if 5 <= len(s.split()) <= SENTENCE_TOKENS)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found = tokenizer(
+        list(whole)[:SENTENCES],
+        padding="max_length",
+        truncation=True,
+        max_length=SENTENCE_TOKENS,
+        return_tensors="pt",
+    )
+    tokens = found["input_ids"]
+    model = _Retrieval(folder, tokens[1::2])
+    labels = torch.arange(len(tokens[1::2]))
+    calibration = [(batch, None) for batch in tokens[::2].split(50)]
+    return Subject(model, calibration, calibration, _split(tokens[1::2], labels, 50))
+
+
+class _Retrieval(torch.nn.Module):
+    """MiniLM whose outputs are cosines with embeddings that are no part of its weights."""
+
+    def __init__(self, folder: str, tokens: torch.Tensor) -> None:
+        super().__init__()
+        from transformers import AutoModel
+
+        self.bert = AutoModel.from_pretrained(folder).eval()
+        with torch.no_grad():
+            known = torch.cat([self.embed(batch) for batch in tokens.split(50)])
+        self.register_buffer("known", known, persistent=False)
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Embeddings of length 1, float32 (N, 384), of padded tokens (N, 48)."""
+        there = (tokens != 0).long()
+        states = self.bert(input_ids=tokens, attention_mask=there).last_hidden_state
+        mean = (states * there[..., None]).sum(1) / there.sum(1, keepdim=True)
+        return torch.nn.functional.normalize(mean, dim=1)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits, float32 (N, number of known sentences)."""
+        return SCALE * self.embed(tokens) @ self.known.T
 
 
 def _subject(

@@ -1,16 +1,25 @@
 """What the trellis saves: bits a weight at equal error on Gaussian and Laplacian sources.
 
     python benchmarks/trellis.py
+    python benchmarks/trellis.py --networks EFFICIENTNET.pth MINILM.safetensors
 
 Both quantizers are rate-distortion optimised and coded at the entropy of their indices; for the
 trellis that is the entropy given the quantizer. Segments are 32 rows and, as the encoder has them
-where a matrix is large enough, 256.
+where a matrix is large enough, 256. With networks it prints sizes of whole files at equal
+signal-to-noise ratios of the weights instead.
 """
 
 from __future__ import annotations
 
-import numpy as np
+import argparse
+from pathlib import Path
+from unittest import mock
 
+import numpy as np
+from tensors import read_weights
+
+import tqcodec
+from tqcodec.encoder import job
 from tqcodec.encoder.method import Method
 from tqcodec.encoder.quantizer import TRELLIS_LAMBDA, UNIFORM_LAMBDA, Rates
 
@@ -19,6 +28,7 @@ STEPS = 2.0 ** np.arange(-5, 1.6, 0.25)
 ROUNDS = 5  # quantize, take the entropies, again
 SHAPE = (256, 1024)
 SEGMENTS = (32, 256)
+RATIOS = (8, 11, 15, 20)  # dB, of whole networks
 
 
 def rate_and_error(x: np.ndarray, method: Method, step: float) -> tuple[float, float]:
@@ -43,7 +53,30 @@ def rates_at(x: np.ndarray, method: Method) -> np.ndarray:
     return np.interp(np.log(ERRORS), np.log(errors), rates)
 
 
+def print_files(path: Path) -> None:
+    """Print one row a signal-to-noise ratio: sizes with both lengths of segments."""
+    tensors = read_weights(path)
+    for snr in RATIOS:
+        sizes = []
+        for steps in SEGMENTS:
+            with mock.patch.object(job, "MAX_STEPS", steps):
+                sizes.append(len(tqcodec.encode(tensors, tqcodec.Settings(snr=snr))))
+        short, long = sizes
+        print(f"{path.stem:>32}{snr:>7g} dB{short:>12}{long:>12}{long / short - 1:>9.2%}")
+
+
 def main() -> None:
+    """Print one row a source and error, or a network and ratio."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", type=Path, nargs="+", default=[], metavar="FILE")
+    networks = parser.parse_args().networks
+    for path in networks:
+        print_files(path)
+    if not networks:
+        print_sources()
+
+
+def print_sources() -> None:
     """Print one row a source and error."""
     rng = np.random.default_rng(0)
     heads = [f"{steps} rows" for steps in SEGMENTS]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import zlib
@@ -88,8 +89,8 @@ def process(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[byte
 def test_there_and_back(run: Run, folder: Path, tensors: dict[str, Any], tmp_path: Path) -> None:
     packed, back = tmp_path / "x.tqc", tmp_path / "x.safetensors"
     code, out, err = run("encode", folder / "model.safetensors", "-o", packed, "--lossless")
-    assert (code, err) == (0, "")
-    assert out.startswith(f"{packed}: 6 tensors")
+    assert (code, out) == (0, "")
+    assert err.startswith(f"tqcodec: {packed}: 6 tensors")
     code, out, err = run("decode", packed)
     assert (code, err) == (0, "")
     assert out.startswith(f"{back}: 6 tensors")
@@ -122,7 +123,7 @@ def test_options_reach_the_settings(
     rules = ["--rule", "fc.*=lossless", "--rule", "a=b*=step:2,side:3"]
     strings = ["--metadata", "a=b=c", "--metadata", "format=pt"]
     name = folder / "model.safetensors"
-    code, _, err = run("encode", name, "--dry-run", *options.split(), *rules, *strings)
+    code, _, err = run("encode", name, "--dry-run", "--quiet", *options.split(), *rules, *strings)
     assert (code, err) == (0, "")
     assert seen == [
         tqcodec.Settings(
@@ -255,7 +256,7 @@ def test_dry_run_writes_nothing(run: Run, folder: Path) -> None:
     assert document["bits_per_weight"] == pytest.approx(
         8 * document["bytes"] / document["weights"], abs=1e-4
     )
-    assert "would be" in run("encode", folder / "model.safetensors", "--dry-run", "-e", 1)[1]
+    assert "would be" in run("encode", folder / "model.safetensors", "--dry-run", "-e", 1)[2]
 
 
 def test_info(run: Run, folder: Path, tensors: dict[str, Any]) -> None:
@@ -307,13 +308,44 @@ def test_info_table(run: Run, folder: Path, tensors: dict[str, Any]) -> None:
     code, out, _ = run("info", folder / "model.tqc")
     assert code == 0
     lines = out.splitlines()
-    assert [line.split()[0] for line in lines[1:7]] == list(tensors)
+    # Matrices by their bytes, then what else there is.
+    names = ["conv.weight", "tied.weight", "fc.weight"]
+    assert [line.split()[0] for line in lines[1:4]] == names
+    assert sorted(line.split()[0] for line in lines[4:7]) == sorted(set(tensors) - set(names))
     assert "32x16x3x3" in lines[1]
     assert "tied to conv.weight" in lines[2]
+    whole = run("info", folder / "model.tqc", "--all")[1].splitlines()
+    assert [line.split()[0] for line in whole[1:7]] == list(tensors)
+    assert sorted(whole) == sorted(lines)
     sizes = [line for line in lines[:-1] if line.split()[-1].isdigit()]
     assert len({len(line) for line in sizes}) == 1
     assert lines[-1].startswith("6 tensors (")
     assert "bits per weight" in lines[-1]
+
+
+def test_info_sums_small_tensors(run: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tensors: dict[str, Any] = {}
+    for i, height in enumerate((16, 48, 32)):
+        tensors[f"{i}.bias"] = rng.normal(size=height).astype("f4")
+        tensors[f"{i}.weight"] = rng.normal(size=(height, 64)).astype("f4")
+        tensors[f"{i}.mask"] = rng.integers(0, 2, (height, 64)).astype(bool)
+        tensors[f"{i}.lora.weight"] = rng.normal(size=(2, 32)).astype("f2")
+    tensors["last"] = tensors["1.bias"]
+    tqcodec.save(tensors, tmp_path / "x.tqc", tqcodec.Settings(bits=8))
+    code, out, _ = run("info", tmp_path / "x.tqc")
+    assert code == 0
+    rows = [line.split() for line in out.splitlines()]
+    assert [row[0] for row in rows[1:4]] == ["1.weight", "2.weight", "0.weight"]
+    sums = [" ".join(row) for row in rows if row[0] == "[3"]
+    assert sums == [
+        "[3 tensors] 192 elements F16 in bundles weight",
+        "[3 tensors] 96 elements F32 in bundles vector",
+        "[3 tensors] 6144 elements BOOL in bundles exact: no floating point",
+    ]
+    assert "last" in [row[0] for row in rows]  # the only one of its kind
+    whole = run("info", tmp_path / "x.tqc", "--all")[1]
+    assert [line.split()[0] for line in whole.splitlines()[1:14]] == list(tensors)
 
 
 def test_names_cannot_write_to_the_terminal(run: Run, tmp_path: Path) -> None:
@@ -472,7 +504,7 @@ def test_standard_streams(folder: Path, tensors: dict[str, Any]) -> None:
     plain = (folder / "model.safetensors").read_bytes()
     packed = process("encode", "-", "--lossless", input=plain)
     assert packed.returncode == 0
-    assert packed.stderr.startswith(b"-: 6 tensors")
+    assert packed.stderr.startswith(b"tqcodec: -: 6 tensors")
     back = process("decode", "-", input=packed.stdout)
     assert back.returncode == 0
     found = files.parse_safetensors(np.frombuffer(back.stdout, np.uint8), "test")
@@ -551,7 +583,31 @@ def test_progress_only_on_a_terminal(
     quiet = io.StringIO()
     monkeypatch.setattr(sys, "stderr", quiet)
     assert cli.main(arguments) == 0
-    assert quiet.getvalue() == ""
+    assert "%" not in quiet.getvalue()
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    assert cli.main([*arguments, "--quiet"]) == 0
+    assert terminal.getvalue() == ""
+
+
+def test_encode_ends_with_one_line(run: Run, folder: Path, tmp_path: Path) -> None:
+    command = ["encode", folder / "model.safetensors", "-e", 1, "-f", "-o", tmp_path / "x.tqc"]
+    for options in ([], ["--json"]):
+        code, _, err = run(*command, *options)
+        size = (tmp_path / "x.tqc").stat().st_size
+        assert code == 0
+        assert re.fullmatch(
+            rf"tqcodec: \S+x\.tqc: 6 tensors \(.*\), {size} of 38504 bytes \(ratio [\d.]+\), "
+            r"[\d.]+ bits per weight \(5376 weights\), no warnings\n",
+            err,
+        )
+    code, _, err = run(*command, "--bits", 1)
+    assert code == 0
+    *warned, last = err.splitlines()
+    assert len(warned) == 1
+    assert warned[0].startswith("tqcodec: warning: ")
+    assert last.endswith(", 1 warning")
+    code, out, err = run(*command, "--bits", 1, "--quiet")
+    assert (code, out, err) == (0, "", f"{warned[0]}\n")
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -78,6 +78,16 @@ def test_a_file_that_no_decoder_takes_is_a_failure(
     assert (tmp_path / "x.tqc").read_bytes() == data
 
 
+@pytest.mark.parametrize(
+    ("options", "outcome"),
+    [({"max_size": 300}, "refused"), ({"rules": [("x", "exact")]}, "failed")],
+)
+def test_only_sizes_may_be_refused(options: dict[str, Any], outcome: str, tmp_path: Path) -> None:
+    line = decodes.run(decodes.Draw(network(), options, None), {}, None)
+    assert line["outcome"] == outcome
+    assert line["message"]
+
+
 def test_draws_are_the_same_again_and_take_every_card() -> None:
     source = network()
     first, again = (

@@ -285,8 +285,8 @@ def test_encode_a_file_with_statistics(run: Run, folder: Path) -> None:
     torch.save(network().state_dict(), "net.pth")
     command = "encode net.pth --bits 4 -e 1 -o new.tqc"
     code, out, err = run(f"{command} --statistics stats.npz")
-    assert (code, err) == (0, "")
-    assert out.startswith("new.tqc: 4 tensors")
+    assert (code, out) == (0, "")
+    assert err.startswith("tqcodec: new.tqc: 4 tensors")
     wanted = tqcodec.torch.encode(network(), FOUR, statistics)
     assert Path("new.tqc").read_bytes() == wanted != tqcodec.torch.encode(network(), FOUR)
     code, out, _ = run(f"{command} --statistics stats.npz --dry-run --json")
@@ -305,8 +305,8 @@ def test_encode_a_network(run: Run, folder: Path, change: str) -> None:
     tune = None if "no-tune" in change else used
     wanted = tqcodec.torch.encode(network(), FOUR, statistics, tune=tune)
     code, out, err = run(ENCODE + change)
-    assert (code, err) == (0, "")
-    assert out.startswith(f"new.tqc: 4 tensors (2 planes, 2 transform), {len(wanted)} of ")
+    assert (code, out) == (0, "")
+    assert err.startswith(f"tqcodec: new.tqc: 4 tensors (2 planes, 2 transform), {len(wanted)} of ")
     assert Path("new.tqc").read_bytes() == wanted
     before = Path("new.tqc").stat()
     code, out, _ = run(f"{ENCODE} {change} -f --dry-run --json --metadata a=b")
@@ -334,11 +334,11 @@ def test_tuned_vectors_are_in_the_file(run: Run, folder: Path) -> None:
 def test_weights_without_statistics_are_named(run: Run, folder: Path) -> None:
     with Path("net.py").open("a") as file:
         file.write(UNUSED)
-    code, out, _ = run(ENCODE.replace(":network", ":unused"))
+    code, _, err = run(ENCODE.replace(":network", ":unused"))
     assert code == 0
-    line, last = out.splitlines()
-    assert line.startswith("unused.weight: without statistics: ")
-    assert last.startswith("new.tqc: 6 tensors")
+    line, last = err.splitlines()
+    assert line.startswith("tqcodec: unused.weight: without statistics: ")
+    assert last.startswith("tqcodec: new.tqc: 6 tensors")
     document = json.loads(run(ENCODE.replace(":network", ":unused") + " -f --json")[1])
     assert (document["calibrated"], list(document["without"])) == (2, ["unused.weight"])
 

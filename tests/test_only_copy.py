@@ -328,7 +328,7 @@ def test_what_is_left_out_of_a_checkpoint_is_named(
     found = files.read("x.pt")
     assert list(found.tensors) == names
     assert list(found.left_out) == left_out
-    code, out, err = run("encode x.pt -e 1 --json")
+    code, out, err = run("encode x.pt -e 1 --json --quiet")
     assert code == 0
     assert json.loads(out)["left_out"] == left_out
     assert err == "".join(f"tqcodec: x.pt: left out: {one}\n" for one in left_out)
@@ -387,7 +387,7 @@ def test_a_checkpoint_that_holds_itself(folder: Path) -> None:
 
 def test_tensors_of_shards_that_the_index_lacks_are_named(run: Run, folder: Path) -> None:
     save_file({"w": weights(8, 8), "more": weights(8, 8)}, "s-1.safetensors")
-    code, _, err = run("encode s.safetensors.index.json -e 1")
+    code, _, err = run("encode s.safetensors.index.json -e 1 --quiet")
     assert code == 0
     assert err.endswith("left out: tensor 'more' of s-1.safetensors\n")
 

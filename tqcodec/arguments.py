@@ -82,6 +82,8 @@ def make_parser() -> argparse.ArgumentParser:
     encode.add_argument("--no-tune", dest="tune", action="store_false", help=text)
     for command, text in ((encode, "of calibrate"), (info, "to show coding gains by them")):
         command.add_argument("--statistics", metavar="STATS.npz", help=text)
+    text = "a line for each tensor, in the order of the file, in place of sums of the small ones"
+    info.add_argument("--all", action="store_true", help=text)
     for command in (calibrate, evaluate, sweep):
         _add_network_options(command)
     calibrate.add_argument("--probes", type=int, default=1, metavar="N", help="signs an image")
@@ -134,6 +136,8 @@ def _add_encode_options(encode: argparse.ArgumentParser) -> None:
     text = "do not write into the file which encoder made it, and how"
     add("--no-provenance", dest="provenance", action="store_false", help=text)
     add("--dry-run", action="store_true", help="say what would come out, write nothing")
+    text = "no progress and no summary at the end; warnings are still shown"
+    add("--quiet", action="store_true", help=text)
     text = "a free string, besides those of IN"
     add("--metadata", type=_metadata, action="append", default=[], metavar="K=V", help=text)
 

@@ -266,13 +266,13 @@ def _output(arguments: Namespace, suffix: str) -> str:
 
 @contextmanager
 def _encode_warnings() -> Iterator[list[str]]:
-    """What is to be known of the file that the block makes: messages, and for ``--json``."""
+    """Warnings of the block: each is shown at once, and kept to be counted and for ``--json``."""
     found: list[str] = []
     others = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        found.append(message if isinstance(message, str) else foreign.message(message))
         if issubclass(category, EncodeWarning):
-            found.append(str(message))
             _complain(f"warning: {message}")
         else:
             others(message, category, *place, **more)
@@ -289,10 +289,12 @@ def _encode(arguments: Namespace) -> int:
     from tqcodec import api, describe, encoding, files, text
 
     output = _output(arguments, ".tqc")
-    with terminal_progress() as progress, _encode_warnings() as warned:
+    with terminal_progress(arguments.quiet) as progress, _encode_warnings() as warned:
         data, statistics, left_out = encoding.encode(arguments, settings, progress)
-    for one in left_out:
-        _complain(f"{arguments.input}: left out: {text.printable(one)}")
+    missing = [f"{arguments.input}: left out: {text.printable(one)}" for one in left_out]
+    missing += text.lines_without(statistics.without)
+    for one in missing:
+        _complain(one)
     if not arguments.dry_run:
         files.write_bytes(output, data)
     with api.open(data) as file:
@@ -302,10 +304,10 @@ def _encode(arguments: Namespace) -> int:
         about = {"output": output, "dry_run": arguments.dry_run}
         about |= {"left_out": list(left_out), "warnings": warned}
         _print_json({**about, **result, **calibrated})
-    else:
+    if not arguments.quiet:
         would = "would be " if arguments.dry_run else ""
         line = f"{text.printable(output)}: {would}{text.summary_line(result)}"
-        _print([*text.lines_without(statistics.without), line], output)
+        _complain(f"{line}, {text.counted(len(warned) + len(missing), 'warning')}")
     return 0
 
 
@@ -350,7 +352,7 @@ def _info(arguments: Namespace) -> int:
     if arguments.json:
         _print_json(data)
     else:
-        _print(text.info_lines(data))
+        _print(text.info_lines(data, whole=arguments.all))
     return 0
 
 

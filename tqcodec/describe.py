@@ -94,6 +94,7 @@ def _tensor(container: Container, entry: Entry) -> Data:
         "dtype": entry.dtype.name,
         "coding": _coding(entry),
         "kind": _kind(entry),
+        "weight": _is_weight(entry),
         "same_as": _twin(container, entry),
         "bundle": entry.bundle,
         "bytes": size if own else 0 if tied or not entry.elements else None,

@@ -10,9 +10,9 @@ Progress = Callable[[str, int, int], None]  # (stage, done, of)
 
 
 @contextmanager
-def terminal_progress() -> Iterator[Progress | None]:
-    """A callback that draws a bar for each stage, or None where there is no terminal."""
-    if not sys.stderr.isatty():
+def terminal_progress(quiet: bool = False) -> Iterator[Progress | None]:
+    """A callback that draws a bar for each stage; None if `quiet`, or without a terminal."""
+    if quiet or not sys.stderr.isatty():
         yield None
         return
     from tqdm import tqdm

@@ -5,12 +5,14 @@ Names from a file are shown without their control characters. Imports `describe`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tqcodec.describe import Data
 
 LONGEST_LIST = 16  # numbers that `dump` shows in full
+MOST_DTYPES = 3  # named in a line of `info` for several tensors
 
 
 def printable(text: str) -> str:
@@ -21,13 +23,12 @@ def printable(text: str) -> str:
 def summary_line(data: Data) -> str:
     """One line on a whole file, from `describe.summary`."""
     tensors = sum(data["counts"].values())
-    counts = ", ".join(f"{count} {coding}" for coding, count in sorted(data["counts"].items()))
-    line = (
-        f"{tensors} tensors ({counts or 'none'}), {data['bytes']} of {data['decoded_bytes']} bytes"
-    )
-    line += f" (ratio {data['ratio']:.2f})"
+    codings = ", ".join(f"{count} {coding}" for coding, count in sorted(data["counts"].items()))
+    line = counted(tensors, "tensor") + (f" ({codings})" if codings else "")
+    line += f", {data['bytes']} of {data['decoded_bytes']} bytes (ratio {data['ratio']:.2f})"
     if data["bits_per_weight"] is not None:
-        line += f", {data['bits_per_weight']:.3f} bits per weight ({data['weights']} weights)"
+        weights = counted(data["weights"], "weight")
+        line += f", {data['bits_per_weight']:.3f} bits per weight ({weights})"
     return line
 
 
@@ -48,22 +49,76 @@ AXES = ("out", "in", "taps")
 LEFT = 6  # columns of text; the others hold numbers and are aligned to the right
 
 
-def info_lines(data: Data) -> Iterator[str]:
-    """A line for each tensor and each shared part, then the summary, from `describe.info`."""
-    rows = [[show(tensor) for show in COLUMNS.values()] for tensor in data["tensors"]]
+def info_lines(data: Data, whole: bool = False) -> Iterator[str]:
+    """A table of the tensors and the shared parts, then the summary.
+
+    Args:
+        data: from `describe.info`.
+        whole: a line for each tensor, in the order of the file. Otherwise weight matrices come
+            first, those of most bytes above; then what else has bytes of its own; then one line for
+            all small tensors of a kind, which share bundles.
+    """
+    tensors = data["tensors"]
+    chosen = tensors if whole else _ranked(tensors)
+    lines = [_row(tensor) for tensor in chosen]
+    shown = {tensor["name"] for tensor in chosen}
+    lines += _sums([tensor for tensor in tensors if tensor["name"] not in shown])
     for i, bundle in enumerate(data["bundles"]):
-        rows.append(_shared(f"[bundle {i} of {bundle['tensors']} tensors]", bundle["bytes"]))
+        lines.append(_shared(f"[bundle {i} of {bundle['tensors']} tensors]", bundle["bytes"]))
     if data["tables_bytes"]:
-        rows.append(_shared("[tables]", data["tables_bytes"]))
-    rows.append(_shared("[header and directory]", data["directory_bytes"]))
-    yield from aligned([list(COLUMNS), *rows])
+        lines.append(_shared("[tables]", data["tables_bytes"]))
+    lines.append(_shared("[header and directory]", data["directory_bytes"]))
+    yield from aligned([list(COLUMNS), *lines])
     if data["encoder"] is not None:
         yield f"made by {printable(data['encoder'])}"
     counts = (f"{n} {kind}" for kind, n in data["kinds"].items())
     if data["kinds"]:
         yield f"kinds: {'; '.join(counts)}"
     yield summary_line(data)
-    yield from _gain_lines(data["tensors"])
+    yield from _gain_lines(tensors)
+
+
+def _ranked(tensors: Sequence[Data]) -> list[Data]:
+    """Tensors with bytes of their own and those tied to them: matrices first, large ones above."""
+    by_name = {tensor["name"]: tensor for tensor in tensors}
+
+    def rank(tensor: Data) -> tuple[bool, int, bool]:
+        twin = by_name[tensor["same_as"] or tensor["name"]]
+        return twin["weight"], twin["bytes"] or 0, twin is tensor
+
+    return sorted((t for t in tensors if rank(t)[1]), key=rank, reverse=True)
+
+
+def _row(tensor: Data) -> list[str]:
+    return [show(tensor) for show in COLUMNS.values()]
+
+
+def _sums(tensors: Sequence[Data]) -> Iterator[list[str]]:
+    """A row for all tensors of a kind, weights first; a single one as itself."""
+    kinds: dict[str, list[Data]] = {}
+    for tensor in sorted(tensors, key=lambda t: not t["weight"]):
+        tied = "tied" if tensor["same_as"] is not None else tensor["coding"]
+        kinds.setdefault(tensor["kind"] or tied, []).append(tensor)
+    for kind, members in kinds.items():
+        if len(members) == 1:
+            yield _row(members[0])
+            continue
+        elements = sum(math.prod(tensor["shape"]) for tensor in members)
+        dtypes = sorted({tensor["dtype"] for tensor in members})
+        bundles = sum(tensor["bundle"] is not None for tensor in members)
+        cells = {
+            "name": f"[{counted(len(members), 'tensor')}]",
+            "shape": counted(elements, "element"),
+            "dtype": ",".join(dtypes) if len(dtypes) <= MOST_DTYPES else f"{len(dtypes)} types",
+            "coding": "in bundles" if bundles else "",
+            "kind": kind,
+        }
+        yield [cells.get(column, "") for column in COLUMNS]
+
+
+def counted(number: int, thing: str) -> str:
+    """`number` things in words, such as "2 warnings"."""
+    return f"{number or 'no'} {thing}{'' if number == 1 else 's'}"
 
 
 def lines_without(reasons: Mapping[str, str]) -> Iterator[str]:

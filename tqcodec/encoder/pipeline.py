@@ -122,17 +122,17 @@ def _search(job: Job) -> Written:
     hurried = job.settings.effort < TRELLIS_EFFORT
     target = Target(job.settings, job.weights, energy, hurried)
     finer = rate_control.TRELLIS_STEP if job.method.steps else 1.0
-    step, found = _seek(job, target, job.step * finer)
+    overhead = _overhead_bits(job)
+    step, found = _seek(job, target, job.step * finer, overhead)
     if job.statistics and abs(math.log2(step / finer / job.step)) > STEP_OFF:
         job = analysed(job, step / finer)
-        step, found = _seek(job, target, step)
+        step, found = _seek(job, target, step, overhead)
     meet = _meet_snr if job.settings.target_snr is not None else _meet_size
     return meet(job, target, step, found)
 
 
-def _seek(job: Job, target: Target, start: float) -> tuple[float, Estimate]:
-    """Step that meets the target on the samples."""
-    overhead = _overhead_bits(job)
+def _seek(job: Job, target: Target, start: float, overhead: float) -> tuple[float, Estimate]:
+    """Step that meets the target on the samples, with bits that do not depend on it."""
 
     def miss(found: Estimate) -> float:
         return target.octaves(found.distortion, found.bits + overhead)
@@ -183,7 +183,10 @@ def _meet_size(job: Job, target: Target, step: float, found: Estimate) -> Writte
         if rank <= target.tolerance or (step >= coarsest and target.is_above(size)):
             break
         step = min(correction.next_step(step, octaves), coarsest)
-        found = rate_control.estimate(job.analyses, job.method, step)
+        if attempt == 0:  # the samples were off, but their slope is better than a guess
+            step, found = _seek(job, target, step, 8.0 * size - found.bits)
+        else:
+            found = rate_control.estimate(job.analyses, job.method, step)
     assert best is not None, "PASSES is positive, and no rank infinite"
     if target.is_above(best.draft.size):
         _refuse_if_far(job, best.draft.size)
