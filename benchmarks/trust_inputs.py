@@ -271,7 +271,9 @@ VERBS = [
     "encode", "decode", "info", "verify", "dump", "report", "calibrate", "eval", "sweep", "nothing",
     "--version", "--help",
 ]  # fmt: skip
-FLAGS = ["-f", "--json", "--lossless", "--dry-run", "--no-tune", "--help", "--unknown"]
+FLAGS = [
+    "-f", "--json", "--lossless", "--dry-run", "--no-tune", "--help", "--unknown", "--quiet", "--all",
+]  # fmt: skip
 WITH_NUMBER = [
     "--bits", "--max-size", "-q", "--snr", "--side-bits", "-e", "--limit", "--images", "--batch",
     "--size", "--mean", "--std", "--probes",

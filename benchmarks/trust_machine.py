@@ -50,7 +50,7 @@ OUTPUTS = [
     "-", "/dev/null", "/dev/full", "/dev/stdout", "old", "old -f", "link", "link -f", "dangling",
     "input", "input -f", "hard -f", "folder", "no/new", "x" * 300, "pipe", "\udcff", "-f",
 ]  # fmt: skip
-EXTRA = ["--json", "-f", "--dry-run", "--no-verify", "--lossless", "-j 2", "--limit 1k", "-e 9"]
+EXTRA = ["--json", "-f", "--dry-run", "--no-verify", "--lossless", "-j 2", "--limit 1k", "--quiet"]
 
 
 @dataclass
