@@ -272,7 +272,8 @@ VERBS = [
     "--version", "--help",
 ]  # fmt: skip
 FLAGS = [
-    "-f", "--json", "--lossless", "--dry-run", "--no-tune", "--help", "--unknown", "--quiet", "--all",
+    "-f", "--json", "--lossless", "--dry-run", "--no-tune", "--help", "--unknown", "--quiet",
+    "--all",
 ]  # fmt: skip
 WITH_NUMBER = [
     "--bits", "--max-size", "-q", "--snr", "--side-bits", "-e", "--limit", "--images", "--batch",
