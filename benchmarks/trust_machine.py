@@ -466,6 +466,8 @@ def _faults_of_streams(run: Run, code: int, out: bytes, err: str, verb: str | No
     # A result may be there as well where the command was done.
     if code in (1, 2, 3, 4):
         other = [line for line in err.splitlines() if not line.startswith("tqcodec: ")]
+        if run.condition == "memory":  # libraries in C say something, and end the process
+            other = [line for line in other if not line.startswith("OpenBLAS")]
         faults += [f"says {line[:80]!r}" for line in other[:1]]
         heard = run.condition not in ("stderr closed", "all closed", "stderr full", "stderr broken")
         if heard and not err:
