@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from tqcodec.errors import EncodeError
 from tqcodec.kinds import need, need_number
 from tqcodec.torch.batches import (
+    SEEDS,
     Call,
     Ordinary,
     Outputs,
@@ -89,6 +90,7 @@ def tune(
     """
     check_network(model)
     need_number("epochs", epochs)
+    need_number("seed", seed, *SEEDS)
     need("rate", rate, (int, float), "a number")
     if epochs < 0 or not 0 < rate < math.inf:
         raise EncodeError(f"epochs={epochs} must be at least 0 and rate={rate} above it")
