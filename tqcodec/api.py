@@ -146,6 +146,7 @@ def encode(
     need("origins", origins, (Mapping, NoneType), "a mapping of names to Origin")
     need_function("refine", refine)
     need_function("progress", progress)
+    need("verify", verify, bool, "True or False")
     known = origins if origins is not None else {}
     sources = []
     for name, array in tensors.items():

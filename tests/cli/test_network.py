@@ -153,6 +153,7 @@ def test_eval_without_labels_and_of_an_exact_file(run: Run, folder: Path) -> Non
         (EVAL.replace("data.npz", "net.py:batches") + " --limit 10", "limit"),
         (EVAL.replace("data.npz", "nothing.npz"), "nothing.npz: No such file"),
         (EVAL + " --batch 0", "at least 1"),
+        (EVAL + " --size 100000", "size must be at most 16384"),
         (SWEEP.replace(":network", ":broken") + " --bits 3", "RuntimeError: two"),
         (SWEEP + " --bits 3,x", "not numbers with commas"),
         (SWEEP, "--bits"),

@@ -482,3 +482,13 @@ def test_all_kinds_are_read_from_pipes(name: str, folder: Path) -> None:
     writer = subprocess.Popen(["cp", name, f"pipe-{name}"])
     assert list(checkpoints.read(f"pipe-{name}").tensors) == ["w"]
     assert writer.wait() == 0
+
+
+def test_two_outputs_of_which_one_fails_are_both_as_before(folder: Path) -> None:
+    Path("new.csv").write_bytes(b"old")
+    with pytest.raises(OSError, match=r"no/new\.png"):
+        checkpoints.write_together({"new.csv": b"table", "no/new.png": b"picture"})
+    assert Path("new.csv").read_bytes() == b"old"
+    assert not list(folder.glob(".tqc-*"))
+    checkpoints.write_together({"new.csv": b"table", "new.png": b"picture"})
+    assert (Path("new.csv").read_bytes(), Path("new.png").read_bytes()) == (b"table", b"picture")

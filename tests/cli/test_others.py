@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import signal
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import tqcodec
+import tqcodec.__main__
 import tqcodec.torch
 from tqcodec.cli import commands
 from tqcodec.common import foreign
@@ -400,6 +402,8 @@ CALLS: list[tuple[Callable[[], Any], str]] = [
     (lambda: tqcodec.decode(None), "data is None"),  # type: ignore[arg-type]
     (lambda: tqcodec.decode(GOOD, limit="1k"), "limit is a str"),  # type: ignore[arg-type]
     (lambda: tqcodec.decode(GOOD, limit=1.5), "limit is a float"),  # type: ignore[arg-type]
+    (lambda: tqcodec.decode(GOOD, limit=np.ones(3)), "limit is a ndarray"),  # type: ignore[arg-type]
+    (lambda: tqcodec.encode({}, verify=1), "verify is a int"),  # type: ignore[arg-type]
     (lambda: tqcodec.decode(GOOD, workers=True), "workers is a bool"),  # type: ignore[arg-type]
     (lambda: tqcodec.decode(GOOD, workers=None), "workers is None"),  # type: ignore[arg-type]
     (lambda: tqcodec.decode(GOOD, progress=1), "progress is a int"),  # type: ignore[arg-type]
@@ -443,6 +447,10 @@ def test_numbers_out_of_range() -> None:
     for options in ({"limit": -1}, {"workers": 0}):
         with pytest.raises(ValueError, match="not at least"):
             tqcodec.decode(GOOD, **options)
+    with pytest.raises(ValueError, match="tqcodec: seed is 1180591620717411303424, not at most"):
+        tqcodec.torch.calibrate(Net(), data(), seed=1 << 70)
+    with pytest.raises(EncodeError, match="probes at most 65536"):
+        tqcodec.torch.calibrate(Net(), data(), probes=1 << 70)
     assert tqcodec.decode(GOOD, limit=np.int64(1000), workers=np.int8(1))["w"].shape == (3, 3)
 
 
@@ -452,6 +460,7 @@ def test_numbers_out_of_range() -> None:
         {"metadata": {"ab": "c"}}, {"metadata": ("ab",)}, {"metadata": 3}, {"metadata": "ab"},
         {"rules": 3}, {"rules": [("a",)]}, {"rules": "ab"}, {"rules": [("*", 3)]},
         {"rules": {"ab": "lossless"}}, {"lossless": "no"}, {"lossless": None},
+        {"provenance": 1},
     ],
 )  # fmt: skip
 def test_settings_of_wrong_types(wrong: Any) -> None:
@@ -559,7 +568,7 @@ def write(name, data):
         print("half", flush=True)
         time.sleep(600)
 files.write_bytes = write
-sys.exit(cli.main())
+sys.exit(commands.main())
 """
 
 
@@ -613,6 +622,79 @@ def test_warnings_of_libraries_are_messages(
         warnings.simplefilter("always")
         assert commands.main(["verify", str(folder / "m.tqc")]) == 0
     assert capsys.readouterr().err == "tqcodec: warning: two lines bold\n"
+
+
+def test_what_libraries_log_is_a_message(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def verify(*_: Any, **__: Any) -> None:
+        assert logging.lastResort is not None
+        record = {"msg": "two\nlines of %s", "args": ("them",), "levelno": logging.WARNING}
+        logging.lastResort.handle(logging.makeLogRecord(record))
+
+    before = logging.lastResort
+    monkeypatch.setattr(tqcodec.api, "verify", verify)
+    assert commands.main(["verify", str(folder / "m.tqc")]) == 0
+    assert capsys.readouterr().err == "tqcodec: warning: two lines of them\n"
+    assert logging.lastResort is before
+
+
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        ("raise ImportError('failed to map\\nsegment', name='torch')", "failed to map segment"),
+        ("raise SystemError('error return without exception set')", "error return without"),
+        ("def load():\n    raise SystemError('deep')\nload()", "deep"),
+        ("import nothing_of_this_name", "No module named 'nothing_of_this_name'"),
+        ("def draw(*_): raise SystemError", ""),
+        ("def draw(*_): raise ImportError(name='tqcodec.api')", ""),
+    ],
+)
+def test_libraries_that_cannot_be_loaded(
+    code: str, line: str, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    ours = tmp_path / "ours" / "cli" / "commands.py"
+    for folder_of_one in (ours.parent, tmp_path / "others"):
+        folder_of_one.mkdir(parents=True)
+    (tmp_path / "others" / "library_of_others.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path / "others")
+    monkeypatch.setattr(commands, "__file__", str(ours))
+    text = "def verify(*_, **__):\n    import library_of_others\n    library_of_others.draw()\n"
+    namespace: dict[str, Any] = {}
+    exec(compile(text, ours, "exec"), namespace)
+    monkeypatch.setattr(tqcodec.api, "verify", namespace["verify"])
+    monkeypatch.delitem(sys.modules, "library_of_others", raising=False)
+    result = commands.main(["verify", str(folder / "m.tqc")])
+    said = capsys.readouterr().err
+    if line:
+        assert (result, said.count("\n")) == (2, 1)
+        assert said.startswith(f"tqcodec: a library cannot be loaded: {line}")
+    else:
+        assert result == 70
+        assert "Traceback" in said
+
+
+def test_signals_that_a_library_makes_another_error_of(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def verify(*_: Any, **__: Any) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise ImportError("could not import it") from error
+
+    monkeypatch.setattr(tqcodec.api, "verify", verify)
+    assert commands.main(["verify", str(folder / "m.tqc")]) == 130
+    assert capsys.readouterr().err == "tqcodec: interrupted\n"
+
+
+def test_an_interrupt_around_the_command_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "main", interrupted)
+    assert tqcodec.__main__.main() == 130
 
 
 def test_too_little_memory_is_one_line(

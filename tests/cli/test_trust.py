@@ -12,83 +12,46 @@ import json
 import os
 import shutil
 import sys
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from safetensors.numpy import save_file
 
-import tqcodec
-import tqcodec.torch
 from tqcodec.cli import commands
 from tqcodec.common.atomic import TEMPORARY
 
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+import trust
+import trust_machine
+from trust_inputs import (
+    COMMANDS,
+    FLAGS,
+    NAMES,
+    NUMBERS,
+    OTHERS,
+    TEXTS,
+    VERBS,
+    WITH_NAME,
+    WITH_NUMBER,
+    damaged,
+    make_files,
+    read_all,
+)
+
 CODES = {0, 1, 2, 3, 4}
-
-CODE = """
-import torch
-from torch import nn
-
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(48, 12), nn.ReLU(), nn.Linear(12, 5))
-
-def batches():
-    return [(torch.rand(4, 3, 4, 4), torch.tensor([0, 1, 2, 3])) for _ in range(2)]
-
-def broken():
-    raise RuntimeError("two\\nlines \\x1b[1mbold\\x1b[0m")
-
-def stops():
-    raise SystemExit(3)
-
-def number():
-    return 3
-"""
 
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a file of every kind that the command line reads."""
     folder = tmp_path_factory.mktemp("originals")
-    rng = np.random.default_rng(0)
-    model = torch.nn.Sequential(
-        torch.nn.Flatten(), torch.nn.Linear(48, 12), torch.nn.ReLU(), torch.nn.Linear(12, 5)
-    )
-    state = model.state_dict()
-    arrays = {name: tensor.numpy() for name, tensor in state.items()}
-    save_file(arrays, folder / "m.safetensors", {"by": "a test"})
-    save_file(arrays, folder / "s-1.safetensors")
-    index = {"weight_map": dict.fromkeys(arrays, "s-1.safetensors")}
-    (folder / "s.safetensors.index.json").write_text(json.dumps(index))
-    np.savez(folder / "a.npz", **arrays)
-    torch.save({"state_dict": state, "epoch": 3}, folder / "c.pt")
-    torch.save(state, folder / "old.pth", _use_new_zipfile_serialization=False)
-    torch.save({"a": state, "b": state}, folder / "two.bin")
-    tqcodec.torch.save(model, folder / "m.tqc", tqcodec.Settings(quality=80, effort=1))
-    tqcodec.torch.save(model, folder / "exact.tqc", tqcodec.Settings(lossless=True))
-    batches = [torch.rand(4, 3, 4, 4), torch.rand(4, 3, 4, 4)]
-    tqcodec.torch.calibrate(model, batches).save(folder / "stats.npz")
-    np.savez(folder / "data.npz", images=rng.normal(size=(8, 3, 4, 4)).astype("f4"))
-    (folder / "net.py").write_text(CODE)
-    (folder / "images").mkdir()
-    for i in range(3):
-        image = Image.fromarray(rng.integers(0, 255, (9, 7, 3), np.uint8))
-        image.save(folder / "images" / f"{i}.png")
-    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
-        archive.write(folder / "images" / "0.png", "0.png")
+    make_files(folder)
     return folder
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 class Place:
@@ -96,11 +59,11 @@ class Place:
 
     def __init__(self, originals: Path, folder: Path) -> None:
         self.folder = folder
-        self.files = files_of(originals)
+        self.files = read_all(originals)
         shutil.copytree(originals, folder, dirs_exist_ok=True)
 
     def restore(self) -> None:
-        for name in files_of(self.folder).keys() - self.files.keys():
+        for name in read_all(self.folder).keys() - self.files.keys():
             (self.folder / name).unlink()
         for name, data in self.files.items():
             if not (self.folder / name).is_file() or (self.folder / name).read_bytes() != data:
@@ -162,36 +125,13 @@ def check(arguments: list[str], stdin: bytes = b"", broken: bool = False) -> int
     return code
 
 
-NAMES = [
-    "m.safetensors", "s.safetensors.index.json", "s-1.safetensors", "a.npz", "c.pt", "old.pth",
-    "two.bin", "m.tqc", "exact.tqc", "stats.npz", "data.npz", "images", "images.zip", "net.py",
-    "-", "", ".", "..", "no/such", "no.tqc", "new.safetensors", "new.npz", "new.pt", "new.html",
-    "new.png", "new.tqc", "m.tqc/x", "/dev/null", "a\0b", "\udcff.npz", "x" * 300, "images/0.png",
-    "net.py:network", "net.py:batches", "net.py:broken", "net.py:stops", "net.py:number",
-    "net.py:nothing", "no.py:network", "images.safetensors", "-x", "--", "ä\n.tqc",
-]  # fmt: skip
-NUMBERS = ["0", "1", "2", "-1", "nan", "inf", "1e400", "3.5", "", "x", "9" * 30, "500", "2k", "1Ki"]
-VERBS = [
-    "encode", "decode", "info", "verify", "dump", "report", "calibrate", "eval", "sweep", "nothing",
-    "--version", "--help",
-]  # fmt: skip
-FLAGS = ["-f", "--json", "--lossless", "--dry-run", "--no-tune", "--help", "--unknown"]
-WITH_NUMBER = [
-    "--bits", "--max-size", "-q", "--snr", "--side-bits", "-e", "--limit", "--images", "--batch",
-    "--size", "--mean", "--std", "--probes",
-]  # fmt: skip
-WITH_NAME = ["-o", "--statistics", "--model", "--data", "--key", "--device", "--metadata", "--rule"]
-
 names = st.sampled_from(NAMES)
 options = st.one_of(
     st.sampled_from(FLAGS).map(lambda flag: [flag]),
     st.tuples(st.sampled_from(WITH_NUMBER), st.sampled_from(NUMBERS)).map(list),
     st.tuples(st.sampled_from(WITH_NAME), names).map(list),
-    st.sampled_from(
-        [["--rule", "*=lossless"], ["--rule", "*=bits:2"], ["--metadata", "a=b"], ["-j", "0"],
-         ["--metadata", "=\udcff"], ["--key", "a"], ["--transform", "dct"], ["--payload", "fixed"]]
-    ),
-)  # fmt: skip
+    st.sampled_from(OTHERS),
+)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -209,32 +149,8 @@ def test_any_arguments(
     given_input = place.files[stdin] if isinstance(stdin, str) else stdin
     check([verb, *inputs, *(word for option in chosen for word in option)], given_input, broken)
     if "-f" not in [word for option in chosen for word in option]:
-        after = files_of(place.folder)
+        after = read_all(place.folder)
         assert {name: after.get(name) for name in place.files} == place.files
-
-
-COMMANDS = {
-    "m.safetensors": ["encode m.safetensors -o new.tqc -e 1", "encode - -o new.tqc -e 1"],
-    "s.safetensors.index.json": ["encode s.safetensors.index.json -o new.tqc -e 1"],
-    "s-1.safetensors": ["encode s.safetensors.index.json -o new.tqc -e 1"],
-    "a.npz": ["encode a.npz -o new.tqc -e 1"],
-    "c.pt": ["encode c.pt -o new.tqc -e 1", "encode c.pt --key state_dict -o new.tqc -e 1"],
-    "old.pth": ["encode old.pth -o new.tqc -e 1"],
-    "two.bin": ["encode two.bin --key a -o new.tqc -e 1"],
-    "m.tqc": [
-        "decode m.tqc -o new.npz", "decode m.tqc -o new.pt", "decode - -o new.safetensors",
-        "info m.tqc", "info m.tqc --json", "dump m.tqc", "verify m.tqc --json", "verify - m.tqc",
-        "report m.tqc -o new.png", "info m.tqc --statistics stats.npz",
-        "eval m.tqc --model net.py:network --data data.npz",
-    ],
-    "exact.tqc": ["decode exact.tqc -o new.safetensors", "info exact.tqc", "dump exact.tqc"],
-    "stats.npz": [
-        "encode c.pt --statistics stats.npz -o new.tqc -e 1", "info m.tqc --statistics stats.npz",
-    ],
-    "data.npz": ["calibrate --model net.py:network --data data.npz -o new.npz"],
-    "images/1.png": ["calibrate --model net.py:network --data images --size 4 -o new.npz"],
-    "images.zip": ["calibrate --model net.py:network --data images.zip --size 4 -o new.npz"],
-}  # fmt: skip
 
 
 @st.composite
@@ -243,18 +159,6 @@ def damage(draw: st.DrawFn) -> tuple[str, int, int, bytes]:
     kind = draw(st.sampled_from(["cut", "flip", "write", "insert", "whole"]))
     place, length = draw(st.integers(0, 1 << 20)), draw(st.integers(0, 64))
     return kind, place, length, draw(st.binary(max_size=16))
-
-
-def damaged(data: bytes, how: tuple[str, int, int, bytes]) -> bytes:
-    kind, at, length, new = how
-    at %= max(1, len(data))
-    if kind == "cut":
-        return data[:at]
-    if kind == "flip":
-        return data[:at] + bytes([data[at] ^ (1 << length % 8)]) + data[at + 1 :] if data else data
-    if kind == "write":
-        return data[:at] + new + data[at + len(new) :]
-    return data[:at] + new + data[at:] if kind == "insert" else new
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
@@ -271,15 +175,8 @@ def test_damaged_files(place: Place, data: st.DataObject) -> None:
         assert not [p for p in Path.cwd().glob("new.*") if p.suffix != ".csv"], (command, code)
 
 
-WORDS = [
-    "",
-    "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n",
-    "<!DOCTYPE html>",
-]
-
-
 @pytest.mark.parametrize("name", list(COMMANDS))
-@pytest.mark.parametrize("content", [*WORDS, "other"])
+@pytest.mark.parametrize("content", [*TEXTS[:3], "other"])
 def test_files_that_are_something_else(place: Place, name: str, content: str) -> None:
     place.restore()
     for command in COMMANDS[name]:
@@ -290,3 +187,109 @@ def test_files_that_are_something_else(place: Place, name: str, content: str) ->
             Path(name).write_bytes(what)
             check([*command.split(), "-f"] if "-o" in command else command.split(), what)
     place.restore()
+
+
+# The long run.
+
+linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> trust.Cases:
+    return trust.Cases(tmp_path_factory.mktemp("cases"), 0)
+
+
+@linux
+def test_a_long_run_that_was_killed_goes_on(
+    cases: trust.Cases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trust, "Cases", lambda *_: cases)
+    out = tmp_path / "out"
+
+    def run(calls: int) -> list[str]:
+        arguments = ["--seed", "5", "--out", str(out), "--runs", "2", "--calls", str(calls)]
+        assert trust.main(arguments) == 0
+        return out.read_text().splitlines()
+
+    some = run(20)
+    out.write_text("\n".join([*some, some[0][:40]]))  # the last line was not finished
+    more = run(30)
+    assert more[:22] == some
+    done = [(line["case"], line["number"]) for line in map(json.loads, more)]
+    assert done == [*(("run", n) for n in range(2)), *(("call", n) for n in range(30))]
+
+
+def wrong_type() -> None:
+    raise TypeError("unsupported operand")
+
+
+def changed(array: Any) -> None:
+    array[0] = 3
+
+
+def left() -> None:
+    Path(f"{TEMPORARY}1").touch()
+
+
+@linux
+@pytest.mark.parametrize(
+    ("function", "arguments", "fault"),
+    [
+        (wrong_type, [], "TypeError at test_trust.py"),
+        (changed, [np.ones(2)], "an argument has changed"),
+        (left, [], "is left"),
+        (lambda: 1 / 0, [], "ZeroDivisionError"),
+    ],
+)
+def test_the_long_run_finds_faults_of_calls(
+    function: Callable[..., Any],
+    arguments: list[Any],
+    fault: str,
+    cases: trust.Cases,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert cases.call(0)["faults"] == []
+    monkeypatch.setattr(trust, "draw_call", lambda *_: trust.Call("x", function, arguments))
+    assert [fault in one for one in cases.call(0)["faults"]] == [True]
+
+
+FAULTY = """
+import os, subprocess, sys
+from pathlib import Path
+if "info" in sys.argv:
+    Path("m.tqc").write_bytes(b"")
+    Path(os.environ["TMPDIR"], "x").touch()
+    subprocess.Popen(["sleep", "100"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    print("oh", file=sys.stderr)
+    sys.exit(2)
+if "verify" in sys.argv:
+    raise RuntimeError
+Path("new.tqc").write_bytes(b"TQC")
+"""
+
+
+@linux
+@pytest.mark.parametrize(
+    ("words", "faults"),
+    [
+        ("info m.tqc", ["process", "x is left in the folder", "says 'oh'", "'m.tqc' has changed"]),
+        ("verify m.tqc", ["traceback", "says 'Traceback"]),
+        ("encode m.safetensors -o new.tqc", ["output 'new.tqc': MalformedError"]),
+        ("encode m.safetensors -o other.tqc", ["'new.tqc' is left", "no output 'other.tqc'"]),
+    ],
+)
+def test_the_long_run_finds_faults_of_commands(
+    words: str,
+    faults: list[str],
+    cases: trust.Cases,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "tqcodec").mkdir()
+    (tmp_path / "tqcodec/__main__.py").write_text(FAULTY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(trust_machine, "GRACE", 0.1)
+    run = trust_machine.Run("x", words.split())
+    found = trust_machine.execute(run, cases.files, tmp_path)["faults"]
+    assert len(found) == len(faults)
+    assert all(part in one for part, one in zip(faults, found, strict=True)), found

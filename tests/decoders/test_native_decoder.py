@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import ml_dtypes
@@ -62,6 +63,21 @@ def test_arrays_are_those_of_python(data: bytes, workers: int, tmp_path: Path) -
     assert_equal(tqcodec.decode(data, workers=workers), expected)
     (tmp_path / "x.tqc").write_bytes(data)
     assert_equal(tqcodec.load(tmp_path / "x.tqc", workers=workers), expected)
+
+
+def test_where_no_thread_can_be_started(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = by_python(data)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    assert native_decoder.decode(data, None, 1, None) is not None
+    for workers in (1, 3):
+        assert_equal(tqcodec.decode(data, workers=workers), expected)
+        tqcodec.verify(data, workers=workers)
+    with pytest.raises(MemoryError, match="can't start new thread"):
+        tqcodec.encode(tensors(), tqcodec.Settings(bits=3, workers=2))
 
 
 def test_arrays_are_aligned_and_of_their_own(data: bytes) -> None:

@@ -15,7 +15,7 @@ import sys
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -404,6 +404,13 @@ def _write_npz(path: Path, tensors: Mapping[str, Array]) -> None:
         for name, array in tensors.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def write_together(contents: Mapping[str, bytes]) -> None:
+    """Write several files: all of them where there is room for all, else none."""
+    with ExitStack() as stack:
+        for name, data in contents.items():
+            stack.enter_context(replacing(Path(name))).write_bytes(data)
 
 
 def write_bytes(name: str, data: bytes) -> None:

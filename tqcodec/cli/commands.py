@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import signal
 import sys
@@ -38,7 +39,7 @@ from tqcodec.errors import (
 
 STANDARD = "-"
 INTERRUPTED, BROKEN_PIPE = 130, 141  # what a shell reports for the signals
-ENDING = ("SIGTERM", "SIGHUP")
+ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
 INTERNAL = 70  # EX_SOFTWARE of sysexits.h
 
 
@@ -54,8 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with _tidy_ending(), _plain_warnings():
-            return _run(argv)
+        with _tidy_ending() as came, _plain_warnings():
+            return _run(argv, came)
     except _Ended as end:
         # As if it had not been caught, for those who look at how the process ended.
         signal.signal(end.number, signal.SIG_DFL)
@@ -63,11 +64,16 @@ def main(argv: list[str] | None = None) -> int:
         return 128 + end.number
 
 
-def _run(argv: list[str] | None) -> int:
+def _run(argv: list[str] | None, came: list[int]) -> int:
     try:
-        arguments = make_parser().parse_args(argv)
-        code = COMMANDS[arguments.command](arguments)
-        sys.stdout.flush()
+        try:
+            arguments = make_parser().parse_args(argv)
+            code = COMMANDS[arguments.command](arguments)
+            sys.stdout.flush()
+        except Exception as error:
+            if came:  # libraries make other errors of what a signal raises in their midst
+                raise _ending(came[0]) from error
+            raise
     except SystemExit as stop:  # after --help and --version
         return _flushed(int(stop.code or 0))
     except KeyboardInterrupt:
@@ -82,12 +88,26 @@ def _run(argv: list[str] | None) -> int:
     except MemoryError as error:
         _complain(f"not enough memory: {foreign.message(error)}")
         return 2
-    except Exception:
+    except Exception as error:
+        if _is_of_loading(error):
+            _complain(f"a library cannot be loaded: {foreign.message(error)}")
+            return 2
         # Python's own exit code, 1, would say that the input is malformed.
         with suppress(OSError):  # nowhere to say it
             traceback.print_exc()
         return INTERNAL
     return code
+
+
+def _is_of_loading(error: Exception) -> bool:
+    """Whether a library failed while it was imported; too little memory makes it raise anything."""
+    package = str(Path(__file__).parents[1]) + os.sep
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [i for i, frame in enumerate(frames) if frame.filename.startswith(package)]
+    behind = frames[ours[-1] + 1 :]  # code that the last of ours has called
+    if behind:
+        return behind[0].name == "<module>" or behind[0].filename.startswith("<frozen importlib")
+    return isinstance(error, ImportError) and not (error.name or "").startswith("tqcodec")
 
 
 def _flushed(code: int) -> int:
@@ -137,30 +157,46 @@ class _Ended(BaseException):
         self.number = number
 
 
+def _ending(number: int) -> BaseException:
+    """What a signal raises."""
+    return KeyboardInterrupt() if number == signal.SIGINT else _Ended(number)
+
+
 @contextmanager
-def _tidy_ending() -> Iterator[None]:
-    """Signals that would end the process at once run what tidies up first."""
+def _tidy_ending() -> Iterator[list[int]]:
+    """Signals that would end the process at once run what tidies up first; those that came."""
+    came: list[int] = []
 
     def end(number: int, _: Any) -> None:
-        raise _Ended(number)
+        came.append(number)
+        raise _ending(number)
 
     numbers = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():
         numbers = []  # elsewhere Python allows no handlers
+    before = {number: signal.getsignal(number) for number in numbers}
     # One that is ignored, as by nohup, stays so.
-    numbers = [n for n in numbers if signal.getsignal(n) is signal.SIG_DFL]
-    for number in numbers:
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    before = {number: handler for number, handler in before.items() if handler in usual}
+    for number in before:
         signal.signal(number, end)
     try:
-        yield
+        yield came
     finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Log(logging.Handler):
+    """Says what libraries log, where nobody else takes it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _complain(f"warning: {foreign.message(Warning(record.getMessage()))}")
 
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Warnings of libraries are messages like ours."""
+    """Warnings of libraries, and what they log of that kind, are messages like ours."""
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         text = message if isinstance(message, str) else foreign.message(message)
@@ -171,10 +207,11 @@ def _plain_warnings() -> Iterator[None]:
         yield
         return
     warnings.showwarning = show
+    last, logging.lastResort = logging.lastResort, _Log(logging.WARNING)
     try:
         yield
     finally:
-        warnings.showwarning = before
+        warnings.showwarning, logging.lastResort = before, last
 
 
 def _exit_code(error: Exception) -> int:

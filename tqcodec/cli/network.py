@@ -167,8 +167,7 @@ def sweep(arguments: Namespace, progress: Progress | None) -> Result:
             rows.append(measures.row(encoder, settings.bits, size, found, seconds))
     images = len(reference.logits)
     drawing = curve.draw(rows, f"{arguments.model}, {images} images")
-    checkpoints.write_bytes(table, measures.table(rows))
-    checkpoints.write_bytes(picture, drawing)
+    checkpoints.write_together({table: measures.table(rows), picture: drawing})
     outputs = {"output": picture, "table": table, "images": images}
     written = f"{printable(picture)}, {printable(table)}: {images} images"
     return {**outputs, "rows": measures.finite(rows)}, [*measures.table_lines(rows), written]

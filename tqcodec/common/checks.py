@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from types import NoneType
 from typing import Any
@@ -24,12 +25,18 @@ def need(what: str, value: object, kinds: Kinds, wanted: str) -> None:
         raise TypeError(f"tqcodec: {what} is {_article(value)}, not {wanted}")
 
 
-def need_number(what: str, value: Any, least: int | None = None) -> None:
-    """Raise TypeError unless a value is a whole number, ValueError if it is below `least`."""
-    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+def need_number(what: str, value: Any, least: int | None = None, most: int | None = None) -> None:
+    """Raise TypeError unless a value is a whole number, ValueError if it is out of bounds."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:  # arrays have `__index__`, but it fails
+        number = None
+    if number is None:
         raise TypeError(f"tqcodec: {what} is {_article(value)}, not a whole number")
-    if least is not None and value < least:
-        raise ValueError(f"tqcodec: {what} is {value}, not at least {least}")
+    if least is not None and number < least:
+        raise ValueError(f"tqcodec: {what} is {number}, not at least {least}")
+    if most is not None and number > most:
+        raise ValueError(f"tqcodec: {what} is {number}, not at most {most}")
 
 
 def need_options(limit: int | None, workers: int, progress: Progress | None) -> None:

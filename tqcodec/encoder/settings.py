@@ -68,8 +68,9 @@ class Settings:
         _check("side_bits", self.side_bits, 0, 52, whole=True)
         _check("effort", self.effort, 1, 9, whole=True)
         _check("workers", self.workers, 1, 1024, whole=True)
-        if not isinstance(self.lossless, bool):
-            raise EncodeError(f"settings: lossless is {self.lossless!r}, not True or False")
+        for name, flag in (("lossless", self.lossless), ("provenance", self.provenance)):
+            if not isinstance(flag, bool):
+                raise EncodeError(f"settings: {name} is {flag!r}, not True or False")
         for name, pairs in (("metadata", self.metadata), ("rules", self.rules)):
             if not isinstance(pairs, Sequence) or isinstance(pairs, str):
                 raise EncodeError(f"settings: {name} are {pairs!r}, not a sequence of pairs")

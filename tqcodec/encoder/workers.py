@@ -84,7 +84,10 @@ class Workers:
 
         threads = [threading.Thread(target=serve, args=(p,), daemon=True) for p in self._processes]
         for thread in threads:
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:  # no thread can be started
+                raise MemoryError(str(error)) from error
         early: dict[int, Any] = {}
         for wanted in range(len(calls)):
             while wanted not in early:
@@ -227,4 +230,7 @@ def _watch(calls: BinaryIO) -> None:
         poll.poll()
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    try:
+        threading.Thread(target=wait, daemon=True).start()
+    except RuntimeError:  # too little memory, and nobody would notice that the parent is gone
+        os._exit(1)

@@ -8,8 +8,8 @@ library only, besides the layers below.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any, TypeVar
 
 import numpy as np
@@ -139,17 +139,41 @@ class _File:
     def run(
         self, stage: str, act: Callable[[list[int]], Done], workers: int, progress: Progress | None
     ) -> Iterator[tuple[list[int], Done]]:
-        """Each task with what came of it, in threads; no other is begun if the caller leaves."""
+        """Each task with what came of it, in threads; no other is begun if the caller leaves.
+
+        Raises:
+            MemoryError: of a task, or no thread can be started.
+        """
         done, total = 0, sum(twin is None for _, _, _, twin in self.tensors)
-        with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-            running = {pool.submit(act, task): task for task in self.tasks()}
-            try:
-                for future in as_completed(list(running)):
-                    task = running.pop(future)
-                    done += len(task)
-                    if progress is not None:
-                        progress(stage, done, total)
-                    yield task, future.result()
-            finally:
-                for future in running:
-                    future.cancel()
+        for task, result in _results(act, self.tasks(), workers):
+            done += len(task)
+            if progress is not None:
+                progress(stage, done, total)
+            yield task, result
+
+
+def _results(
+    act: Callable[[list[int]], Done], tasks: Iterable[list[int]], workers: int
+) -> Iterator[tuple[list[int], Done]]:
+    if workers == 1:  # needs no thread, and perhaps none can be had
+        yield from ((task, act(task)) for task in tasks)
+        return
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        running: dict[Future[Done], list[int]] = {}
+        try:
+            for task in tasks:
+                running[_submitted(pool, act, task)] = task
+            for future in as_completed(list(running)):
+                yield running.pop(future), future.result()
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _submitted(
+    pool: ThreadPoolExecutor, act: Callable[[list[int]], Done], task: list[int]
+) -> Future[Done]:
+    try:
+        return pool.submit(act, task)
+    except RuntimeError as error:  # no thread can be started
+        raise MemoryError(str(error)) from error

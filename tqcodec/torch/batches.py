@@ -23,6 +23,7 @@ Outputs = Callable[[Any], Tensor]
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # arguments, keyword arguments
 
 BATCH = 32  # samples in a batch of a Dataset
+SEEDS = -(1 << 63), (1 << 64) - 1  # least and most that torch takes
 
 
 def batched(data: Iterable[Any] | Dataset[Any]) -> Iterable[Any]:

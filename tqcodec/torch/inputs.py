@@ -25,6 +25,7 @@ from tqcodec.torch import user_code
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
 INPUT_NAMES = ("images", "x")
 LABEL_NAMES = ("labels", "y")
+MOST_SIZE = 1 << 14  # of the side of an image: a gigabyte each as numbers
 
 Batch = tuple[Any, Tensor | None]  # inputs, labels
 
@@ -52,6 +53,8 @@ class DataOptions:
     def __post_init__(self) -> None:
         if min(self.batch, self.size, 1 if self.images is None else self.images) < 1:
             raise EncodeError("images, batch and size must be at least 1")
+        if self.size > MOST_SIZE:
+            raise EncodeError(f"size must be at most {MOST_SIZE}")
         if not all(math.isfinite(x) for x in (*self.mean, *self.std)) or 0 in self.std:
             raise EncodeError("mean and std must be finite, std not 0")
 

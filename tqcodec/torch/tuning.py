@@ -16,6 +16,7 @@ from tqcodec.common.checks import need, need_number
 from tqcodec.common.progress import Progress
 from tqcodec.errors import EncodeError
 from tqcodec.torch.batches import (
+    SEEDS,
     Call,
     Ordinary,
     Outputs,
@@ -88,6 +89,7 @@ def tune(
     """
     check_network(model)
     need_number("epochs", epochs)
+    need_number("seed", seed, *SEEDS)
     need("rate", rate, (int, float), "a number")
     if epochs < 0 or not 0 < rate < math.inf:
         raise EncodeError(f"epochs={epochs} must be at least 0 and rate={rate} above it")

@@ -15,6 +15,7 @@ from tqcodec.common.progress import Progress
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.errors import EncodeError
 from tqcodec.torch.batches import (
+    SEEDS,
     Outputs,
     arguments,
     batched,
@@ -28,6 +29,8 @@ from tqcodec.torch.batches import (
 from tqcodec.torch.calibration.capture import Capture, without_checkpoints
 from tqcodec.torch.calibration.layers import version_of
 from tqcodec.torch.calibration.recorder import Recorder
+
+MOST_PROBES = 1 << 16
 
 
 def calibrate(
@@ -81,12 +84,15 @@ def calibrate(
         EncodeError: no data, or a network without gradients or with numbers that are not finite.
     """
     check_network(model)
-    for name, number in (("probes", probes), ("block", block), ("seed", seed)):
+    for name, number in (("probes", probes), ("block", block)):
         need_number(name, number)
+    need_number("seed", seed, *SEEDS)
     need_function("outputs", outputs)
     need_function("progress", progress)
-    if probes < 1 or block < 1:
-        raise EncodeError(f"probes={probes} and block={block} must be at least 1")
+    if not 1 <= probes <= MOST_PROBES or block < 1:
+        raise EncodeError(
+            f"probes={probes} and block={block} must be at least 1, probes at most {MOST_PROBES}"
+        )
     device = device_of(model)
     signs = torch.Generator().manual_seed(seed)
     batches = batched(batches)
