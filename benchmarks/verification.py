@@ -19,9 +19,13 @@ RUNS = 3
 WISHES = ({"bits": 4}, {"bits": 2}, {"bits": 4, "effort": 1}, {"lossless": True})
 WORKER = """
 import json, sys, time, tqcodec
-from tqcodec import files
 path, wish, options = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
-tensors = files.read(path).tensors
+if path.endswith(".safetensors"):
+    from safetensors.numpy import load_file
+    tensors = load_file(path)
+else:
+    import torch
+    tensors = {k: v.numpy() for k, v in torch.load(path, weights_only=True).items()}
 tqcodec.encode({"w": tensors[max(tensors, key=lambda n: tensors[n].size)][:16]})  # late imports
 start = time.process_time()
 data = tqcodec.encode(tensors, tqcodec.Settings(**wish), **options)

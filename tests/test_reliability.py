@@ -263,7 +263,7 @@ def test_kill_9_at_any_moment_leaves_a_whole_file(model: Path, tmp_path: Path) -
 KILLED_AT_A_LINE = """
 import os, signal, sys
 from pathlib import Path
-from tqcodec import atomic
+from tqcodec.common import atomic
 path, stop = Path(sys.argv[1]), int(sys.argv[2])
 lines = 0
 def trace(frame, event, argument):

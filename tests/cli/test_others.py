@@ -559,7 +559,7 @@ def test_pipes_of_the_shell(folder: Path) -> None:
 
 SLOW = """
 import os, sys, time
-from tqcodec import cli, files
+from tqcodec.cli import checkpoints, commands
 def write(name, data):
     from tqcodec.common.atomic import replacing
     from pathlib import Path
@@ -567,7 +567,7 @@ def write(name, data):
         temporary.write_bytes(data)
         print("half", flush=True)
         time.sleep(600)
-files.write_bytes = write
+checkpoints.write_bytes = write
 sys.exit(commands.main())
 """
 
