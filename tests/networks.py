@@ -13,7 +13,7 @@ import numpy as np
 from hypothesis import strategies as st
 from strategies import Array, Rng, some_patterns
 
-from tqcodec.api import numpy_dtype
+from tqcodec.arrays import numpy_dtype
 from tqcodec.format.dtypes import DTYPES, DType
 
 Tensors = dict[str, Array]

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from tqcodec.api import numpy_dtype
+from tqcodec.arrays import numpy_dtype
 from tqcodec.format import native, native_decoder
 from tqcodec.format.dtypes import DTYPES, DType
 from tqcodec.format.planes import Part

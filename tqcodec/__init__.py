@@ -12,7 +12,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tqcodec.errors import (
-    VERSION,
     DecodeError,
     EncodeError,
     EncodeWarning,
@@ -23,11 +22,11 @@ from tqcodec.errors import (
     TQCError,
     UnsupportedError,
 )
+from tqcodec.version import VERSION
 
 if TYPE_CHECKING:
     from tqcodec.api import (
         FORMAT_VERSION,
-        TensorFile,
         decode,
         encode,
         load,
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from tqcodec.encoder.kinds import Origin
     from tqcodec.encoder.settings import Settings
     from tqcodec.encoder.statistics import Statistics
+    from tqcodec.file import TensorFile
 
 __version__ = VERSION
 __all__ = [
@@ -69,6 +69,7 @@ __all__ = [
 _PLACES = {
     "EncodeReport": "tqcodec.encoder.findings",
     "Origin": "tqcodec.encoder.kinds",
+    "TensorFile": "tqcodec.file",
     "Settings": "tqcodec.encoder.settings",
     "Statistics": "tqcodec.encoder.statistics",
     "coding_gain": "tqcodec.encoder.gain",

@@ -1,4 +1,4 @@
-"""Version of the package, and the tree of errors.
+"""The tree of errors.
 
     TQCError
       EncodeError(ValueError)      these tensors or settings cannot be encoded as asked
@@ -11,12 +11,12 @@
 
 and one warning, EncodeWarning(UserWarning): the file is made, and there is something to know of it.
 
-Imports nothing, so that every layer may import it.
+Imports the version alone, so that every layer may import it.
 """
 
 from __future__ import annotations
 
-VERSION = "0.1.0"
+from tqcodec.version import VERSION
 
 
 class TQCError(Exception):

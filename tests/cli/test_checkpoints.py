@@ -20,7 +20,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors import safe_open
 from safetensors.numpy import save, save_file
 
-from tqcodec.api import numpy_dtype
+from tqcodec.arrays import numpy_dtype
 from tqcodec.cli import checkpoints
 from tqcodec.cli.checkpoints import Checkpoint
 from tqcodec.common.atomic import replacing

@@ -21,7 +21,7 @@ from strategies import FLOATS, Array, Case, arrays, cases
 
 import tqcodec
 from tqcodec import Settings
-from tqcodec.api import numpy_dtype
+from tqcodec.arrays import numpy_dtype
 from tqcodec.errors import DecodeError, LimitError, MalformedError, UnsupportedError
 from tqcodec.format.dtypes import DTYPES
 from tqcodec.format.entries import crc

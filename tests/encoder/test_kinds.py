@@ -18,7 +18,7 @@ from strategies import FLOATS, Array, rngs
 
 import tqcodec
 from tqcodec import EncodeError, Settings
-from tqcodec.api import numpy_dtype
+from tqcodec.arrays import numpy_dtype
 from tqcodec.cli import commands, describe
 from tqcodec.encoder import kinds
 from tqcodec.encoder.kinds import Class, Kind, Origin

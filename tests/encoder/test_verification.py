@@ -17,7 +17,7 @@ from strategies import FLOATS, rngs, some_patterns, using
 
 import tqcodec
 from tqcodec import EncodeWarning, InternalError, Settings
-from tqcodec.api import numpy_dtype
+from tqcodec.arrays import numpy_dtype
 from tqcodec.cli import commands
 from tqcodec.encoder import assembly, pipeline, plan, side, verification
 from tqcodec.format import native, native_decoder

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import FLOATS, SPECIAL
 
-from tqcodec.api import numpy_dtype
+from tqcodec.arrays import numpy_dtype
 from tqcodec.format.dtypes import DTYPES, DType, round_to, to_float
 
 SHORT = [dtype for dtype in FLOATS if dtype.size <= 2]

@@ -15,7 +15,7 @@ from strategies import FLOATS, SPECIAL, Array, arrays, some_patterns
 
 import tqcodec
 from tqcodec import EncodeError, Settings, decode, encode
-from tqcodec.api import numpy_dtype
+from tqcodec.arrays import numpy_dtype
 from tqcodec.format.dtypes import DTYPES
 from tqcodec.format.registry import Coding
 

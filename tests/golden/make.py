@@ -28,7 +28,7 @@ from test_encoder import NETWORKS, WISHES  # noqa: E402
 
 import tqcodec  # noqa: E402
 from tqcodec import Settings  # noqa: E402
-from tqcodec.api import numpy_dtype  # noqa: E402
+from tqcodec.arrays import numpy_dtype  # noqa: E402
 from tqcodec.format.dtypes import DTYPES  # noqa: E402
 from tqcodec.format.registry import MAX_SYMBOLS  # noqa: E402
 

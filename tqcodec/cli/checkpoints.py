@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.api import dtype_of, numpy_dtype
+from tqcodec.arrays import dtype_of, numpy_dtype
 from tqcodec.common import foreign, npz, streams
 from tqcodec.common.atomic import check_writable, replacing
 from tqcodec.errors import EncodeError

@@ -323,7 +323,7 @@ def _decode(arguments: Namespace) -> int:
     with terminal_progress() as progress, api.open(source, limit=arguments.limit) as file:
         metadata = file.metadata()
         entries = (e for e in file.container.directory.entries if e.needs is None)
-        checkpoints.check_tensors(output, {e.name: api.numpy_dtype(e.dtype) for e in entries})
+        checkpoints.check_tensors(output, {e.name: arrays.numpy_dtype(e.dtype) for e in entries})
         if isinstance(source, bytes):
             tensors = api.decode(source, **options, progress=progress)
         else:

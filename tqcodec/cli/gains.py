@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from tqcodec.api import TensorFile
 from tqcodec.cli.describe import Data
 from tqcodec.common.progress import Progress
 from tqcodec.encoder.gain import CodingGain, coding_gain, gain_axes
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.errors import EncodeError
+from tqcodec.file import TensorFile
 
 
 def add_gains(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tqcodec.encoder.settings import DEFAULT_QUALITY, Settings
 from tqcodec.encoder.statistics import WeightStatistics
-from tqcodec.errors import VERSION
+from tqcodec.version import VERSION
 
 LONGEST = 10  # digits of an integer; longer ones are rounded, so that the line stays short
 
