@@ -313,7 +313,7 @@ def _encode(arguments: Namespace) -> int:
 
 
 def _decode(arguments: Namespace) -> int:
-    from tqcodec import api
+    from tqcodec import api, arrays
     from tqcodec.cli import checkpoints, text
 
     output = _output(arguments, ".safetensors")

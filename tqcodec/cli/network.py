@@ -22,6 +22,7 @@ from tqcodec.common.progress import Progress
 from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.errors import EncodeError, TQCError
+from tqcodec.file import TensorFile
 from tqcodec.format.container import EVERYTHING
 
 Result = tuple[dict[str, Any], Iterable[str]]
@@ -123,7 +124,7 @@ def evaluate(arguments: Namespace, progress: Progress | None) -> Result:
     return document, measures.lines(arguments.input, size, found)
 
 
-def _size(file: api.TensorFile) -> dict[str, Any]:
+def _size(file: TensorFile) -> dict[str, Any]:
     wanted = ("bytes", "decoded_bytes", "ratio", "bits_per_weight")
     summary = describe.summary(file.container)
     return {name: summary[name] for name in wanted}

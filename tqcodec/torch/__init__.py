@@ -32,6 +32,7 @@ from tqcodec.encoder.findings import EncodeReport
 from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.errors import EncodeError, EncodeWarning
+from tqcodec.file import TensorFile
 from tqcodec.format.container import EVERYTHING, Container
 from tqcodec.torch import search, tuning
 from tqcodec.torch.calibration.calibrate import calibrate
@@ -211,7 +212,7 @@ def open(source: bytes | Path, *, limit: int | None = None) -> StateFile:
 class StateFile(Mapping[str, torch.Tensor]):
     """Read-only mapping from names to tensors, each decoded when it is asked for."""
 
-    def __init__(self, file: api.TensorFile) -> None:
+    def __init__(self, file: TensorFile) -> None:
         self._file = file
 
     @property
