@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import optimize
 
 from tqcodec.encoder.matrix.choice import Problem, choose
 from tqcodec.encoder.matrix.classes import class_of, fit_levels
@@ -30,6 +31,7 @@ from tqcodec.format.registry import Axis, BasisKind
 # Step of a matrix without statistics: rms ** RMS_EXPONENT * size ** SIZE_EXPONENT, but at most
 # MOST_BEHIND times the relative step at which half of all weights lie.
 RMS_EXPONENT, SIZE_EXPONENT, MOST_BEHIND = 0.25, 0.375, 2.0
+FARTHEST = 60.0  # octaves of the first step
 CONVERT = 1 << 18  # weights converted at a time, to bound memory
 
 
@@ -172,15 +174,19 @@ def first_step(
     if settings.target_snr is not None:
         return math.sqrt(12 * sum(scaled) / count * 10 ** (-settings.target_snr / 10))
     wanted = settings.bits if settings.bits is not None else 8 * (settings.max_size or 1) / count
-    low, high = -60.0, 60.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        bits = sum(
-            n * 0.5 * math.log2(1 + HIGH_RATE * e / n / 4**middle)
+
+    def too_many(octave: float) -> float:
+        bits = (
+            n * 0.5 * math.log2(1 + HIGH_RATE * e / n / 4**octave)
             for e, n in zip(scaled, sizes, strict=True)
         )
-        low, high = (middle, high) if bits > wanted * count else (low, middle)
-    return float(2**low)
+        return sum(bits) - wanted * count
+
+    if too_many(FARTHEST) >= 0:
+        return 2.0**FARTHEST
+    if too_many(-FARTHEST) <= 0:
+        return 2.0**-FARTHEST
+    return float(2 ** optimize.brentq(too_many, -FARTHEST, FARTHEST))
 
 
 def energy_of(source: Source) -> float:

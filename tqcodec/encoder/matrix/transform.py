@@ -17,6 +17,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import linalg
 
 from tqcodec.format.dct import dct_rows
 from tqcodec.format.registry import Axis, BasisKind
@@ -113,8 +114,8 @@ def klt(moment: NDArray[np.float64]) -> NDArray[np.float64]:
 def elt(weights: NDArray[np.float64], gradients: NDArray[np.float64]) -> NDArray[np.float64]:
     """Synthesis rows of the ELT, of unit norm, by falling eigenvalue.
 
-    The columns of U with U^T C_tt U diagonal and U^T C_gg^-1 U = I (Young et al. 2021, section III)
-    are L V, where C_gg = L L^T and V are the eigenvectors of L^T C_tt L.
+    They are the rows of U^-1 = U^T C_gg^-1, where U^T C_tt U is diagonal and U^T C_gg^-1 U = I
+    (Young et al. 2021, section III): a generalised eigenproblem, C_gg C_tt u = u lambda.
 
     Args:
         weights: second moment C_tt, (n, n).
@@ -122,8 +123,8 @@ def elt(weights: NDArray[np.float64], gradients: NDArray[np.float64]) -> NDArray
     """
     n = len(gradients)
     regular = gradients + ELT_REGULARISATION * np.linalg.norm(gradients) * np.eye(n)
-    lower = np.linalg.cholesky(regular)
-    rows = klt(lower.T @ weights @ lower) @ np.linalg.inv(lower)
+    _, columns = linalg.eigh(weights, regular, type=3)  # by rising eigenvalue
+    rows = linalg.solve(regular, columns[:, ::-1], assume_a="pos").T
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     largest = np.abs(rows).argmax(axis=1)
     return np.asarray(rows * np.sign(rows[np.arange(n), largest])[:, None])
