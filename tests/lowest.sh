@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# A fast part of the tests with the oldest versions that pyproject.toml admits.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder"
+# The floors, as they stand in pyproject.toml, that have wheels for this Python.
+"$folder/bin/python" - pyproject.toml > "$folder/floors" << 'END'
+import re, sys
+text = open(sys.argv[1]).read()
+block = re.search(r"^dependencies = \[(.*?)^\]", text, re.M | re.S).group(1)
+for name, floor in re.findall(r'"([\w.-]+)>=([\d.]+)', block):
+    print(f"{name}=={floor}" + (".*" if floor.count(".") == 1 else ""))
+END
+cat "$folder/floors"
+"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$folder/floors" \
+    . "hypothesis>=6.90" "pytest>=8"
+exec "$folder/bin/python" -m pytest -q --override-ini filterwarnings=default tests/format tests/encoder/test_encoder.py \
+    tests/decoders/test_native_decoder.py tests/decoders/test_reference_decoder.py
