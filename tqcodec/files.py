@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from tqcodec import foreign, streams
 from tqcodec.api import PathLike, dtype_of, numpy_dtype
 from tqcodec.atomic import check_writable, replacing
-from tqcodec.encoder.statistics import FAULTS
 from tqcodec.errors import EncodeError
 from tqcodec.format.dtypes import DTYPES
 
@@ -244,7 +243,7 @@ def read_npz(path: PathLike) -> dict[str, Array]:
                         raise EncodeError(f"{path}: two arrays are named {name!r}")
                     with archive.open(member) as file:
                         arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
-        except FAULTS as error:
+        except Exception as error:  # damaged files make numpy and zipfile raise anything
             if isinstance(error, EncodeError):
                 raise
             reason = foreign.message(error)

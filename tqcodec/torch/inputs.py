@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tqcodec import foreign, streams
-from tqcodec.encoder.statistics import FAULTS
 from tqcodec.errors import EncodeError, TQCError
 from tqcodec.files import read_npz
 from tqcodec.torch import user_code
@@ -106,7 +105,7 @@ def load_batches(spec: str, options: DataOptions) -> Data:
         with streams.naming(spec):
             try:
                 archive = zipfile.ZipFile(path)
-            except FAULTS as error:
+            except Exception as error:  # as of `read_npz`
                 if isinstance(error, OSError):
                     raise
                 raise EncodeError(f"{spec}: not a .zip file ({foreign.message(error)})") from error
