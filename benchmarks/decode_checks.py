@@ -158,7 +158,9 @@ def _fault(
     found = kinds.class_of(entry.kind)
     bits = settings.side_bits
     if not settings.lossless and entry.dtype.is_float and _is_finite(old):
-        if found is kinds.Class.WEIGHT and entry.coding == Coding.TRANSFORM:
+        # Small matrices may lie in a bundle with short mantissas.
+        is_lossy = entry.coding == Coding.TRANSFORM or entry.snr is not None
+        if found is kinds.Class.WEIGHT and is_lossy:
             return _ratio_fault(old, new, entry.snr)
         if found is kinds.Class.VECTOR and corrected:
             return None if _is_finite(new) else ("finite", "a corrected value is not finite")

@@ -31,6 +31,7 @@ def network() -> Tensors:
         "bn.running_mean": rng.normal(size=16).astype(np.float32),
         "fc.weight": rng.normal(size=(40, 16)).astype(np.float16),
         "fc.bias": rng.normal(size=40),
+        "lora.weight": rng.normal(size=(4, 32)).astype(np.float32),
         "steps": np.array(7),
         "mask": np.triu(np.full((8, 8), -np.inf, np.float32)),
     }
@@ -52,6 +53,7 @@ def _raised(name: str, by: float) -> Callable[[Tensors], Tensors]:
         (_raised("bn.running_mean", np.inf), "finite"),
         (_raised("conv.weight", 0.01), "snr"),
         (_raised("fc.weight", np.nan), "snr"),
+        (_raised("lora.weight", 0.3), "snr"),  # in a bundle, with short mantissas
     ],
 )
 def test_what_differs_from_the_network_is_found(
