@@ -492,3 +492,31 @@ def test_two_outputs_of_which_one_fails_are_both_as_before(folder: Path) -> None
     assert not list(folder.glob(".tqc-*"))
     checkpoints.write_together({"new.csv": b"table", "new.png": b"picture"})
     assert (Path("new.csv").read_bytes(), Path("new.png").read_bytes()) == (b"table", b"picture")
+
+
+def _open_header() -> bytes:
+    """An array whose header numpy cannot tokenize."""
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (3, ".ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(12)
+
+
+@pytest.mark.parametrize("kind", ["header", "compressed"])
+def test_damage_of_which_libraries_say_anything(kind: str, folder: Path, run: Run) -> None:
+    packing = zipfile.ZIP_LZMA if kind == "compressed" else zipfile.ZIP_STORED
+    for name in ("x.npz", "x.zip"):
+        with zipfile.ZipFile(name, "w", packing) as archive:
+            archive.writestr("about.npy", _open_header())
+        if kind == "compressed":
+            data = bytearray(Path(name).read_bytes())
+            at = data.index(b"about.npy") + len(b"about.npy")
+            data[at + 4 : at + 9] = b"\xff" * 5  # properties of the compression
+            Path(name).write_bytes(data)
+    Path("x.pt").write_bytes(Path("x.zip").read_bytes())
+    for line in (
+        "encode x.npz", "encode x.pt", "info m.tqc --statistics x.npz",
+        "calibrate --model net.py:network --data x.npz -o new.npz",
+        "calibrate --model net.py:network --data x.zip -o new.npz",
+    ):  # fmt: skip
+        code, out, err = run(line)
+        assert (code, out, err.count("\n")) == (2, "", 1), line
+        assert "x." in err

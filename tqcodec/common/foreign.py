@@ -3,25 +3,7 @@
 from __future__ import annotations
 
 import re
-import struct
-import zipfile
-import zlib
 
-FAULTS = (
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    MemoryError,
-    RuntimeError,
-    OSError,  # of the seeks of a damaged file
-    EOFError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What libraries that read damaged files raise, all told."""
 ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_])")
 
 

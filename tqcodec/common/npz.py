@@ -32,7 +32,7 @@ def read(path: str | PathLike[str]) -> dict[str, NDArray[Any]]:
                         raise EncodeError(f"{path}: two arrays are named {name!r}")
                     with archive.open(member) as file:
                         arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
-        except foreign.FAULTS as error:
+        except Exception as error:  # damaged files make numpy and zipfile raise anything
             if isinstance(error, EncodeError):
                 raise
             reason = foreign.message(error)

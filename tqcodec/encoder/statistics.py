@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.common import foreign, streams
+from tqcodec.common import streams
 from tqcodec.common.atomic import replacing
 from tqcodec.errors import EncodeError
 
@@ -276,7 +276,7 @@ class Statistics(Mapping[str, WeightStatistics]):
                             about["sketch"] = tuple(map(float, about["sketch"]))
                         arrays = {key: file[f"{i}.{key}"] for key in ARRAYS}
                         weights[name] = WeightStatistics(**about, **arrays)
-            except foreign.FAULTS as error:
+            except Exception as error:  # damaged files make numpy and zipfile raise anything
                 if isinstance(error, EncodeError):
                     raise
                 raise EncodeError(f"{path}: not a file of statistics") from error

@@ -216,8 +216,10 @@ def _check_archive(file: BinaryIO) -> bool:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             wrong = [member.filename for member in members if not _is_intact(archive, member)]
-    except foreign.FAULTS as error:
-        raise EncodeError(f"incomplete or damaged: {size} bytes of an archive ({error})") from error
+    except Exception as error:  # damaged files make zipfile raise anything
+        raise EncodeError(
+            f"incomplete or damaged: {size} bytes of an archive ({foreign.message(error)})"
+        ) from error
     # torch can be told to write no checksums; then all of them are wrong.
     if wrong and len(wrong) < len(members):
         raise EncodeError(f"damaged: wrong checksum of {wrong[0]!r} in the archive")

@@ -104,7 +104,7 @@ def load_batches(spec: str, options: DataOptions) -> Data:
         with streams.naming(spec):
             try:
                 archive = zipfile.ZipFile(path)
-            except foreign.FAULTS as error:
+            except Exception as error:  # as of `npz.read`
                 if isinstance(error, OSError):
                     raise
                 raise EncodeError(f"{spec}: not a .zip file ({foreign.message(error)})") from error
