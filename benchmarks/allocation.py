@@ -23,7 +23,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
 
 import tqcodec
-from tqcodec.encoder.matrix import survey
+from tqcodec.encoder import weighing
 
 NONE = float("inf")
 # Equal steps, equal relative errors, the rule before, and what led to the encoder's own.
@@ -34,7 +34,7 @@ RULES = (
     (0.5, 0.5, NONE),
     (0.5, 0.5, 2.0),
     (0.25, 0.375, NONE),
-    (survey.RMS_EXPONENT, survey.SIZE_EXPONENT, survey.MOST_BEHIND),
+    (weighing.RMS_EXPONENT, weighing.SIZE_EXPONENT, weighing.MOST_BEHIND),
 )
 
 
@@ -73,7 +73,7 @@ def main() -> None:
         line = f"{rms:>6g}{size:>7g}{behind:>8g}"
         for bits in arguments.bits:
             with mock.patch.multiple(
-                survey, RMS_EXPONENT=rms, SIZE_EXPONENT=size, MOST_BEHIND=behind
+                weighing, RMS_EXPONENT=rms, SIZE_EXPONENT=size, MOST_BEHIND=behind
             ):
                 data = tqcodec.encode(weights, tqcodec.Settings(bits=bits))
             output = classify(tqcodec.decode(data), batch)

@@ -25,9 +25,9 @@ from tqcodec.format.registry import MAJOR, MINOR
 if TYPE_CHECKING:
     from tqcodec.encoder.findings import EncodeReport, Finding
     from tqcodec.encoder.kinds import Origin
-    from tqcodec.encoder.plan import Source
     from tqcodec.encoder.settings import Settings
     from tqcodec.encoder.statistics import Statistics
+    from tqcodec.encoder.tensor import Source
 
 Refine = Callable[[bytes], Mapping[str, Array]]
 FORMAT_VERSION = f"{MAJOR}.{MINOR}"
@@ -72,9 +72,9 @@ def encode(
             beyond a decoder's default limit.
     """
     from tqcodec.encoder.pipeline import encode as run
-    from tqcodec.encoder.plan import Source
     from tqcodec.encoder.settings import Settings
     from tqcodec.encoder.statistics import WeightStatistics
+    from tqcodec.encoder.tensor import Source
 
     need("tensors", tensors, Mapping, "a mapping of names to arrays")
     need("settings", settings, (Settings, NoneType), "tqcodec.Settings")

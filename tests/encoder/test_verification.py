@@ -19,7 +19,7 @@ import tqcodec
 from tqcodec import EncodeWarning, InternalError, Settings
 from tqcodec.arrays import numpy_dtype
 from tqcodec.cli import commands
-from tqcodec.encoder import assembly, pipeline, plan, side, verification
+from tqcodec.encoder import assembly, pipeline, plan, side, tensor, verification
 from tqcodec.format import native, native_decoder
 from tqcodec.format.dtypes import DTYPES, to_float
 from tqcodec.format.records import CodedTensor
@@ -161,7 +161,7 @@ def rounded_though_exact(patch: pytest.MonkeyPatch) -> None:
     right = pipeline.make_plan
 
     def wrong(*arguments: Any) -> Any:
-        rounded = plan.Treatment.ROUNDED
+        rounded = tensor.Treatment.ROUNDED
         items = right(*arguments)
         return [replace(i, treatment=rounded) if i.name == "exact" else i for i in items]
 

@@ -12,9 +12,10 @@ from tqcodec.encoder import budget, side, tables
 from tqcodec.encoder.histograms import Histograms
 from tqcodec.encoder.matrix.draft import Coded, with_tables
 from tqcodec.encoder.matrix.error import decibels
-from tqcodec.encoder.plan import SMALL, Item, Source
+from tqcodec.encoder.plan import SMALL
 from tqcodec.encoder.settings import TRELLIS_EFFORT, Settings
 from tqcodec.encoder.tables import TableSet
+from tqcodec.encoder.tensor import Item, Source
 from tqcodec.format import writer
 from tqcodec.format.entries import crc
 from tqcodec.format.planes import Part

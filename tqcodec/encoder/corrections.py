@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.encoder.matrix.draft import Coded
-from tqcodec.encoder.plan import Item, Source
 from tqcodec.encoder.statistics import WeightStatistics
+from tqcodec.encoder.tensor import Item, Source
 from tqcodec.format.dtypes import round_to, to_float
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tqcodec.encoder.matrix.draft import Coded
-from tqcodec.encoder.plan import Item
 from tqcodec.encoder.settings import Settings
+from tqcodec.encoder.tensor import Item
 from tqcodec.errors import EncodeWarning
 from tqcodec.format.container import default_limit
 

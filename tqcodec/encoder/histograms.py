@@ -102,3 +102,13 @@ def count_blocks(
             index += contexts
         counts += np.bincount(index * BINS + bins, minlength=len(counts))
     return Histograms(counts.reshape(number, ways, BINS).astype(np.int32), low_bits)
+
+
+def nearest_seen(seen: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """For each class itself if it was seen, else the nearest that was."""
+    where = np.flatnonzero(seen)
+    if not len(where):
+        return np.arange(len(seen))
+    distance = np.abs(np.arange(len(seen))[:, None] - where[None, :])
+    nearest: NDArray[np.int64] = where[distance.argmin(axis=1)]
+    return nearest

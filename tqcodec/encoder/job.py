@@ -20,18 +20,17 @@ from tqcodec.encoder.matrix.quantizer import (
     UNIFORM_FEEDBACK_LAMBDA,
     UNIFORM_LAMBDA,
 )
-from tqcodec.encoder.matrix.survey import (
-    Analysis,
-    analyse,
+from tqcodec.encoder.matrix.survey import Analysis, analyse
+from tqcodec.encoder.settings import TRELLIS_EFFORT, Settings
+from tqcodec.encoder.statistics import WeightStatistics
+from tqcodec.encoder.tensor import Item, Source, Treatment
+from tqcodec.encoder.weighing import (
     energy_of,
     first_step,
     in_scale,
     plain_weights,
     sensitivities,
 )
-from tqcodec.encoder.plan import Item, Source, Treatment
-from tqcodec.encoder.settings import TRELLIS_EFFORT, Settings
-from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.encoder.workers import workers_for
 from tqcodec.errors import EncodeError
 from tqcodec.format.planes import Part

@@ -21,12 +21,14 @@ from tqcodec.encoder.findings import EncodeReport, Finding, snr_of
 from tqcodec.encoder.job import Job, Refine, analysed, map_calls, part_of, prepare
 from tqcodec.encoder.matrix.coding import code
 from tqcodec.encoder.matrix.draft import Coded
-from tqcodec.encoder.plan import Item, Source, adjusted, directory_full, make_plan
+from tqcodec.encoder.matrix.method import TRELLIS_STEP
+from tqcodec.encoder.plan import adjusted, directory_full, make_plan
 from tqcodec.encoder.provenance import provenance
 from tqcodec.encoder.rate_control import Estimate
 from tqcodec.encoder.settings import TRELLIS_EFFORT, Settings
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.encoder.target import Correction, Target
+from tqcodec.encoder.tensor import Item, Source
 from tqcodec.encoder.workers import kept
 from tqcodec.errors import EncodeError, InternalError
 from tqcodec.format.writer import Draft
@@ -122,7 +124,7 @@ def _search(job: Job) -> Written:
         return _fitting(_write(job, coded, {}), job.settings)
     hurried = job.settings.effort < TRELLIS_EFFORT
     target = Target(job.settings, job.weights, energy, hurried)
-    finer = rate_control.TRELLIS_STEP if job.method.steps else 1.0
+    finer = TRELLIS_STEP if job.method.steps else 1.0
     overhead = _overhead_bits(job)
     step, found = _seek(job, target, job.step * finer, overhead)
     if job.statistics and abs(math.log2(step / finer / job.step)) > STEP_OFF:

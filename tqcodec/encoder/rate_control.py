@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.encoder import tables
-from tqcodec.encoder.histograms import Histograms
+from tqcodec.encoder.histograms import Histograms, nearest_seen
 from tqcodec.encoder.matrix.method import Method
 from tqcodec.encoder.matrix.quantizer import Rates
 from tqcodec.encoder.matrix.survey import Analysis
@@ -22,7 +22,6 @@ from tqcodec.encoder.tables import TableSet
 from tqcodec.encoder.target import Correction
 
 SAMPLE_TABLES = (16,)  # clusters while the step is sought
-TRELLIS_STEP = 0.56  # step of the trellis with the distortion of a uniform step of 1, about
 SEARCHES = 12
 OWN_TOLERANCE = 0.01  # bits a weight, where a rule gives them
 LARGEST_RATE = 512  # magnitudes beyond cost as much: they are rare where rates decide
@@ -95,16 +94,6 @@ def rates_of(fitted: TableSet, counted: Sequence[Histograms]) -> list[Rates]:
         out.append(Rates(lengths, cluster[nearest_seen(seen)]))
         start += len(seen)
     return out
-
-
-def nearest_seen(seen: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """For each class itself if it was seen, else the nearest that was."""
-    where = np.flatnonzero(seen)
-    if not len(where):
-        return np.arange(len(seen))
-    distance = np.abs(np.arange(len(seen))[:, None] - where[None, :])
-    nearest: NDArray[np.int64] = where[distance.argmin(axis=1)]
-    return nearest
 
 
 def with_own_step(analysis: Analysis, method: Method, start: float) -> Analysis:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.encoder.histograms import BINS, REACH, Histograms
-from tqcodec.encoder.plan import Item
 from tqcodec.encoder.settings import Settings
+from tqcodec.encoder.tensor import Item
 from tqcodec.format.dtypes import DType
 from tqcodec.format.planes import Part
 from tqcodec.format.registry import MAX_SYMBOLS

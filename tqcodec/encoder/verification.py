@@ -16,8 +16,8 @@ import numpy as np
 from tqcodec.common.progress import Progress
 from tqcodec.encoder import side
 from tqcodec.encoder.matrix.error import BLOCK, Patterns, decibels, error_of
-from tqcodec.encoder.plan import Item, Source, Treatment
 from tqcodec.encoder.settings import Settings
+from tqcodec.encoder.tensor import Item, Source, Treatment
 from tqcodec.errors import InternalError
 from tqcodec.format import native_decoder
 from tqcodec.format.container import EVERYTHING, Container

@@ -18,12 +18,11 @@ from tqcodec.encoder.matrix.draft import Coded, Effect
 from tqcodec.encoder.matrix.error import error_of
 from tqcodec.encoder.matrix.feedback import gains_of, quantize_with_feedback
 from tqcodec.encoder.matrix.grid import Grid
-from tqcodec.encoder.matrix.method import Method
+from tqcodec.encoder.matrix.method import TRELLIS_STEP, Method
 from tqcodec.encoder.matrix.quantizer import Rates
 from tqcodec.encoder.matrix.survey import Analysis, weights_of
 from tqcodec.encoder.matrix.transform import IDENTITY
-from tqcodec.encoder.plan import Source
-from tqcodec.encoder.rate_control import TRELLIS_STEP
+from tqcodec.encoder.tensor import Source
 from tqcodec.errors import DecodeError, InternalError
 from tqcodec.format.entries import crc
 from tqcodec.format.reader import Reader

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.encoder.histograms import Histograms
-from tqcodec.encoder.rate_control import nearest_seen
+from tqcodec.encoder.histograms import Histograms, nearest_seen
 from tqcodec.format.planes import Part
 from tqcodec.format.records import CodedTensor
 from tqcodec.format.registry import PayloadKind

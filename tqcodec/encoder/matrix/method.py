@@ -16,6 +16,8 @@ from tqcodec.format.trellis import indices_of
 
 SHORTEST = 32  # rows of a trellis segment, where more would leave too few lanes
 
+TRELLIS_STEP = 0.56  # step of the trellis with the distortion of a uniform step of 1, about
+
 
 @dataclass(frozen=True)
 class Method:

@@ -20,8 +20,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.encoder.plan import roles_of
 from tqcodec.encoder.statistics import WeightStatistics
+from tqcodec.encoder.tensor import roles_of
 from tqcodec.format.records import axis_lengths
 from tqcodec.format.registry import Axis
 

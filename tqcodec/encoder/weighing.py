@@ -1,0 +1,105 @@
+"""Weighing: how much an error of each matrix counts, and the step from which the search starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import optimize
+
+from tqcodec.encoder.matrix.survey import CONVERT
+from tqcodec.encoder.matrix.transform import HIGH_RATE
+from tqcodec.encoder.settings import Settings
+from tqcodec.encoder.tensor import Source
+from tqcodec.format.dtypes import to_float
+
+# Step of a matrix without statistics: rms ** RMS_EXPONENT * size ** SIZE_EXPONENT, but at most
+# MOST_BEHIND times the relative step at which half of all weights lie.
+RMS_EXPONENT, SIZE_EXPONENT, MOST_BEHIND = 0.25, 0.375, 2.0
+FARTHEST = 60.0  # octaves of the first step
+
+
+def sensitivities(
+    energies: Sequence[float], sizes: Sequence[int], settings: Settings
+) -> list[float]:
+    """Weight of each matrix's squared error in the distortion, without statistics: 1 / step^2.
+
+    For a signal-to-noise ratio all weights count alike. For an accuracy at a size they do not. What
+    a matrix adds to the network's output error goes with its relative error, so the step grows with
+    the root mean square of the weights, though more slowly. Small matrices (depthwise kernels, the
+    first layer) get finer steps: their bits are few, and their weights are used at many places. No
+    matrix gets a relative error more than 6 dB above the one at which half of all weights lie, so
+    that none starves beside others of another scale. Measured in docs/encoder.md.
+    """
+    if settings.snr is not None or not energies:
+        return [1.0] * len(energies)
+    elements = np.array(sizes, np.float64)
+    powers = np.array(energies) / elements
+    rms = np.sqrt(np.where(powers > 0, powers, 1.0))
+    relative = rms ** (RMS_EXPONENT - 1) * elements**SIZE_EXPONENT
+    order = np.argsort(relative)
+    half = np.searchsorted(np.cumsum(elements[order]), elements.sum() / 2)
+    relative = np.minimum(relative, MOST_BEHIND * relative[order[half]])
+    weights: list[float] = ((rms * relative) ** -2).tolist()
+    return weights
+
+
+def plain_weights(energies: Sequence[float], sizes: Sequence[int]) -> list[float]:
+    """Weights by which a target judges the error of all matrices: their relative errors, by size.
+
+    Whatever the steps are, no matrix of many times the energy of all others hides what they lose.
+    """
+    return [n / e if e > 0 else 1.0 for e, n in zip(energies, sizes, strict=True)]
+
+
+def in_scale(guesses: Sequence[float], powers: Sequence[float | None]) -> list[float]:
+    """Sensitivities of matrices without statistics on the scale of those with.
+
+    Args:
+        guesses: as of `sensitivities`.
+        powers: squared error of the logits for a unit of squared error of each matrix, where known.
+    """
+    ratios = [p / g for p, g in zip(powers, guesses, strict=True) if p is not None and p > 0]
+    scale = math.exp(float(np.mean(np.log(ratios)))) if ratios else 1.0
+    return [scale * g for g in guesses]
+
+
+def first_step(
+    energies: Sequence[float], sizes: Sequence[int], factors: Sequence[float], settings: Settings
+) -> float:
+    """Step from which the rate control starts, by high-rate theory for Gaussian matrices.
+
+    Args:
+        energies: sum of squares of each matrix.
+        sizes: elements of each matrix.
+        factors: of each matrix's step to that of the network.
+        settings: the target.
+    """
+    total, count = sum(energies), sum(sizes)
+    if not count or total <= 0:
+        return 1.0
+    scaled = [e / f**2 for e, f in zip(energies, factors, strict=True)]
+    if settings.target_snr is not None:
+        return math.sqrt(12 * sum(scaled) / count * 10 ** (-settings.target_snr / 10))
+    wanted = settings.bits if settings.bits is not None else 8 * (settings.max_size or 1) / count
+
+    def too_many(octave: float) -> float:
+        bits = (
+            n * 0.5 * math.log2(1 + HIGH_RATE * e / n / 4**octave)
+            for e, n in zip(scaled, sizes, strict=True)
+        )
+        return sum(bits) - wanted * count
+
+    if too_many(FARTHEST) >= 0:
+        return 2.0**FARTHEST
+    if too_many(-FARTHEST) <= 0:
+        return 2.0**-FARTHEST
+    return float(2 ** optimize.brentq(too_many, -FARTHEST, FARTHEST))
+
+
+def energy_of(source: Source) -> float:
+    """Sum of the squares of a tensor, in blocks."""
+    flat = source.patterns.reshape(-1)
+    blocks = (to_float(flat[i : i + CONVERT], source.dtype) for i in range(0, len(flat), CONVERT))
+    return float(sum(np.dot(block, block) for block in blocks))
