@@ -1,5 +1,12 @@
-"""Settings of hypothesis for all tests: the same examples on every run."""
+"""Settings of hypothesis for all tests, the same examples on every run; and no silent skips in CI."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -11,3 +18,17 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("tqcodec")
+
+# What can be installed is there in CI; what a system or a user lacks may be skipped.
+INSTALLABLE = ("compiler", "built", "native", "node", "Node.js", "installed", "could not import")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[Any]:
+    """With CI=true a test that is skipped for want of something to install has failed."""
+    report = yield
+    if report.skipped and os.environ.get("CI") == "true" and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2]
+        if any(word in reason for word in INSTALLABLE):
+            report.outcome, report.longrepr = "failed", f"{item.nodeid}: {reason}"
+    return report
