@@ -1,4 +1,4 @@
-"""Settings of hypothesis for all tests, the same examples on every run; and no silent skips in CI."""
+"""Settings of hypothesis for all tests, the same examples on every run; no silent skips in CI."""
 
 from __future__ import annotations
 

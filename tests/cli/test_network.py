@@ -260,7 +260,7 @@ def test_divergences_that_a_logarithm_does_not_have(values: list[float]) -> None
 
 def test_sweep_without_matplotlib(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "tqcodec.cli.curve", raising=False)
-    monkeypatch.delattr(tqcodec, "curve", raising=False)
+    monkeypatch.delattr(sys.modules["tqcodec.cli"], "curve", raising=False)
     for module in ("matplotlib", "matplotlib.axes"):
         monkeypatch.setitem(sys.modules, module, None)
     code, _, err = run(f"{SWEEP} --bits 4")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -687,6 +688,26 @@ def test_signals_that_a_library_makes_another_error_of(
     monkeypatch.setattr(tqcodec.api, "verify", verify)
     assert commands.main(["verify", str(folder / "m.tqc")]) == 130
     assert capsys.readouterr().err == "tqcodec: interrupted\n"
+
+
+def test_signals_wait_until_torch_is_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its C++ parts import modules and end the process with a core dump if those raise anything."""
+    loaded = []
+
+    def verify(*_: Any, **__: Any) -> None:
+        monkeypatch.setattr(torch.__spec__, "_initializing", True, raising=False)
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0.2)
+        monkeypatch.setattr(torch.__spec__, "_initializing", False)
+        loaded.append(True)
+        time.sleep(60)
+
+    monkeypatch.setattr(tqcodec.api, "verify", verify)
+    assert commands.main(["verify", str(folder / "m.tqc")]) == 130
+    assert capsys.readouterr().err == "tqcodec: interrupted\n"
+    assert loaded
 
 
 def test_an_interrupt_around_the_command_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,12 +162,23 @@ def _ending(number: int) -> BaseException:
     return KeyboardInterrupt() if number == signal.SIGINT else _Ended(number)
 
 
+def _is_loading(library: str) -> bool:
+    """Whether a library is being imported."""
+    about = getattr(sys.modules.get(library), "__spec__", None)
+    return getattr(about, "_initializing", False) is True
+
+
 @contextmanager
 def _tidy_ending() -> Iterator[list[int]]:
     """Signals that would end the process at once run what tidies up first; those that came."""
     came: list[int] = []
 
     def end(number: int, _: Any) -> None:
+        if _is_loading("torch"):  # whose C++ aborts at any exception; it comes again afterwards
+            later = threading.Timer(0.05, os.kill, (os.getpid(), number))
+            later.daemon = True
+            later.start()
+            return
         came.append(number)
         raise _ending(number)
 
