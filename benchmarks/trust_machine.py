@@ -327,14 +327,18 @@ def _shared() -> set[str]:
     return {path.name for path in SHARED.iterdir()} if SHARED.is_dir() else set()
 
 
-def _unused(names: set[str]) -> set[str]:
-    """Names in /dev/shm that no process has mapped: what was left, not what others use."""
-    used = set()
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        with contextlib.suppress(OSError):
-            text = maps.read_text(errors="replace")
-            used |= {name for name in names if f"{SHARED}/{name}" in text}
-    return names & _shared() - used
+def _unused(before: set[str]) -> set[str]:
+    """New names in /dev/shm that stay and that no process has mapped: others come and go there."""
+    end = time.monotonic() + GRACE
+    while (new := _shared() - before) and time.monotonic() < end:
+        for maps in Path("/proc").glob("[0-9]*/maps"):
+            with contextlib.suppress(OSError):
+                text = maps.read_text(errors="replace")
+                new -= {name for name in new if f"{SHARED}/{name}" in text}
+        if not new:
+            break
+        time.sleep(0.1)
+    return new
 
 
 @contextlib.contextmanager
@@ -398,7 +402,7 @@ def execute(run: Run, originals: Path, root: Path) -> dict[str, Any]:
     if run.condition == "disk" and code == 77:
         return line | {"faults": [], "stderr": "no file system may be mounted here"}
     faults = ["hangs"] * hangs + [f"process {one} is left" for one in left]
-    faults += [f"{one} is left in {SHARED}" for one in _unused(_shared() - shared)]
+    faults += [f"{one} is left in {SHARED}" for one in _unused(shared)]
     faults += [f"{name} is left in the folder of temporary files" for name in contents(temporary)]
     faults += _faults_of_streams(run, code, out, text, verb)
     faults += _faults_of_files(run, code, before, contents(folder), outputs, verb, folder)

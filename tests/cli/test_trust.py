@@ -291,5 +291,5 @@ def test_the_long_run_finds_faults_of_commands(
     monkeypatch.setattr(trust_machine, "GRACE", 0.1)
     run = trust_machine.Run("x", words.split())
     found = trust_machine.execute(run, cases.files, tmp_path)["faults"]
-    assert len(found) == len(faults)
+    assert len(found) == len(faults), found
     assert all(part in one for part, one in zip(faults, found, strict=True)), found
