@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 import time
@@ -68,10 +69,12 @@ def another(
         source, file = Path(folder) / "in.safetensors", Path(folder) / "out.tqc"
         state = subject.model.state_dict()
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, source)
+        # Its own package, not the one that PYTHONPATH says.
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         for bits in rates:
             command = [program, "encode", source, "-o", file, "-f", "--bits", f"{bits:g}"]
             start = time.perf_counter()
-            subprocess.run(command, check=True, capture_output=True)
+            subprocess.run(command, check=True, capture_output=True, env=environment)
             seconds = time.perf_counter() - start
             data = file.read_bytes()
             decoded = tqcodec.torch.decode(data)
