@@ -65,7 +65,7 @@ def encode_and_measure(
     target = path.with_name(f"efficientnet-lite0-{name}.tqc")
     tqc = [str(Path(sys.executable).with_name("tqcodec"))]
     start = time.perf_counter()
-    command = [*tqc, "encode", str(path), "-o", str(target), "-f", *options]
+    command = [*tqc, "encode", "--quiet", str(path), "-o", str(target), "-f", *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     encoded = time.perf_counter()
     subprocess.run([*tqc, "verify", str(target)], check=True, stdout=subprocess.DEVNULL)
