@@ -27,6 +27,7 @@ from typing import Any
 import decode_checks as checks
 import made_networks as made
 import numpy as np
+from long_run import Line, append, fingerprint, read_log
 from results import print_aligned
 
 import tqcodec
@@ -36,7 +37,6 @@ from tqcodec.cli.terminal import terminal_progress
 from tqcodec.format import native_decoder
 
 Tensors = dict[str, Any]
-Line = dict[str, Any]  # of the log
 
 SMALL, SMALL_DRAWS, DRAWS = 10**6, 120, 40  # networks of fewer weights are drawn more often
 LARGE = 30 * 10**6  # weights; of larger networks most draws take a part
@@ -189,32 +189,7 @@ def _checked(
     return {"bits_per_weight": bits, "decoders": asked}
 
 
-# ---- log and table ----
-
-
-def fingerprint() -> str:
-    """CRC-32 of the sources that a draw's outcome depends on."""
-    here, found = Path(__file__).resolve().parent, 0
-    paths = [p for p in Path(tqcodec.__file__).parent.rglob("*.*") if p.suffix in (".py", ".c")]
-    own = [here / f"{name}.py" for name in ("decodes", "decode_checks", "made_networks")]
-    for path in sorted(paths) + own:
-        found = zlib.crc32(path.read_bytes(), found)
-    return f"{found:08x}"
-
-
-def read_log(path: Path) -> list[Line]:
-    """Lines of the log. What a killed run left of a line is cut off."""
-    data = path.read_bytes() if path.exists() else b""
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    return [json.loads(line) for line in whole.splitlines()]
-
-
-def append(path: Path, line: Line) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+# ---- table ----
 
 
 def table(lines: Sequence[Line]) -> list[list[str]]:
@@ -254,7 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parsed(arguments)
     if options.only is not None:
         return repeat(options)
-    about = {"package": fingerprint(), "seed": options.seed}
+    package = fingerprint("decodes", "decode_checks", "made_networks")
+    about = {"package": package, "seed": options.seed}
     built = "in C" if native_decoder.available() else "in Python: that in C is not built"
     said = ", ".join(f"{key} {value}" for key, value in about.items())
     print(f"{said}, decoder {built}, log {options.log}")

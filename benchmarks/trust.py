@@ -21,7 +21,6 @@ import tempfile
 import time
 import traceback
 import warnings
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +32,7 @@ import numpy as np
 import torch
 import trust_inputs as inputs
 import trust_machine as machine
-from decodes import append, read_log
+from long_run import Line, append, fingerprint, read_log
 from results import print_aligned
 from trust_inputs import Rng, pick
 
@@ -45,7 +44,6 @@ from tqcodec.common.atomic import TEMPORARY
 from tqcodec.errors import EncodeWarning, InternalError, TQCError
 from tqcodec.torch.inputs import DataOptions, load_batches
 
-Line = dict[str, Any]  # of the output
 RUNS, CALLS = 2000, 50_000
 SLOW = 30  # seconds after which a call hangs
 
@@ -343,16 +341,6 @@ class Cases:
                 os.chdir(before)
 
 
-def fingerprint() -> str:
-    """CRC-32 of the sources that the outcome of a case depends on."""
-    here, found = Path(__file__).resolve().parent, 0
-    paths = [p for p in Path(tqcodec.__file__).parent.rglob("*.*") if p.suffix in (".py", ".c")]
-    own = [here / f"{name}.py" for name in ("trust", "trust_inputs", "trust_machine")]
-    for path in sorted(paths) + own:
-        found = zlib.crc32(path.read_bytes(), found)
-    return f"{found:08x}"
-
-
 def table(lines: Sequence[Line]) -> list[list[str]]:
     """One row for each kind, and their sums; outcomes are exit codes and errors."""
     rows = [["case", "kind", "count", "failed", "outcomes"]]
@@ -370,7 +358,7 @@ def table(lines: Sequence[Line]) -> list[list[str]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the output lacks, print failures as they come and the table at the end."""
     options = _parsed(arguments)
-    about = {"package": fingerprint(), "seed": options.seed}
+    about = {"package": fingerprint("trust", "trust_inputs", "trust_machine"), "seed": options.seed}
     print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
     with tempfile.TemporaryDirectory(prefix="trust-") as root:
         cases = Cases(Path(root), options.seed)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from tqcodec.arrays import Array, numpy_dtype, patterns_of
 from tqcodec.common import streams
 from tqcodec.common.atomic import check_writable, replacing
-from tqcodec.common.checks import need, need_function, need_options
+from tqcodec.common.checks import PathLike, need, need_function, need_options
 from tqcodec.common.progress import Progress
 from tqcodec.errors import EncodeError
-from tqcodec.file import BYTES, PathLike, TensorFile
+from tqcodec.file import BYTES, TensorFile
 from tqcodec.format import native_decoder
 from tqcodec.format.dtypes import to_float
 from tqcodec.format.registry import MAJOR, MINOR

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import errno
 import os
 import threading
@@ -12,11 +11,9 @@ from typing import Any, BinaryIO
 
 from tqcodec.arrays import Array, numpy_dtype
 from tqcodec.common import streams
-from tqcodec.common.checks import need_options, path_of
+from tqcodec.common.checks import PathLike, need_options, path_of
 from tqcodec.format.container import Container
 from tqcodec.format.header import Header
-
-PathLike = str | os.PathLike[str]
 
 BYTES = (bytes, bytearray, memoryview)
 _SEEKING = threading.Lock()  # only where a file cannot be read at a position
@@ -45,7 +42,7 @@ class TensorFile(Mapping[str, Array]):
         else:
             source = path_of(source)
             with streams.naming(source):
-                file = builtins.open(source, "rb", buffering=0)  # noqa: PTH123, SIM115
+                file = open(source, "rb", buffering=0)  # noqa: PTH123, SIM115
                 if streams.is_file(file):
                     # Opened again by another process, perhaps one in another folder.
                     self._path, self._file = os.path.abspath(source), file  # noqa: PTH100

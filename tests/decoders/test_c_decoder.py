@@ -9,13 +9,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import example_file
 import fuzz
 import msgpack
 import numpy as np
 import pytest
+from batch_client import Batch
 from hypothesis import given, settings
 from strategies import FLOATS, Array, Case, arrays, cases
 
@@ -54,36 +55,6 @@ def build(folder: Path, main: str, *options: str) -> Path:
     return target
 
 
-class Batch:
-    """A decoder that stays and takes one file after the other."""
-
-    def __init__(self, command: Path) -> None:
-        self.process = subprocess.Popen(
-            [str(command), "--batch"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-
-    def _read(self, size: int) -> bytes:
-        stream: IO[bytes] | None = self.process.stdout
-        assert stream is not None
-        data = stream.read(size)
-        assert len(data) == size, f"the decoder ended, exit code {self.process.wait()}"
-        return data
-
-    def decode(self, data: bytes) -> Result:
-        """Verdict, rule tag and safetensors file."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(struct.pack("<I", len(data)) + data)
-        self.process.stdin.flush()
-        verdict, length = self._read(2)
-        rule = self._read(length).decode("ascii")
-        return verdict, rule, self._read(struct.unpack("<I", self._read(4))[0])
-
-    def close(self) -> None:
-        """End the process; its exit code has to be 0."""
-        self.process.communicate()
-        assert self.process.returncode == 0
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("c")
@@ -96,7 +67,7 @@ def command(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(command: Path) -> Iterator[Batch]:
-    batch = Batch(command)
+    batch = Batch([str(command)])
     yield batch
     batch.close()
 
@@ -104,7 +75,7 @@ def plain(command: Path) -> Iterator[Batch]:
 @pytest.fixture(scope="module")
 def sanitized(folder: Path) -> Iterator[Batch]:
     try:
-        batch = Batch(build(folder, "main.c", *SANITIZERS))
+        batch = Batch([str(build(folder, "main.c", *SANITIZERS))])
     except subprocess.CalledProcessError:
         pytest.skip("the compiler has no sanitizers")
     yield batch

@@ -15,6 +15,7 @@ import fuzz
 import ml_dtypes
 import numpy as np
 import pytest
+from batch_client import Batch
 from numpy.typing import NDArray
 
 import tqcodec
@@ -35,42 +36,10 @@ def _version() -> int:
 pytestmark = pytest.mark.skipif(_version() < OLDEST, reason=f"no Node.js {OLDEST} or newer")
 
 
-class Batch:
-    """A decoder that answers one file after the other."""
-
-    def __init__(self) -> None:
-        assert NODE is not None
-        command = [NODE, str(ROOT / "tqcdec.mjs"), "--batch"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def answer(self, data: bytes) -> tuple[int, str, bytes]:
-        """Verdict, rule and safetensors of a file."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(struct.pack("<I", len(data)) + data)
-        self.process.stdin.flush()
-        verdict, length = self._read(2)
-        rule = self._read(length).decode("ascii")
-        return verdict, rule, self._read(struct.unpack("<I", self._read(4))[0])
-
-    def _read(self, n: int) -> bytes:
-        assert self.process.stdout is not None
-        data = self.process.stdout.read(n)
-        assert len(data) == n, "the decoder ended"
-        return data
-
-    def close(self) -> None:
-        """End the decoder, which has to have lived until now."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        rest = self.process.stdout.read()
-        assert (self.process.wait(), rest) == (0, b"")
-        self.process.stdout.close()
-
-
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[Batch]:
-    batch = Batch()
+    assert NODE is not None
+    batch = Batch([NODE, str(ROOT / "tqcdec.mjs")])
     yield batch
     batch.close()
 
@@ -152,7 +121,7 @@ def test_own_tests() -> None:
 )
 def test_same_tensors(decoder: Batch, options: dict[str, Any]) -> None:
     data = tqcodec.encode(_tensors(len(str(options))), tqcodec.Settings(**options))
-    verdict, rule, output = decoder.answer(data)
+    verdict, rule, output = decoder.decode(data)
     assert (verdict, rule) == (0, "")
     assert _parse(output) == _expected(data)
 
@@ -160,7 +129,7 @@ def test_same_tensors(decoder: Batch, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", list(fuzz.golden_files()))
 def test_golden_files(decoder: Batch, name: str) -> None:
     data = fuzz.golden_files()[name]
-    assert _parse(decoder.answer(data)[2]) == _expected(data)
+    assert _parse(decoder.decode(data)[2]) == _expected(data)
 
 
 def test_same_verdicts(decoder: Batch) -> None:
@@ -170,7 +139,7 @@ def test_same_verdicts(decoder: Batch) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for data in fuzz.mutants(files, 1500, 20):
-            verdict, rule, output = decoder.answer(data)
+            verdict, rule, output = decoder.decode(data)
             assert verdict == _verdict(data), f"{rule}: {data.hex()}"
             if verdict == 0:
                 assert _parse(output) == _expected(data), data.hex()

@@ -205,13 +205,16 @@ class _Log(logging.Handler):
         _complain(f"warning: {foreign.message(Warning(record.getMessage()))}")
 
 
+def _text(message: Warning | str) -> str:
+    return message if isinstance(message, str) else foreign.message(message)
+
+
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
     """Warnings of libraries, and what they log of that kind, are messages like ours."""
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        text = message if isinstance(message, str) else foreign.message(message)
-        _complain(f"warning: {text}")
+        _complain(f"warning: {_text(message)}")
 
     before = warnings.showwarning
     if before.__module__ != "warnings":  # somebody else takes them
@@ -282,7 +285,7 @@ def _encode_warnings() -> Iterator[list[str]]:
     others = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        found.append(message if isinstance(message, str) else foreign.message(message))
+        found.append(_text(message))
         if issubclass(category, EncodeWarning):
             _complain(f"warning: {message}")
         else:

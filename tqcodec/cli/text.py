@@ -105,12 +105,11 @@ def _sums(tensors: Sequence[Data]) -> Iterator[list[str]]:
             continue
         elements = sum(math.prod(tensor["shape"]) for tensor in members)
         dtypes = sorted({tensor["dtype"] for tensor in members})
-        bundles = sum(tensor["bundle"] is not None for tensor in members)
         cells = {
             "name": f"[{counted(len(members), 'tensor')}]",
             "shape": counted(elements, "element"),
             "dtype": ",".join(dtypes) if len(dtypes) <= MOST_DTYPES else f"{len(dtypes)} types",
-            "coding": "in bundles" if bundles else "",
+            "coding": "in bundles" if any(t["bundle"] is not None for t in members) else "",
             "kind": kind,
         }
         yield [cells.get(column, "") for column in COLUMNS]

@@ -1,4 +1,4 @@
 """What every layer may use: checks of arguments, others' messages, streams, files, progress.
 
-Imports nothing of the package but `errors`, and no library.
+Imports nothing of the package but `errors`, and no library but numpy.
 """

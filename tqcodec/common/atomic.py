@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tqcodec.common.checks import path_of
+from tqcodec.common.checks import PathLike, path_of
 
 TEMPORARY = ".tqc-"  # names of temporary files begin so
 DESCRIPTORS = Path("/proc/self/fd")  # where Linux gives files without names a path
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
+def check_writable(path: PathLike) -> None:
     """Refuse, before any work, a path that `replacing` could not write.
 
     Whether a folder takes files is found by making one, an empty one, and removing it: permissions

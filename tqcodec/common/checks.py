@@ -10,6 +10,7 @@ from typing import Any
 from tqcodec.common.progress import Progress
 
 Kinds = type[Any] | tuple[type[Any], ...]
+PathLike = str | os.PathLike[str]
 
 
 def need(what: str, value: object, kinds: Kinds, wanted: str) -> None:

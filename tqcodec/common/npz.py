@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import zipfile
-from os import PathLike
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.common import foreign, streams
+from tqcodec.common.checks import PathLike
 from tqcodec.errors import EncodeError
 
 
-def read(path: str | PathLike[str]) -> dict[str, NDArray[Any]]:
+def read(path: PathLike) -> dict[str, NDArray[Any]]:
     """All arrays of an .npz, by name.
 
     Member by member, as numpy finds an array by the name of another one's member as well.

@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from tqcodec.common.checks import path_of
-
-PathLike = str | os.PathLike[str]
+from tqcodec.common.checks import PathLike, path_of
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import optimize
 
 from tqcodec.encoder.matrix.survey import CONVERT
 from tqcodec.encoder.matrix.transform import HIGH_RATE
@@ -82,6 +81,8 @@ def first_step(
     scaled = [e / f**2 for e, f in zip(energies, factors, strict=True)]
     if settings.target_snr is not None:
         return math.sqrt(12 * sum(scaled) / count * 10 ** (-settings.target_snr / 10))
+    from scipy import optimize  # slow to import; lossless files and ratios do without
+
     wanted = settings.bits if settings.bits is not None else 8 * (settings.max_size or 1) / count
 
     def too_many(octave: float) -> float:

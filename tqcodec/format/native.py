@@ -1,7 +1,7 @@
 """The optional native loops, with the interface of `portable` (chapter 5).
 
-Built from `native/loops.c` where a C compiler is at hand; the results are the same. Imports
-numpy only, besides the layers below.
+Built from `native/loops.c` where a C compiler is at hand; the results are the same. Imports numpy
+only, besides the layers below.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Whole files by the decoder in C (`decoders/c`), where it was built; the same arrays as without.
 
 It decodes or it does not: for what it refuses, the caller asks `container`, which says what is
-wrong. Built from `native/decoder.c`. Imports numpy and the standard
-library only, besides the layers below.
+wrong. Built from `native/decoder.c`. Imports numpy and the standard library only, besides the
+layers below.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from os import PathLike
 from types import NoneType, TracebackType
 from typing import Any
 
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 from tqcodec import api
 from tqcodec.common import streams
 from tqcodec.common.atomic import check_writable, replacing
-from tqcodec.common.checks import need, need_function
+from tqcodec.common.checks import PathLike, need, need_function
 from tqcodec.common.progress import Progress
 from tqcodec.encoder.findings import EncodeReport
 from tqcodec.encoder.settings import Settings
@@ -56,7 +55,6 @@ __all__ = [
 ]
 
 Model = torch.nn.Module | Mapping[str, torch.Tensor]
-Path = str | PathLike[str]
 
 
 def encode(
@@ -165,7 +163,7 @@ def decode(
 
 def save(
     model: Model,
-    path: Path,
+    path: PathLike,
     settings: Settings | None = None,
     statistics: Statistics | None = None,
     *,
@@ -194,7 +192,7 @@ def save(
 
 
 def load(
-    path: Path,
+    path: PathLike,
     *,
     limit: int | None = None,
     workers: int = 1,
@@ -204,7 +202,7 @@ def load(
     return decoded(streams.read(path), limit, workers, progress)
 
 
-def open(source: bytes | Path, *, limit: int | None = None) -> StateFile:
+def open(source: bytes | PathLike, *, limit: int | None = None) -> StateFile:
     """A file whose tensors are decoded when they are asked for, as in `tqcodec.open`."""
     return StateFile(api.open(source, limit=limit))
 

@@ -7,7 +7,6 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from tqcodec import api
 from tqcodec.common import foreign, streams
-from tqcodec.common.checks import need
+from tqcodec.common.checks import PathLike, need
 from tqcodec.common.progress import Progress
 from tqcodec.encoder.kinds import Origin
 from tqcodec.errors import EncodeError, EvaluationError
@@ -170,7 +169,7 @@ def decoded(
 
 
 def read(
-    path: str | PathLike[str], key: str | None = None
+    path: PathLike, key: str | None = None
 ) -> tuple[dict[str, Array], dict[str, str], list[str]]:
     """A state dict of a checkpoint, loaded with ``weights_only=True``.
 
@@ -345,9 +344,7 @@ def _count(value: Any, seen: set[int]) -> int:
     return sum(_count(v, seen) for v in (value.values() if isinstance(value, Mapping) else value))
 
 
-def write(
-    path: str | PathLike[str], tensors: Mapping[str, Array], metadata: Mapping[str, str]
-) -> None:
+def write(path: PathLike, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
     """Write arrays as a state dict that ``torch.load`` reads with ``weights_only=True``.
 
     Of the metadata the versions of modules are kept, as of `Module.state_dict()`.

@@ -17,7 +17,6 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg
 
 from tqcodec.format.dct import dct_rows
 from tqcodec.format.registry import Axis, BasisKind
@@ -121,6 +120,8 @@ def elt(weights: NDArray[np.float64], gradients: NDArray[np.float64]) -> NDArray
         weights: second moment C_tt, (n, n).
         gradients: second moment C_gg, (n, n).
     """
+    from scipy import linalg  # slow to import, and few files need it
+
     n = len(gradients)
     regular = gradients + ELT_REGULARISATION * np.linalg.norm(gradients) * np.eye(n)
     _, columns = linalg.eigh(weights, regular, type=3)  # by rising eigenvalue
