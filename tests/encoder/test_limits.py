@@ -37,6 +37,7 @@ WISHES: dict[str, dict[str, Any]] = {
     "fast": {"bits": 6, "effort": 1},
     "klt": {"snr": 30, "transform": "klt"},
     "fixed": {"snr": 15, "payload": "fixed"},
+    "dct": {"snr": 20, "transform": "dct"},
 }
 LIMITS: dict[str, dict[str, int]] = {
     "8 tables": {"MAX_TABLES": 8},
@@ -95,7 +96,7 @@ def wide_spread() -> Tensors:
     return network | kernels
 
 
-@pytest.mark.parametrize("wish", ["default", "fast", "klt", "fixed"])
+@pytest.mark.parametrize("wish", WISHES)
 @pytest.mark.parametrize("limits", LIMITS)
 def test_encoding_stays_within_lowered_limits(limits: str, wish: str) -> None:
     tensors = wide_spread()
@@ -109,7 +110,7 @@ def test_encoding_stays_within_lowered_limits(limits: str, wish: str) -> None:
 def test_these_limits_bite(limits: str) -> None:
     """Otherwise the test above would show nothing: a bitten file has other bytes."""
     tensors = wide_spread()
-    wishes = [WISHES["klt"], WISHES["default"]]
+    wishes = [WISHES["klt"], WISHES["default"], WISHES["dct"]]
     free = [encoded(tensors, wish) for wish in wishes]
     with lowered(**LIMITS[limits]):
         assert [encoded(tensors, wish) for wish in wishes] != free

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from tqcodec.encoder.matrix.draft import Coded
 from tqcodec.encoder.settings import Settings
+from tqcodec.encoder.target import SNR_MISS
 from tqcodec.encoder.tensor import Item
 from tqcodec.errors import EncodeWarning
 from tqcodec.format.container import default_limit
@@ -16,7 +17,6 @@ from tqcodec.format.container import default_limit
 LEAST_SNR = 6.0  # dB; below, half of a matrix's amplitude is gone
 BEHIND = 12.0  # dB by which a matrix may fall short of half of all weights: two bits
 NAMED = 3  # tensors that a message names
-SNR_MISS = 0.25  # dB below the target that are worth a word
 SNR_SPARE = 6.0  # dB above it, likewise: small matrices have few ways to be coded
 SIZE_MISS = 0.02  # of the size asked for, likewise
 LEAST_MISS = 256  # bytes off a size that are not worth one

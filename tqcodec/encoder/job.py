@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tqcodec.common.progress import Progress
 from tqcodec.encoder import rate_control, side
 from tqcodec.encoder.matrix.method import Method
-from tqcodec.encoder.matrix.metric import Metric, metric_of
+from tqcodec.encoder.matrix.metric import Metric, assumed_metric, metric_of
 from tqcodec.encoder.matrix.quantizer import (
     TRELLIS_FEEDBACK_LAMBDA,
     TRELLIS_LAMBDA,
@@ -34,7 +34,8 @@ from tqcodec.encoder.weighing import (
 from tqcodec.encoder.workers import workers_for
 from tqcodec.errors import EncodeError
 from tqcodec.format.planes import Part
-from tqcodec.format.registry import MAX_STEPS
+from tqcodec.format.records import axis_lengths, taps_lengths
+from tqcodec.format.registry import MAX_STEPS, Axis
 
 SAMPLE = 200_000  # coefficients on which the step is sought
 LEAST_POWER = 2.0**-110  # of gradients times inputs, so that float32 holds what follows from it
@@ -50,14 +51,14 @@ class Matrix:
 
     Attributes:
         item: its plan.
-        slope: inverse square of its step, without a metric.
-        judged: weight of its squared error where the target is judged, without a metric.
-        metric: what its errors do, or None.
+        slope: inverse square of its step; 1 where the metric is in units of the logits.
+        judged: weight of its squared error where the target is judged; None where the metric says.
+        metric: what its errors do, or None where all its weights count alike.
     """
 
     item: Item
     slope: float
-    judged: float
+    judged: float | None
     metric: Metric | None
 
 
@@ -97,8 +98,12 @@ def prepare(
     matrices = [i for i in items if i.treatment == Treatment.TRANSFORM]
     sizes = [sources[i.name].patterns.size for i in matrices]
     energies = [energy_of(sources[i.name]) for i in matrices]
-    metrics = [metric_of(statistics[i.name]) if i.name in statistics else None for i in matrices]
-    powers = [m.power if m is not None else None for m in metrics]
+    metrics = [_metric(i, sources[i.name], statistics, settings) for i in matrices]
+    measured = [m is not None and m.assumed is None for m in metrics]
+    powers = [
+        m.power if m is not None and known else None
+        for m, known in zip(metrics, measured, strict=True)
+    ]
     for item, power, energy in zip(matrices, powers, energies, strict=True):
         sizes_of = [] if power is None else [x for x in (power, power * energy) if x != 0]
         if not all(LEAST_POWER < x < 1 / LEAST_POWER for x in sizes_of):
@@ -110,10 +115,12 @@ def prepare(
     if settings.snr is None:
         weighed = in_scale(weighed, powers)
     # Beside matrices with statistics, those without are judged on the scale of these.
-    judged = weighed
-    if settings.snr is None and not any(p is not None for p in powers):
-        judged = plain_weights(energies, sizes)
-    slopes = [w if p is None else p for w, p in zip(weighed, powers, strict=True)]
+    plain = settings.snr is None and not any(measured)
+    errors = plain_weights(energies, sizes) if plain else weighed
+    by_metric = [known and settings.snr is None for known in measured]
+    judged = [None if by else w for w, by in zip(errors, by_metric, strict=True)]
+    steps = [1.0 if known else w for w, known in zip(weighed, measured, strict=True)]
+    slopes = [s if p is None else p for s, p in zip(steps, powers, strict=True)]
     factors = [i.options.step / math.sqrt(s) for i, s in zip(matrices, slopes, strict=True)]
     step = first_step(energies, sizes, factors, settings)
     weights = sum(sources[i.name].patterns.size for i in items if i.is_weight)
@@ -122,9 +129,9 @@ def prepare(
         items=items,
         settings=settings,
         parts=parts,
-        matrices=[Matrix(*m) for m in zip(matrices, weighed, judged, metrics, strict=True)],
+        matrices=[Matrix(*m) for m in zip(matrices, steps, judged, metrics, strict=True)],
         analyses=[],
-        method=_method(settings, bool(statistics)),
+        method=_method(settings, any(m is not None for m in metrics)),
         step=step,
         weights=weights,
         statistics=statistics,
@@ -134,13 +141,25 @@ def prepare(
     return analysed(job, step)
 
 
+def _metric(
+    item: Item, source: Source, statistics: Mapping[str, WeightStatistics], settings: Settings
+) -> Metric | None:
+    if item.name in statistics:
+        return metric_of(statistics[item.name])
+    if settings.snr is not None:  # of the weights, whatever their inputs
+        return None
+    shape = source.patterns.shape
+    inner = axis_lengths(shape, item.roles)[Axis.IN]
+    return assumed_metric(inner, tuple(taps_lengths(shape, item.roles)))
+
+
 def analysed(job: Job, step: float) -> Job:
     """The job with its matrices analysed for a step of about `step`."""
     total = max(1, sum(job.sources[m.item.name].patterns.size for m in job.matrices))
     share = min(1.0, max(SAMPLE / 4, min(SAMPLE, TENSOR_SHARE * total)) / total)
     source_of, common = job.sources, (job.settings, share, max(1, job.method.steps))
     calls = [
-        (source_of[m.item.name], m.item, step, (m.slope, m.judged), *common, m.metric)
+        (source_of[m.item.name], m.item, step, m.slope, m.judged, *common, m.metric)
         for m in job.matrices
     ]
     analyses = [

@@ -6,7 +6,6 @@ side tensors -> tables -> records -> file -> verification
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -116,9 +115,7 @@ def _findings(job: Job, written: Written) -> list[Finding]:
 
 def _search(job: Job) -> Written:
     """Seek the step on samples, encode, and correct the step by what came out."""
-    # For a signal-to-noise ratio the sensitivity is that of the sample, in other units.
-    plain = job.settings.snr is not None
-    energy = sum((1.0 if plain else a.sensitivity) * a.energy for a in job.analyses)
+    energy = sum(a.energy for a in job.analyses)
     if energy <= 0:
         coded = _code(job, 1.0, rate_control.estimate(job.analyses, job.method, 1.0))
         return _fitting(_write(job, coded, {}), job.settings)
@@ -146,18 +143,28 @@ def _seek(job: Job, target: Target, start: float, overhead: float) -> tuple[floa
 def _meet_snr(job: Job, target: Target, step: float, found: Estimate) -> Written:
     """Encode, and again with a corrected step, until the error is right; then write once."""
     correction = Correction()
-    for attempt in itertools.count(1):
+    tries: list[tuple[float, float, Estimate]] = []
+    for _ in range(PASSES):
+        coded: list[Coded] = []  # half a network: gone before the next one is made
         coded = _code(job, step, found)
-        errors = (c.error if job.settings.snr is not None else c.distortion for c in coded)
-        distortion = sum(errors)
-        octaves = target.octaves(distortion, 0.0)
-        if abs(octaves) <= target.tolerance or attempt == PASSES:
-            written = _refined(job, coded, _write(job, coded, {}))
-            return replace(written, reached=target.snr(distortion))
-        del coded  # half a network: gone before the next one is made
+        octaves = target.octaves(_distortion(coded), 0.0)
+        tries.append((target.rank_of_snr(octaves), step, found))
+        if abs(octaves) <= target.tolerance:
+            break
         step = correction.next_step(step, octaves)
+        if correction.is_narrow:
+            break
         found = rate_control.estimate(job.analyses, job.method, step)
-    raise AssertionError("the last pass returns")
+    best = min(tries, key=lambda one: one[0])
+    if best is not tries[-1]:
+        coded = []
+        coded = _code(job, *best[1:])
+    written = _refined(job, coded, _write(job, coded, {}))
+    return replace(written, reached=target.snr(_distortion(coded)))
+
+
+def _distortion(coded: Sequence[Coded]) -> float:
+    return sum(one.distortion for one in coded)
 
 
 def _meet_size(job: Job, target: Target, step: float, found: Estimate) -> Written:
@@ -186,6 +193,8 @@ def _meet_size(job: Job, target: Target, step: float, found: Estimate) -> Writte
         if rank <= target.tolerance or (step >= coarsest and target.is_above(size)):
             break
         step = min(correction.next_step(step, octaves), coarsest)
+        if correction.is_narrow:
+            break
         if attempt == 0:  # the samples were off, but their slope is better than a guess
             step, found = _seek(job, target, step, 8.0 * size - found.bits)
         else:

@@ -88,21 +88,20 @@ def _cheaper(
     uniform = step / (TRELLIS_STEP if method.steps else 1.0)
     slope = 6 / math.log(2) / uniform**2  # bits for an error of 1, high rate
 
-    def cost(bits: float, one: Coded) -> float:
-        # With a metric the step is in its units, without one in those of the weights.
-        return bits + slope * (one.distortion if analysis.metric is not None else one.error)
+    def cost(bits: float, decoded: NDArray[np.unsignedinteger]) -> float:
+        return bits + slope * _weighed_error(source, analysis, decoded)
 
+    record = reconstruct(coded.record, source.patterns.shape, source.dtype)
     parts = [h.entropy() for h in (coded.indices, coded.vectors, coded.entries)]
-    best, least, before = coded, cost(8 * RECORD_BYTES + sum(parts), coded), math.inf
+    best, least, before = coded, cost(8 * RECORD_BYTES + sum(parts), record), math.inf
     for kept in range(source.dtype.mantissa_bits):
         part = side.make_part(source.patterns, source.dtype, kept)
         decoded = part.patterns.reshape(source.patterns.shape)
-        short = _compared(source, analysis, replace(coded, part=part), decoded)
         exponents = side.exponent_histograms([part])
         bits = part.width * source.patterns.size + exponents.entropy() + 8 * PART_BYTES
-        price = cost(bits, short)
+        price = cost(bits, decoded)
         if price < least:
-            best, least = short, price
+            best, least = _compared(source, analysis, replace(coded, part=part), decoded), price
         if price > before:
             break  # one more bit brings less than it costs, and the next ones will, too
         before = price
@@ -319,16 +318,37 @@ def _compared(
     dtype = source.dtype
     error, energy = error_of(source.patterns, decoded, dtype)
     coded = replace(coded, check=crc(decoded), error=error, energy=energy)
-    metric = analysis.metric
-    if metric is None:
-        return replace(coded, distortion=analysis.sensitivity * error)
-    before, after = (
-        weights_of(patterns, dtype, analysis.item.roles).reshape(-1, metric.columns)
-        for patterns in (source.patterns, decoded)
-    )
+    judged, metric = analysis.judged, analysis.metric
+    distortion = judged * error if judged is not None else math.nan
+    if metric is None or metric.assumed is not None:
+        return replace(coded, distortion=distortion)
+    before, after = _both(source, analysis, decoded)
     gains = gains_of(metric.products(before, after), metric.products(after, after))
     effect = Effect(gains, metric.mean_output(before), metric.mean_output(after))
-    return replace(coded, distortion=metric.error(before - after), effect=effect)
+    if judged is None:
+        distortion = metric.error(before - after)
+    return replace(coded, distortion=distortion, effect=effect)
+
+
+def _both(
+    source: Source, analysis: Analysis, decoded: NDArray[np.unsignedinteger]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The matrix before and after, float32 (rows, columns)."""
+    before, after = (
+        weights_of(patterns, source.dtype, analysis.item.roles)
+        for patterns in (source.patterns, decoded)
+    )
+    return before.reshape(len(before), -1), after.reshape(len(after), -1)
+
+
+def _weighed_error(
+    source: Source, analysis: Analysis, decoded: NDArray[np.unsignedinteger]
+) -> float:
+    """Squared error in the units of the step: by the metric, or else of the weights."""
+    before, after = _both(source, analysis, decoded)
+    if analysis.metric is not None:
+        return analysis.metric.error(before - after)
+    return float(((before - after).astype(np.float64) ** 2).sum())
 
 
 def _vector(vector: Vector) -> Histograms:

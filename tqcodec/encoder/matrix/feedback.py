@@ -11,16 +11,19 @@ without an inverse; WaterSIC (arXiv 2603.04956) for the steps.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.encoder.matrix.blocks import row_blocks
 from tqcodec.encoder.matrix.grid import Grid, grid_of
 from tqcodec.encoder.matrix.method import Method
 from tqcodec.encoder.matrix.metric import Metric
 
 WIDTH = 64  # columns whose errors are fed to all later ones at once
+AT_ONCE = 1 << 21  # coefficients quantized at a time
 GAINS = 0.8, 1.25  # smallest and largest that is believed
 
 
@@ -62,16 +65,28 @@ def quantize_with_feedback(
     columns = metric.split(grid.columns.values[None, :])[:, 0] if not metric.by_rows else None
     own = grid.columns.values[None, :] if columns is None else np.where(columns > 0, columns, 1.0)
     filters = filters * (own[:, :, None] / own[:, None, :])
-    flat = coefficients.reshape(len(coefficients), -1).astype(np.float64)
-    steps = grid.steps
-    q = _quantize(flat / (step * steps), metric, filters, classes, method, scaled)
-    rebuilt = q * steps
-    gain = gains_of(
-        np.atleast_1d(metric.products(flat, rebuilt).sum()),
-        np.atleast_1d(step * metric.products(rebuilt, rebuilt).sum()),
-    )[0]
+    flat = coefficients.reshape(len(coefficients), -1)
+    q = np.empty(flat.shape, np.int32)
+    both = own_power = 0.0
+    for rows in _row_groups(metric, len(flat), method):
+        original = flat[rows].astype(np.float64)
+        steps = grid.rows.values[rows, None] * grid.columns.values
+        q[rows] = _quantize(
+            original / (step * steps), metric, filters, classes[rows], method, scaled
+        )
+        rebuilt = q[rows] * steps
+        both += float(metric.products(original, rebuilt).sum())
+        own_power += float(step * metric.products(rebuilt, rebuilt).sum())
+    gain = gains_of(np.atleast_1d(both), np.atleast_1d(own_power))[0]
     narrow = np.int16 if np.abs(q).max(initial=0) < 1 << 15 else np.int32
     return Fed(q.astype(narrow), grid, step * float(gain))
+
+
+def _row_groups(metric: Metric, rows: int, method: Method) -> Iterator[slice]:
+    """Rows to take at a time, to bound memory; all, where blocks of the metric have their own."""
+    if metric.by_rows and len(metric.blocks) > 1:
+        return iter([slice(0, rows)])
+    return row_blocks(rows, metric.columns, max(1, method.steps), AT_ONCE)
 
 
 def gains_of(both: NDArray[np.float64], own: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -103,25 +118,34 @@ def _quantize(
         method: quantizes some columns at once.
         scaled: code lengths, `Rates.scaled`.
     """
-    original, kinds = metric.split(x), metric.split(classes)
-    wanted = original.copy()
-    q = np.zeros(wanted.shape, np.int32)
-    errors = np.empty((*wanted.shape[:2], WIDTH))
-    n = wanted.shape[2]
+    # Columns first: each is one piece of memory.
+    original, kinds = (np.ascontiguousarray(metric.split(a).swapaxes(1, 2)) for a in (x, classes))
+    wanted, q = original.copy(), np.zeros(original.shape, np.int32)
+    n = original.shape[1]
+    errors = np.empty((len(original), WIDTH, original.shape[2]))
     for start in range(0, n, WIDTH):
         stop = min(start + WIDTH, n)
         for j in range(start, stop):
-            column, kind = wanted[:, :, j].astype(np.float32), kinds[:, :, j]
-            if metric.by_rows:  # all rows are of one column
-                column, kind = column.reshape(-1, 1), kind.reshape(-1, 1)
-            else:
-                column, kind = column.T, kind.T
-            rounded = method.quantize(column, np.ascontiguousarray(kind), scaled)
-            q[:, :, j] = rounded.reshape(len(q), -1) if metric.by_rows else rounded.T
-            errors[:, :, j - start] = original[:, :, j] - q[:, :, j]
-            if j + 1 < stop:
-                row = filters[:, None, j, j + 1 : stop]
-                wanted[:, :, j + 1 : stop] += errors[:, :, j - start, None] * row
+            known = errors[:, : j - start]
+            column = wanted[:, j] + (filters[:, None, start:j, j] @ known)[:, 0]
+            q[:, j] = _one_column(column.astype(np.float32), kinds[:, j], metric, method, scaled)
+            np.subtract(original[:, j], q[:, j], out=errors[:, j - start])
         if stop < n:
-            wanted[:, :, stop:] += errors[:, :, : stop - start] @ filters[:, start:stop, stop:]
-    return metric.join(q)
+            later = filters[:, start:stop, stop:].swapaxes(1, 2)
+            wanted[:, stop:] += later @ errors[:, : stop - start]
+    return metric.join(np.ascontiguousarray(q.swapaxes(1, 2)))
+
+
+def _one_column(
+    column: NDArray[np.float32],
+    kinds: NDArray[np.uint8],
+    metric: Metric,
+    method: Method,
+    scaled: NDArray[np.float32],
+) -> NDArray[np.int32]:
+    """Integers for one column of each block, (blocks, rows of a block)."""
+    if metric.by_rows:  # all rows are of one column
+        return method.quantize(column.reshape(-1, 1), kinds.reshape(-1, 1), scaled).reshape(
+            column.shape
+        )
+    return method.quantize(np.ascontiguousarray(column.T), np.ascontiguousarray(kinds.T), scaled).T

@@ -36,8 +36,10 @@ class Analysis:
     Attributes:
         item: its plan.
         size: number of weights.
-        energy: sum of their squares, or with a metric what it makes of them.
+        energy: of the weights, as the target counts it.
         sensitivity: weight of the squared error of the sample in the distortion.
+        judged: weight of the squared error of the weights in the distortion; None where the metric
+            says what it is.
         factor: step of the sample over that of the network.
         finest: smallest step.
         transform: bases.
@@ -54,6 +56,7 @@ class Analysis:
     size: int
     energy: float
     sensitivity: float
+    judged: float | None
     factor: float
     finest: float
     transform: Transform
@@ -109,7 +112,8 @@ def analyse(
     source: Source,
     item: Item,
     step: float,
-    weights_of_error: tuple[float, float],
+    slope: float,
+    judged: float | None,
     settings: Settings,
     share: float,
     steps: int,
@@ -121,36 +125,38 @@ def analyse(
         source: the tensor.
         item: its plan.
         step: about the step of the network, for the choice of the transform.
-        weights_of_error: of this matrix's squared error, without a metric: for its step, and where
-            the target is judged.
+        slope: inverse square of its step; 1 where the metric is in units of the logits.
+        judged: as in `Analysis`.
         settings: transform and effort.
         share: part of the coefficients to sample, at most 1.
         steps: rows of a trellis segment.
-        metric: what its errors do to the logits, or None.
+        metric: what its errors do, or None.
     """
     weights = weights_of(source.patterns, source.dtype, item.roles)
     wish = item.options.transform or settings.transform
-    slope, sensitivity = weights_of_error
-    factor = item.options.step / (1.0 if metric is not None else math.sqrt(slope))
+    factor = item.options.step / math.sqrt(slope)
     taps = taps_lengths(source.patterns.shape, item.roles)
     problem = Problem(weights, taps, step * factor, metric)
     transform = choose(problem, wish, settings.effort)
     coefficients = transform.analyse(weights)
     energy = float(np.einsum("oit,oit->", weights, weights, dtype=np.float64))
-    norm, grid_bits = math.sqrt(energy), 0.0
+    norm, grid_bits, gain = math.sqrt(energy), 0.0, 1.0
     plain = problem.step if metric is None else problem.step / math.sqrt(metric.power)
     bases_bits = _bases_bits(transform, coefficients, plain)
     if metric is not None:
-        flat = weights.reshape(len(weights), -1)
         inner = metric.transformed(transform.rows)
         grid = grid_of(inner.factor()[0], inner, len(coefficients))
-        if settings.snr is not None:
-            sensitivity = float((grid.rows.values**2).mean() * (grid.columns.values**2).mean())
-        else:
-            energy, sensitivity = metric.error(flat), 1.0
+        gain = float((grid.rows.values**2).mean() * (grid.columns.values**2).mean())
+        if metric.assumed is not None:
+            gain *= metric.noise_gain
         coefficients = grid.relative(coefficients)
         norm = float(np.linalg.norm(coefficients))
         grid_bits = _entropy(grid.rows.codes) + _entropy(grid.columns.codes)
+    if judged is not None:
+        energy, sensitivity = judged * energy, judged * gain
+    else:
+        assert metric is not None, "only a metric says what an error does"
+        energy, sensitivity = metric.error(weights.reshape(len(weights), -1)), 1.0
     levels = fit_levels(coefficients)
     flat = coefficients.reshape(len(coefficients), math.prod(coefficients.shape[1:]))
     rows, columns = _sampled(flat.shape, share, steps)
@@ -160,6 +166,7 @@ def analyse(
         size=weights.size,
         energy=energy,
         sensitivity=sensitivity,
+        judged=judged,
         factor=factor,
         finest=finest_step(norm),
         transform=transform,
