@@ -331,7 +331,7 @@ def test_info_sums_small_tensors(run: Run, tmp_path: Path) -> None:
         tensors[f"{i}.bias"] = rng.normal(size=height).astype("f4")
         tensors[f"{i}.weight"] = rng.normal(size=(height, 64)).astype("f4")
         tensors[f"{i}.mask"] = rng.integers(0, 2, (height, 64)).astype(bool)
-        tensors[f"{i}.lora.weight"] = rng.normal(size=(2, 8)).astype("f2")
+        tensors[f"{i}.lora.weight"] = rng.uniform(1, 2, (2, 32)).astype("f2")
     tensors["last"] = tensors["1.bias"]
     tqcodec.save(tensors, tmp_path / "x.tqc", tqcodec.Settings(bits=8))
     code, out, _ = run("info", tmp_path / "x.tqc")
@@ -340,7 +340,7 @@ def test_info_sums_small_tensors(run: Run, tmp_path: Path) -> None:
     assert [row[0] for row in rows[1:4]] == ["1.weight", "2.weight", "0.weight"]
     sums = [" ".join(row) for row in rows if row[0] == "[3"]
     assert sums == [
-        "[3 tensors] 48 elements F16 in bundles weight",
+        "[3 tensors] 192 elements F16 in bundles weight",
         "[3 tensors] 96 elements F32 in bundles vector",
         "[3 tensors] 6144 elements BOOL in bundles exact: no floating point",
     ]

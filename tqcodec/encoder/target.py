@@ -15,7 +15,7 @@ HURRY = 5.0  # times these tolerances for a fast encoding
 DECIBELS_PER_OCTAVE = 20 * math.log10(2)
 EXTREME = 64.0  # log2 of the finest and the coarsest step
 SLOPES = (0.15, 3.0)  # octaves of the target for one of the step: 1 at high rate
-NARROWEST = 0.01  # octaves between two steps with nothing between them: sizes may jump
+NARROWEST = 0.003  # octaves between two steps with nothing between them: sizes may jump
 
 
 @dataclass(frozen=True)

@@ -93,18 +93,17 @@ def _cheaper(
 
     record = reconstruct(coded.record, source.patterns.shape, source.dtype)
     parts = [h.entropy() for h in (coded.indices, coded.vectors, coded.entries)]
-    best, least, before = coded, cost(8 * RECORD_BYTES + sum(parts), record), math.inf
+    best, least = coded, cost(8 * RECORD_BYTES + sum(parts), record)
     for kept in range(source.dtype.mantissa_bits):
         part = side.make_part(source.patterns, source.dtype, kept)
         decoded = part.patterns.reshape(source.patterns.shape)
         exponents = side.exponent_histograms([part])
         bits = part.width * source.patterns.size + exponents.entropy() + 8 * PART_BYTES
+        if bits >= least:
+            break  # even without an error
         price = cost(bits, decoded)
         if price < least:
             best, least = _compared(source, analysis, replace(coded, part=part), decoded), price
-        if price > before:
-            break  # one more bit brings less than it costs, and the next ones will, too
-        before = price
     return best
 
 
