@@ -23,8 +23,8 @@ import tqcodec
 from tqcodec import Settings
 from tqcodec.encoder import kinds
 from tqcodec.errors import DecodeError
-from tqcodec.format import native_decoder
 from tqcodec.format.entries import Entry
+from tqcodec.format.native_decoder import NativeFile, available
 from tqcodec.format.registry import Coding
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "conformance"))
@@ -90,7 +90,8 @@ def decoded(data: bytes) -> tuple[dict[str, Array], list[Entry], dict[str, str]]
         arrays = tqcodec.decode(data)
     except DecodeError as error:
         raise FaultError(error.rule, str(error)) from None
-    if native_decoder.available() and native_decoder.decode(data, None, 1, None) is None:
+    decoder = NativeFile.of(data, len(data))
+    if available() and (decoder is None or decoder.decode_all(1, None) is None):
         raise FaultError("decoders", "the decoder in C refuses what Python decodes")
     return arrays, entries, metadata
 

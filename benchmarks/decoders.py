@@ -1,62 +1,105 @@
-"""Decoding of whole files by the format layer and by the decoder in C, side by side in one run.
+"""Ways to read whole files, side by side in one run.
 
-    python benchmarks/decoders.py FILE.tqc...
+    python benchmarks/decoders.py FILE.tqc... [--before OLD/bin/python]
 
 Best of several runs each, in milliseconds and in million elements a second; one thread unless said
-otherwise. This is what decided that the package uses the decoder in C where it is built.
+otherwise: by the format layer alone (numpy and constriction), `load`, `load` with two threads,
+`open(path)[name]` over all tensors, and what `tqcodec info` does. `--before` adds `info` by another
+version. The format layer is left out where it would take more than about ten seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tqcodec import api
-from tqcodec.format import native_decoder
+import tqcodec
+from tqcodec.cli import describe
+from tqcodec.format.container import Container
 
 RUNS = 7
+SLOW = 8 * 10**6  # elements from which on the format layer is left out
+BEFORE = """
+import sys, time, tqcodec
+from tqcodec.cli import describe
+best = float("inf")
+for _ in range(int(sys.argv[2])):
+    start = time.perf_counter()
+    with tqcodec.open(sys.argv[1]) as file:
+        describe.info(file.container)
+    best = min(best, time.perf_counter() - start)
+print(best)
+"""
 
 
-def by_format_layer(data: bytes) -> int:
-    """Decode with numpy and the native loops; the number of elements."""
-    with api.open(data) as file:
-        return sum(patterns.size for _, patterns in file.container.decode_all())
+def by_format_layer(path: Path) -> None:
+    """Decode with numpy and constriction."""
+    for _ in Container.of(path.read_bytes()).decode_all():
+        pass
 
 
-def by_c(data: bytes, workers: int) -> int:
-    """Decode with the decoder in C; the number of elements."""
-    found = native_decoder.decode(data, None, workers, None)
-    if found is None:
-        raise SystemExit("the decoder in C is not built, or refuses the file")
-    return sum(patterns.size for _, _, patterns in found)
+def one_by_one(path: Path) -> None:
+    """Each tensor when it is asked for."""
+    with tqcodec.open(path) as file:
+        for name in file:
+            file[name]
 
 
-def best(act: Callable[[], int]) -> tuple[float, int]:
-    """Seconds of the fastest run, and what it gave."""
-    fastest, elements = float("inf"), 0
+def info(path: Path) -> None:
+    """What `tqcodec info` does before it prints."""
+    with tqcodec.open(path) as file:
+        describe.info(file)
+
+
+def info_before(path: Path, python: str) -> float:
+    """Seconds of `info` by another version."""
+    command = [python, "-c", BEFORE, str(path), str(RUNS)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+WAYS: dict[str, Callable[[Path], object]] = {
+    "format layer": by_format_layer,
+    "load": tqcodec.load,
+    "load, 2 threads": lambda path: tqcodec.load(path, workers=2),
+    "open, one by one": one_by_one,
+    "info": info,
+}
+
+
+def best(act: Callable[[Path], object], path: Path) -> float:
+    """Seconds of the fastest run."""
+    fastest = float("inf")
     for _ in range(RUNS):
         start = time.perf_counter()
-        elements = act()
+        act(path)
         fastest = min(fastest, time.perf_counter() - start)
-    return fastest, elements
+    return fastest
 
 
 def main() -> None:
-    """Print one line a file."""
+    """Print one line for each way to read each file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", metavar="FILE", nargs="+", type=Path)
-    print(f"{'':24s}{'Python':>16s}{'C':>24s}{'C, 2 threads':>24s}")
-    for path in parser.parse_args().files:
-        data = path.read_bytes()
-        plain, elements = best(lambda d=data: by_format_layer(d))
-        line = f"{path.name:24s}{1e3 * plain:8.1f} ms{elements / plain / 1e6:5.0f}"
-        for workers in (1, 2):
-            seconds, _ = best(lambda d=data, w=workers: by_c(d, w))
-            speed = elements / seconds / 1e6
-            line += f"{1e3 * seconds:9.1f} ms{speed:5.0f}{plain / seconds:7.1f} x"
-        print(line)
+    parser.add_argument("--before", metavar="PYTHON", help="of another version's environment")
+    options = parser.parse_args()
+    print(f"{'file':28s}{'way':20s}{'ms':>9s}{'M/s':>8s}{'of load':>9s}")
+    for path in options.files:
+        with tqcodec.open(path) as file:
+            elements = sum(entry.elements for entry in file.container.directory.entries)
+        seconds = {
+            name: best(way, path)
+            for name, way in WAYS.items()
+            if way is not by_format_layer or elements < SLOW
+        }
+        if options.before:
+            seconds["info before"] = info_before(path, options.before)
+        for name, found in seconds.items():
+            ratio = found / seconds["load"]
+            speed = elements / found / 1e6
+            print(f"{path.name:28s}{name:20s}{1e3 * found:9.1f}{speed:8.1f}{ratio:9.2f}")
 
 
 if __name__ == "__main__":

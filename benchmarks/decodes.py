@@ -34,7 +34,7 @@ import tqcodec
 from tqcodec import EncodeError, Settings, Statistics
 from tqcodec.cli import checkpoints, describe
 from tqcodec.cli.terminal import terminal_progress
-from tqcodec.format import native_decoder
+from tqcodec.format.native_decoder import available
 
 Tensors = dict[str, Any]
 
@@ -231,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return repeat(options)
     package = fingerprint("decodes", "decode_checks", "made_networks")
     about = {"package": package, "seed": options.seed}
-    built = "in C" if native_decoder.available() else "in Python: that in C is not built"
+    built = "in C" if available() else "in Python: that in C is not built"
     said = ", ".join(f"{key} {value}" for key, value in about.items())
     print(f"{said}, decoder {built}, log {options.log}")
     logged = [line for line in read_log(options.log) if about.items() <= line.items()]

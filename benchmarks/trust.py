@@ -93,7 +93,7 @@ def each(data: bytes) -> None:
                 _ = file[name]
             except tqcodec.DecodeError as error:
                 str(error)
-        describe.info(file.container)
+        describe.info(file)
         describe.dump(file.container)
 
 

@@ -49,7 +49,7 @@ LAYERS: dict[str, tuple[Sequence[str], set[str]]] = {
     "native": ((), set()),
     "format": (("errors", "common", "native"), {"constriction", "msgpack"}),
     **{f"encoder.{name}": (MATRIX, set()) for name in SHARED},
-    "encoder.matrix": (MATRIX, {"scipy"}),
+    "encoder.matrix": ((*MATRIX, "native"), {"scipy"}),
     "encoder": (("errors", "version", "common", "format"), {"scipy"}),
     "arrays": (("errors", "common", "format"), {"ml_dtypes"}),
     "file": (("errors", "common", "format", "arrays"), set()),

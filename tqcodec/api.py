@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
@@ -11,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.arrays import Array, numpy_dtype, patterns_of
-from tqcodec.common import streams
+from tqcodec.arrays import Array, patterns_of
 from tqcodec.common.atomic import check_writable, replacing
-from tqcodec.common.checks import PathLike, need, need_function, need_options
+from tqcodec.common.checks import PathLike, need, need_function, need_options, path_of
 from tqcodec.common.progress import Progress
 from tqcodec.errors import EncodeError
 from tqcodec.file import BYTES, TensorFile
-from tqcodec.format import native_decoder
 from tqcodec.format.dtypes import to_float
 from tqcodec.format.registry import MAJOR, MINOR
 
@@ -141,10 +138,6 @@ def _of_statistics(statistics: Any, sources: Mapping[str, Source]) -> list[Findi
     return [] if found is None else [Finding("statistics", found)]
 
 
-def _look_at_nothing(index: int, patterns: Array) -> None:
-    """What a verification makes of tensors that decode."""
-
-
 def decode(
     data: bytes,
     *,
@@ -166,11 +159,8 @@ def decode(
     """
     need("data", data, BYTES, "the bytes of a file (load takes its path)")
     need_options(limit, workers, progress)
-    found = native_decoder.decode(data, limit, workers, progress)
-    if found is not None:
-        return {name: patterns.view(numpy_dtype(dtype)) for name, dtype, patterns in found}
     with open(data, limit=limit) as file:
-        return _decode_all(file, progress)
+        return file.decode_all(workers, progress)
 
 
 def save(
@@ -214,7 +204,10 @@ def load(
     progress: Progress | None = None,
 ) -> dict[str, Array]:
     """`decode` of a file. `open` takes less memory: it reads one tensor at a time."""
-    return decode(streams.read(path), limit=limit, workers=workers, progress=progress)
+    path = path_of(path)
+    need_options(limit, workers, progress)
+    with open(path, limit=limit) as file:
+        return file.decode_all(workers, progress)
 
 
 def verify(
@@ -230,25 +223,8 @@ def verify(
         DecodeError: at the first fault.
     """
     need_options(limit, workers, progress)
-    if native_decoder.available():
-        # Read once: it may be a pipe.
-        source = source if isinstance(source, BYTES) else streams.read(source)
-        with suppress(MemoryError):  # one tensor after the other takes less
-            if native_decoder.visit(bytes(source), limit, workers, _look_at_nothing, progress):
-                return
     with open(source, limit=limit) as file:
-        for done, _ in enumerate(file.container.decode_all(), 1):
-            if progress is not None:
-                progress("verify", done, len(file))
-
-
-def _decode_all(file: TensorFile, progress: Progress | None) -> dict[str, Array]:
-    out: dict[str, Array] = {}
-    for done, (entry, patterns) in enumerate(file.container.decode_all(), 1):
-        out[entry.name] = patterns.view(numpy_dtype(entry.dtype))
-        if progress is not None:
-            progress("decode", done, len(file))
-    return {name: out[name] for name in file}
+        file.verify(workers, progress)
 
 
 def open(source: bytes | PathLike, *, limit: int | None = None) -> TensorFile:

@@ -1,19 +1,32 @@
-"""The one door through which files are read: `TensorFile`."""
+"""The one door through which files are read: `TensorFile`.
+
+The decoder in C has the first word, where it was built. What it refuses, the format layer decides:
+it decodes the same, and says what is wrong.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import cached_property
 from types import TracebackType
 from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tqcodec.arrays import Array, numpy_dtype
 from tqcodec.common import streams
 from tqcodec.common.checks import PathLike, need_options, path_of
-from tqcodec.format.container import Container
+from tqcodec.common.progress import Progress
+from tqcodec.format.container import Container, default_limit
+from tqcodec.format.entries import Entry
 from tqcodec.format.header import Header
+from tqcodec.format.native_decoder import NativeFile
+from tqcodec.format.records import CodedTensor
 
 BYTES = (bytes, bytearray, memoryview)
 _SEEKING = threading.Lock()  # only where a file cannot be read at a position
@@ -25,9 +38,6 @@ class TensorFile(Mapping[str, Array]):
     Threads and forked processes may share it: reads have positions of their own. It is pickled (and
     copied) as the path of the file, which is opened again there, or as the bytes that it was made
     of. Once it is closed, names and metadata are still there, tensors are not (ValueError).
-
-    Attributes:
-        container: the file as the format layer sees it.
     """
 
     def __init__(self, source: bytes | PathLike, limit: int | None = None) -> None:
@@ -49,11 +59,24 @@ class TensorFile(Mapping[str, Array]):
                 else:
                     with file:
                         self._data = memoryview(file.read())
+        self._length = self._size()
+        self._native: NativeFile | None = None
         try:
-            self.container = Container(self._fetch, self._size(), limit)
+            with suppress(MemoryError):
+                place = self._data if self._file is None else self._file.fileno()
+                self._native = NativeFile.of(place, self._length)
+            decoder = self._native
+            names = [t.name for t in decoder.tensors] if decoder else self.container.index
+            self._index = {name: i for i, name in enumerate(names)}
+            self._metadata = decoder.metadata if decoder else self.container.directory.metadata
         except BaseException:
             self.close()
             raise
+
+    @cached_property
+    def container(self) -> Container:
+        """The file as the format layer sees it."""
+        return Container(self._fetch, self._length, self._limit)
 
     def _size(self) -> int:
         return len(self._data) if self._file is None else os.fstat(self._file.fileno()).st_size
@@ -70,23 +93,96 @@ class TensorFile(Mapping[str, Array]):
         if self._closed:
             raise ValueError(f"tqcodec: {self._path or 'the file'} is closed, open it again")
 
+    def _allowed(self, indices: Iterable[int]) -> NativeFile | None:
+        """The decoder in C for some tensors, if it may decode them.
+
+        Raises:
+            ValueError: the file is closed.
+        """
+        self._check_open()
+        if self._native is None:
+            return None
+        limit = self._limit if self._limit is not None else default_limit(self._length)
+        within = sum(self._native.tensors[i].size for i in indices) <= limit
+        return self._native if within else None
+
     def metadata(self) -> dict[str, str]:
         """The file's free strings."""
-        return dict(self.container.directory.metadata)
+        return dict(self._metadata)
 
     def __getitem__(self, name: str) -> Array:
-        entry = self.container.directory.entries[self.container.index[name]]
-        self._check_open()
+        index = self._index[name]
+        decoder = self._allowed([index])
+        if decoder is not None:
+            with suppress(MemoryError):
+                patterns = decoder.tensor(index)
+                self._check_open()  # else the bytes may be those of a file opened meanwhile
+                if patterns is not None:
+                    return _array(decoder, index, patterns)
+        entry = self.container.directory.entries[index]
         return self.container.decode(entry).view(numpy_dtype(entry.dtype))
 
+    def record(self, entry: Entry) -> CodedTensor:
+        """The record of a transform-coded tensor: its transform domain, nothing reconstructed.
+
+        Raises:
+            DecodeError: it cannot be decoded.
+        """
+        index = self._index[entry.name]
+        decoder = self._allowed([index])
+        if decoder is not None:
+            with suppress(MemoryError):
+                found = decoder.coefficients(index)
+                self._check_open()
+                if found is not None:
+                    record, _ = self.container.head(entry)
+                    record.coefficients[:] = found.reshape(record.coefficients.shape)
+                    return record
+        return self.container.record(entry)
+
+    def decode_all(self, workers: int = 1, progress: Progress | None = None) -> dict[str, Array]:
+        """All tensors, in the order of the file; arguments and errors as of `tqcodec.decode`."""
+        decoder = self._allowed(range(len(self)))
+        if decoder is not None:
+            with suppress(MemoryError):  # the limit allows what the machine does not have
+                found = decoder.decode_all(workers, progress)
+                self._check_open()
+                if found is not None:
+                    pairs = zip(self._index.items(), found, strict=True)
+                    return {name: _array(decoder, i, patterns) for (name, i), patterns in pairs}
+        out: dict[str, Array] = {}
+        for entry, patterns in self._entries("decode", progress):
+            out[entry.name] = patterns.view(numpy_dtype(entry.dtype))
+        return {name: out[name] for name in self}
+
+    def verify(self, workers: int = 1, progress: Progress | None = None) -> None:
+        """Decode everything and check every checksum; as `tqcodec.verify`."""
+        decoder = self._allowed(range(len(self)))
+        if decoder is not None:
+            with suppress(MemoryError):  # one tensor after the other takes less
+                good = decoder.visit(workers, _look_at_nothing, progress)
+                self._check_open()
+                if good:
+                    return
+        for _ in self._entries("verify", progress):
+            pass
+
+    def _entries(
+        self, stage: str, progress: Progress | None
+    ) -> Iterator[tuple[Entry, NDArray[np.unsignedinteger]]]:
+        for done, pair in enumerate(self.container.decode_all(), 1):
+            if progress is not None:
+                progress(stage, done, len(self))
+            yield pair
+
     def __contains__(self, name: object) -> bool:
-        return name in self.container.index
+        return name in self._index
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.container.index)
+        return iter(self._index)
 
     def __len__(self) -> int:
-        return len(self.container.index)
+        return len(self._index)
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._check_open()
@@ -97,6 +193,7 @@ class TensorFile(Mapping[str, Array]):
     def close(self) -> None:
         """Close the file; arrays already decoded stay."""
         self._closed = True
+        self._native = None
         self._data = memoryview(b"")
         if self._file is not None:
             self._file.close()
@@ -111,6 +208,16 @@ class TensorFile(Mapping[str, Array]):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _array(decoder: NativeFile, index: int, patterns: NDArray[np.unsignedinteger]) -> Array:
+    dtype = decoder.tensors[index].dtype
+    assert dtype is not None, "of an unknown type nothing is decoded"
+    return patterns.view(numpy_dtype(dtype))
+
+
+def _look_at_nothing(index: int, patterns: NDArray[np.unsignedinteger]) -> None:
+    """What a verification makes of tensors that decode."""
 
 
 def _read_at(file: BinaryIO, offset: int, length: int) -> bytes:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 from fuzz import golden_files, mutants
+from strategies import using
 
 import tqcodec
-from tqcodec import api
 from tqcodec.errors import DecodeError, LimitError, MalformedError
 from tqcodec.format import native_decoder
+from tqcodec.format.container import Container
+from tqcodec.format.native_decoder import NativeFile
+from tqcodec.format.registry import Coding
 
 pytestmark = pytest.mark.skipif(
     not native_decoder.available(), reason="the decoder in C is not built"
@@ -39,12 +44,21 @@ def tensors() -> Tensors:
 
 @pytest.fixture(scope="module", params=[{"bits": 3}, {"lossless": True}], ids=str)
 def data(request: pytest.FixtureRequest) -> bytes:
-    return tqcodec.encode(tensors(), tqcodec.Settings(**request.param))
+    metadata = (("made", "by\0hand"), ("", "\U0001f600"))
+    return tqcodec.encode(tensors(), tqcodec.Settings(**request.param, metadata=metadata))
 
 
 def by_python(data: bytes) -> Tensors:
-    with api.open(data) as file:
+    with using("portable"), tqcodec.open(data) as file:
         return {name: file[name] for name in file}
+
+
+def by_c(data: bytes, workers: int = 1) -> bool:
+    """True where the decoder in C takes all of a file."""
+    file = NativeFile.of(data, len(data))
+    decoded = file is not None and file.decode_all(workers, None) is not None
+    assert decoded == (file is not None and file.visit(workers, unseen, None))
+    return decoded
 
 
 def assert_equal(found: Tensors, expected: Tensors) -> None:
@@ -57,12 +71,52 @@ def assert_equal(found: Tensors, expected: Tensors) -> None:
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_arrays_are_those_of_python(data: bytes, workers: int, tmp_path: Path) -> None:
-    assert native_decoder.decode(data, None, 1, None) is not None
-    assert native_decoder.visit(data, None, workers, unseen, None)
+    assert by_c(data, workers)
     expected = by_python(data)
     assert_equal(tqcodec.decode(data, workers=workers), expected)
     (tmp_path / "x.tqc").write_bytes(data)
     assert_equal(tqcodec.load(tmp_path / "x.tqc", workers=workers), expected)
+    for source in (data, tmp_path / "x.tqc"):
+        with tqcodec.open(source) as file:
+            assert_equal(dict(file), expected)
+            assert file.metadata() == {"made": "by\0hand", "": "\U0001f600"}
+
+
+def test_records_are_those_of_python(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.tqc").write_bytes(data)
+    container = Container.of(data)
+    entries = [e for e in container.directory.entries if e.coding == Coding.TRANSFORM]
+    for source in (data, tmp_path / "x.tqc"):
+        with tqcodec.open(source) as file:
+            for entry in entries:
+                if entry.same_as is None:
+                    expected = container.record(entry)
+                    found = file.record(entry)
+                    assert np.array_equal(found.coefficients, expected.coefficients)
+                    assert found.roles == expected.roles
+                    assert np.array_equal(found.kept, expected.kept)
+
+
+def test_threads_share_an_open_file(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.tqc").write_bytes(data)
+    expected = by_python(data)
+    with tqcodec.open(tmp_path / "x.tqc") as file, ThreadPoolExecutor(8) as pool:
+        names = list(expected) * 20
+        for name, array in zip(names, pool.map(file.__getitem__, names), strict=True):
+            assert array.tobytes() == expected[name].tobytes()
+
+
+def test_a_file_that_is_cut_while_it_is_open(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.tqc").write_bytes(data)
+    with tqcodec.open(tmp_path / "x.tqc") as file:
+        os.truncate(tmp_path / "x.tqc", len(data) - 10)
+        with pytest.raises(MalformedError, match=r"segment\.crc"):
+            dict(file)
+        with pytest.raises(DecodeError):
+            file.decode_all()
+    with pytest.raises(ValueError, match="closed"):
+        file["scalar"]
+    assert file.metadata()
 
 
 def test_where_no_thread_can_be_started(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +126,7 @@ def test_where_no_thread_can_be_started(data: bytes, monkeypatch: pytest.MonkeyP
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", fail)
-    assert native_decoder.decode(data, None, 1, None) is not None
+    assert by_c(data)
     for workers in (1, 3):
         assert_equal(tqcodec.decode(data, workers=workers), expected)
         tqcodec.verify(data, workers=workers)
@@ -121,7 +175,6 @@ def test_it_decodes_what_python_decodes_and_nothing_else() -> None:
             expected = by_python(data)
             tqcodec.verify(data)
         except DecodeError:
-            assert native_decoder.decode(data, None, 1, None) is None
-            assert not native_decoder.visit(data, None, 1, unseen, None)
+            assert not by_c(data)
         else:
             assert_equal(tqcodec.decode(data), expected)

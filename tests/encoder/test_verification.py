@@ -246,7 +246,7 @@ def test_a_decoder_that_refuses_what_another_takes_is_a_fault(
 ) -> None:
     if not native_decoder.available():
         pytest.skip("the decoder in C is not built")
-    monkeypatch.setattr(native_decoder, "visit", lambda *_: False)
+    monkeypatch.setattr(native_decoder.NativeFile, "visit", lambda *_: False)
     with pytest.raises(InternalError, match="decoder in C"):
         tqcodec.encode(tensors())
 

@@ -333,15 +333,11 @@ def _decode(arguments: Namespace) -> int:
     output = _output(arguments, ".safetensors")
     checkpoints.check_suffix(output)
     source = checkpoints.source(arguments.input)
-    options = {"limit": arguments.limit, "workers": arguments.workers}
     with terminal_progress() as progress, api.open(source, limit=arguments.limit) as file:
         metadata = file.metadata()
         entries = (e for e in file.container.directory.entries if e.needs is None)
         checkpoints.check_tensors(output, {e.name: arrays.numpy_dtype(e.dtype) for e in entries})
-        if isinstance(source, bytes):
-            tensors = api.decode(source, **options, progress=progress)
-        else:
-            tensors = api.load(source, **options, progress=progress)
+        tensors = file.decode_all(arguments.workers, progress)
     checkpoints.write(output, checkpoints.Checkpoint(tensors, metadata))
     decoded = sum(array.nbytes for array in tensors.values())
     if arguments.json:
@@ -364,7 +360,7 @@ def _info(arguments: Namespace) -> int:
         given = Statistics.load(arguments.statistics)
     source = checkpoints.source(arguments.input)
     with terminal_progress() as progress, api.open(source, limit=arguments.limit) as file:
-        data = describe.info(file.container, progress)
+        data = describe.info(file, progress)
         if given is not None:
             gains.add_gains(data, file, given, progress)
     if arguments.json:
@@ -430,7 +426,7 @@ def _report(arguments: Namespace) -> int:
     kind = report.kind_of(output)
     source = checkpoints.source(arguments.input)
     with terminal_progress() as progress, api.open(source, limit=arguments.limit) as file:
-        data = describe.info(file.container, progress)
+        data = describe.info(file, progress)
     checkpoints.write_bytes(output, report.draw(data, Path(arguments.input).name, kind))
     return 0
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tqcodec.common.progress import Progress
 from tqcodec.encoder import kinds
+from tqcodec.file import TensorFile
 from tqcodec.format.container import Container, block_lengths
 from tqcodec.format.entries import Entry
 from tqcodec.format.planes import Part, read_block
@@ -65,26 +66,26 @@ def summary(container: Container) -> Data:
     }
 
 
-def info(container: Container, progress: Progress | None = None) -> Data:
+def info(file: TensorFile, progress: Progress | None = None) -> Data:
     """`summary`, and a description of each tensor under `tensors`.
 
     Args:
-        container: the file.
+        file: the file.
         progress: called with ("info", tensors done, of how many).
 
     Raises:
         DecodeError: a transform-coded tensor whose record cannot be read.
     """
-    entries = container.directory.entries
+    entries = file.container.directory.entries
     tensors = []
     for done, entry in enumerate(entries, 1):
-        tensors.append(_tensor(container, entry))
+        tensors.append(_tensor(file, entry))
         if progress is not None:
             progress("info", done, len(entries))
-    return {**summary(container), "tensors": tensors}
+    return {**summary(file.container), "tensors": tensors}
 
 
-def _tensor(container: Container, entry: Entry) -> Data:
+def _tensor(file: TensorFile, entry: Entry) -> Data:
     tied, own = entry.same_as is not None, bool(entry.segments)
     size = sum(segment.length for segment in entry.segments)
     out: Data = {
@@ -94,7 +95,7 @@ def _tensor(container: Container, entry: Entry) -> Data:
         "coding": _coding(entry),
         "kind": _kind(entry),
         "weight": _is_weight(entry),
-        "same_as": _twin(container, entry),
+        "same_as": _twin(file.container, entry),
         "bundle": entry.bundle,
         "bytes": size if own else 0 if tied or not entry.elements else None,
         "bits_per_weight": _bits(size, entry.elements) if own else None,
@@ -105,7 +106,7 @@ def _tensor(container: Container, entry: Entry) -> Data:
         "depths": None,
     }
     if entry.coding == Coding.TRANSFORM and not tied and entry.needs is None:
-        out |= _channels(container.record(entry), entry)
+        out |= _channels(file.record(entry), entry)
     return out
 
 
@@ -220,7 +221,7 @@ def _bundle_head(container: Container, index: int) -> Data:
 
 def _head(container: Container, entry: Entry) -> Data:
     if entry.coding == Coding.TRANSFORM:
-        return _transform_head(container.record(entry))
+        return _transform_head(container.head(entry)[0])
     container.check_limit([entry])
     blocks = zip(entry.segments, block_lengths(entry.elements), strict=False)
     parts = [

@@ -19,10 +19,10 @@ from tqcodec.encoder.matrix.error import BLOCK, Patterns, decibels, error_of
 from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.tensor import Item, Source, Treatment
 from tqcodec.errors import InternalError
-from tqcodec.format import native_decoder
 from tqcodec.format.container import EVERYTHING, Container
 from tqcodec.format.dtypes import DType, to_float
 from tqcodec.format.entries import Entry
+from tqcodec.format.native_decoder import NativeFile, available
 from tqcodec.format.registry import Coding
 
 
@@ -63,7 +63,8 @@ def check(
             with lock:
                 faults[index] = fault
 
-    taken = native_decoder.visit(data, EVERYTHING, settings.workers, compare, progress)
+    decoder = NativeFile.of(data, len(data))
+    taken = decoder is not None and decoder.visit(settings.workers, compare, progress)
     if not taken:
         done, of = 0, sum(entry.same_as is None for entry in entries)
         for entry, patterns in container.decode_all():
@@ -74,7 +75,7 @@ def check(
                     progress("verify", done, of)
     if faults:  # the first in the file, whatever thread found it
         raise faults[min(faults)]
-    if native_decoder.available() and not taken:
+    if available() and not taken:
         raise InternalError("source.decoders", "the decoder in C does not take what Python decodes")
 
 

@@ -1,4 +1,4 @@
-"""The optional native loops, with the interface of `portable` (chapter 5).
+"""The optional native loops of the encoder, with the interface of `portable` (chapter 5).
 
 Built from `native/loops.c` where a C compiler is at hand; the results are the same. Imports numpy
 only, besides the layers below.
@@ -10,22 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec import native
-from tqcodec.format.reader import Reader
 from tqcodec.format.tables import Tables
 
 _library = native.library(native.LOOPS)
 
 AVAILABLE = _library is not None
-
-# By the status that the `decode` of the loops returns.
-_FAULTS = {
-    1: ("payload.invalid", "words that no encoder writes"),
-    2: ("payload.end", "words do not end as an encoder ends them"),
-    3: ("stream.escapes", "fewer escapes than coded"),
-    4: ("stream.escape", "an escape that needs none"),
-    5: ("stream.escapes", "escapes left over"),
-    6: ("stream.range", "a value above 2 ** 30"),
-}
 
 
 def encode(
@@ -45,62 +34,6 @@ def encode(
         steps,
     )
     return words, np.frombuffer(escapes, np.int32)
-
-
-def decode(
-    reader: Reader,
-    words: memoryview,
-    escapes: NDArray[np.int32],
-    low: NDArray[np.uint32],
-    ids: NDArray[np.uint8],
-    tables: Tables,
-    steps: int,
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """As `portable.decode`."""
-    packed = tables.packed
-    indices = np.empty(ids.shape, np.int32)
-    coefficients = np.empty(ids.shape, np.int32) if steps else indices
-    rows, columns = ids.shape
-    status = _library.decode(
-        np.frombuffer(words, "<u4").astype(np.uint32),
-        packed.numbers,
-        packed.weights,
-        packed.starts,
-        packed.slots,
-        np.ascontiguousarray(ids),
-        low,
-        escapes,
-        rows,
-        columns,
-        steps,
-        coefficients,
-        indices,
-    )
-    if status:
-        reader.fail(*_FAULTS[status])
-    return coefficients, indices
-
-
-def quantize(
-    x: NDArray[np.float32],
-    classes: NDArray[np.uint8],
-    scaled_bits: NDArray[np.float32],
-    steps: int,
-) -> NDArray[np.int32]:
-    """As `uniform` (steps 0) and `trellis` of the encoder's quantizer, whose rates are scaled."""
-    out = np.empty(x.shape, np.int32)
-    _, quantizers, length = scaled_bits.shape
-    _library.quantize(
-        np.ascontiguousarray(x),
-        np.ascontiguousarray(classes),
-        np.ascontiguousarray(scaled_bits),
-        quantizers,
-        length,
-        *x.shape,
-        steps,
-        out,
-    )
-    return out
 
 
 def indices_of(

@@ -1,4 +1,4 @@
-"""Whole files by the decoder in C (`decoders/c`), where it was built; the same arrays as without.
+"""Files by the decoder in C (`decoders/c`), where it was built; the same arrays as without.
 
 It decodes or it does not: for what it refuses, the caller asks `container`, which says what is
 wrong. Built from `native/decoder.c`. Imports numpy and the standard library only, besides the
@@ -8,8 +8,9 @@ layers below.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,7 +24,6 @@ _library = native.library(native.DECODER)
 
 Done = TypeVar("Done")
 Patterns = NDArray[np.unsignedinteger]
-Tensor = tuple[str, DType, Patterns]  # name, element type, bit patterns of the tensor's shape
 
 SMALL = 1 << 14  # elements; smaller tensors often share a bundle, so one task takes them all
 TASK = 1 << 21  # elements of a task, more or less
@@ -34,90 +34,157 @@ def available() -> bool:
     return _library is not None
 
 
-def decode(
-    data: bytes, limit: int | None, workers: int, progress: Progress | None
-) -> list[Tensor] | None:
-    """All tensors of a file, in its order.
-
-    Args:
-        data: the whole file.
-        limit: largest number of decoded bytes; None for the default of the specification.
-        workers: threads.
-        progress: called with ("decode", done, of) as tensors are done.
-
-    Returns:
-        None if there is no decoder in C, or if it does not decode the file.
-    """
-    file = _File.open(data, limit)
-    if file is None:
-        return None
-    found: dict[int, Patterns] = {}
-    try:
-        for task, arrays in file.run("decode", file.decode, workers, progress):
-            if arrays is None:
-                return None
-            found.update(zip(task, arrays, strict=True))
-    except MemoryError:  # the caller's limit allows what the machine does not have
-        return None
-    return [
-        (name, DTYPES[dtype], found[i] if twin is None else found[twin].copy())
-        for i, (name, dtype, _, twin) in enumerate(file.tensors)
-    ]
-
-
-def visit(
-    data: bytes,
-    limit: int | None,
-    workers: int,
-    visitor: Callable[[int, Patterns], None],
-    progress: Progress | None,
-) -> bool:
-    """True if the decoder in C is there and finds nothing wrong with a file.
-
-    Args:
-        data, limit, workers: as in `decode`.
-        visitor: called with each tensor that is not tied, its index in the file and its bit
-            patterns, which are not kept; in threads, and in no order.
-        progress: called with ("verify", done, of).
-
-    Raises:
-        MemoryError: the machine has not enough for one of the tensors.
-    """
-    file = _File.open(data, limit)
-    if file is None:
-        return False
-
-    def decodes(task: list[int]) -> bool:
-        arrays = file.decode(task)
-        for index, patterns in zip(task, arrays or [], strict=arrays is not None):
-            visitor(index, patterns)
-        return arrays is not None
-
-    return all(good for _, good in file.run("verify", decodes, workers, progress))
-
-
-class _File:
-    """An open file.
+@dataclass(frozen=True)
+class Tensor:
+    """What the directory says of a tensor.
 
     Attributes:
-        tensors: name, element type, shape and, for a tied tensor, index of the tensor that it is
-            tied to.
+        name: its name.
+        dtype: element type, None for one that this version does not know.
+        shape: its shape.
+        same_as: index of the tensor that it is tied to.
+        bundle: index of its bundle.
+    """
+
+    name: str
+    dtype: DType | None
+    shape: tuple[int, ...]
+    same_as: int | None
+    bundle: int | None
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Decoded bytes; 0 for an unknown type."""
+        return 0 if self.dtype is None else self.elements * self.dtype.size
+
+
+class NativeFile:
+    """A file that the decoder in C has opened; threads may share it.
+
+    Attributes:
+        tensors: of the file, in its order.
+        metadata: the file's free strings.
     """
 
     def __init__(self, file: Any) -> None:
         self._file = file
-        self.tensors: list[tuple[str, str, tuple[int, ...], int | None]] = file.tensors()
+        self.metadata: dict[str, str] = dict(file.metadata())
+        self.tensors = [
+            Tensor(name, None if dtype is None else DTYPES.get(dtype), *others)
+            for name, dtype, *others in file.tensors()
+        ]
+        self._members: dict[int, list[int]] = {}
+        for index, tensor in enumerate(self.tensors):
+            if tensor.bundle is not None and tensor.same_as is None:
+                self._members.setdefault(tensor.bundle, []).append(index)
+        # The last bundle that was decoded, by its index.
+        self._bundle: tuple[int, dict[int, Patterns]] = (-1, {})
 
     @staticmethod
-    def open(data: bytes, limit: int | None) -> _File | None:
-        if _library is None or limit == 0:  # 0 is the default limit to the library
-            return None
-        file = _library.open(data, min(int(limit or 0), (1 << 64) - 1))
-        return None if file is None else _File(file)
+    def of(source: bytes | memoryview | int, length: int) -> NativeFile | None:
+        """A file in memory, or one on disk by its descriptor, which stays open.
 
-    def tasks(self) -> Iterator[list[int]]:
+        Args:
+            source: the bytes or the descriptor.
+            length: bytes of the file.
+
+        Returns:
+            None if there is no decoder in C, or if it does not open the file.
+        """
+        if _library is None:
+            return None
+        if not isinstance(source, int):
+            file = _library.open_memory(source)
+        elif hasattr(_library, "open_descriptor"):
+            file = _library.open_descriptor(source, length)
+        else:
+            return None
+        return None if file is None else NativeFile(file)
+
+    def tensor(self, index: int) -> Patterns | None:
+        """Bit patterns of one tensor, of its shape; None if it does not decode.
+
+        Raises:
+            MemoryError: the machine has not enough.
+        """
+        tensor = self.tensors[index]
+        if tensor.same_as is not None:
+            return self.tensor(tensor.same_as)
+        if tensor.bundle is None:
+            found = self._decode([index])
+            return None if found is None else found[0]
+        bundle = self._bundle  # another thread may put another one there
+        if bundle[0] != tensor.bundle:
+            members = self._members[tensor.bundle]
+            found = self._decode(members)
+            if found is None:
+                return None
+            bundle = (tensor.bundle, dict(zip(members, found, strict=True)))
+            self._bundle = bundle
+        # A copy: what the caller does to one tensor must not reach the others.
+        return bundle[1][index].copy()
+
+    def coefficients(self, index: int) -> NDArray[np.int32] | None:
+        """Coefficients of a transform-coded tensor, flat: int32 (rows * kept columns).
+
+        Returns:
+            None if it does not decode.
+
+        Raises:
+            MemoryError: the machine has not enough.
+        """
+        found = self._file.record(index)
+        return None if found is None else np.frombuffer(found, np.int32)
+
+    def decode_all(self, workers: int, progress: Progress | None) -> list[Patterns] | None:
+        """Bit patterns of all tensors, in the order of the file; None if they do not decode.
+
+        Args:
+            workers: threads.
+            progress: called with ("decode", done, of) as tensors are done.
+
+        Raises:
+            MemoryError: the machine has not enough.
+        """
+        found: dict[int, Patterns] = {}
+        for task, arrays in self._run("decode", self._decode, workers, progress):
+            if arrays is None:
+                return None
+            found.update(zip(task, arrays, strict=True))
+        twins = enumerate(tensor.same_as for tensor in self.tensors)
+        return [found[i] if twin is None else found[twin].copy() for i, twin in twins]
+
+    def visit(
+        self, workers: int, visitor: Callable[[int, Patterns], None], progress: Progress | None
+    ) -> bool:
+        """True if nothing is wrong with the file.
+
+        Args:
+            workers: threads.
+            visitor: called with each tensor that is not tied, its index in the file and its bit
+                patterns, which are not kept; in threads, and in no order.
+            progress: called with ("verify", done, of).
+
+        Raises:
+            MemoryError: the machine has not enough for one of the tensors.
+        """
+
+        def decodes(task: list[int]) -> bool:
+            arrays = self._decode(task)
+            for index, patterns in zip(task, arrays or [], strict=arrays is not None):
+                visitor(index, patterns)
+            return arrays is not None
+
+        return all(good for _, good in self._run("verify", decodes, workers, progress))
+
+    def _tasks(self) -> Iterator[list[int]]:
         """All tensors but tied ones, the large ones first: what is left at the end is soon done."""
-        sizes = {i: math.prod(t[2]) for i, t in enumerate(self.tensors) if t[3] is None}
+        sizes = {i: t.elements for i, t in enumerate(self.tensors) if t.same_as is None}
         task: list[int] = []
         for index in sorted(sizes, key=lambda i: -sizes[i]):
             task.append(index)
@@ -127,16 +194,17 @@ class _File:
         if task:
             yield task
 
-    def decode(self, task: list[int]) -> list[Patterns] | None:
+    def _decode(self, task: Sequence[int]) -> list[Patterns] | None:
         """Bit patterns of some tensors, None if they do not decode."""
-        kinds = [(self.tensors[i][2], DTYPES.get(self.tensors[i][1])) for i in task]
-        if any(dtype is None for _, dtype in kinds):
-            return None
-        arrays = [np.empty(shape, dtype.pattern) for shape, dtype in kinds if dtype is not None]
+        arrays: list[Patterns] = []
+        for tensor in (self.tensors[i] for i in task):
+            if tensor.dtype is None:
+                return None
+            arrays.append(np.empty(tensor.shape, tensor.dtype.pattern))
         flat = [array.reshape(-1).view(np.uint8) for array in arrays]
         return arrays if self._file.decode(list(zip(task, flat, strict=True))) else None
 
-    def run(
+    def _run(
         self, stage: str, act: Callable[[list[int]], Done], workers: int, progress: Progress | None
     ) -> Iterator[tuple[list[int], Done]]:
         """Each task with what came of it, in threads; no other is begun if the caller leaves.
@@ -144,8 +212,8 @@ class _File:
         Raises:
             MemoryError: of a task, or no thread can be started.
         """
-        done, total = 0, sum(twin is None for _, _, _, twin in self.tensors)
-        for task, result in _results(act, self.tasks(), workers):
+        done, total = 0, sum(tensor.same_as is None for tensor in self.tensors)
+        for task, result in _results(act, self._tasks(), workers):
             done += len(task)
             if progress is not None:
                 progress(stage, done, total)

@@ -78,5 +78,4 @@ def read_stream(
     low = np.zeros(0, np.uint32)
     if tables.low_bits.any():
         low = packing.unpack(reader, tables.low_bits[ids].ravel()).astype(np.uint32)
-    decode = native.decode if native.AVAILABLE else portable.decode
-    return decode(reader, raw_words, escapes, low, ids, tables, steps)
+    return portable.decode(reader, raw_words, escapes, low, ids, tables, steps)

@@ -133,7 +133,6 @@ class PackedTables:
         numbers: int32 (5, tables): first weight, low, size, has an escape, low bits.
         weights: uint16, of the symbols of all tables, escapes included.
         starts: uint16, sums of the weights before each symbol in its table.
-        slots: uint16 (tables * 4096), symbol that owns each 12-bit number.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -144,8 +143,6 @@ class PackedTables:
         self.numbers = np.stack([*columns, tables.low_bits]).astype(np.int32)
         self.weights = np.concatenate(weights).astype(np.uint16)
         self.starts = np.concatenate([np.cumsum(w) - w for w in weights]).astype(np.uint16)
-        owners = [np.repeat(np.arange(len(w)), w) for w in weights]
-        self.slots = np.concatenate(owners).astype(np.uint16)
 
 
 def write_tables(tables: Sequence[Table]) -> bytes:

@@ -1,4 +1,5 @@
-/* Python's way to the decoder in C (decoders/c): whole files in memory, without the interpreter lock.
+/* Python's way to the decoder in C (decoders/c): files on disk and in memory, without the interpreter
+   lock.
 
    A file that does not decode is reported as None or False, without a reason: the caller then has
    tqcodec/format/container.py say what is wrong. */
@@ -7,12 +8,17 @@
 #include <Python.h>
 #include <stdint.h>
 #include <stdlib.h>
+#ifndef _WIN32
+#include <errno.h>
+#include <unistd.h>
+#endif
 
 #include "tqcdec.h"
 
 typedef struct {
     PyObject_HEAD
-    Py_buffer data; /* stays while the file is open */
+    Py_buffer data; /* stays while the file is open; none where it is on disk */
+    int descriptor;
     tqc_file *file;
 } File;
 
@@ -23,7 +29,12 @@ static void File_dealloc(File *self)
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
-/* (name, dtype, shape, index of the tensor it is tied to or None) */
+static PyObject *index_or_none(int64_t index)
+{
+    return index < 0 ? Py_NewRef(Py_None) : PyLong_FromLongLong(index);
+}
+
+/* (name, dtype or None, shape, index of the tensor it is tied to or None, index of its bundle or None) */
 static PyObject *describe(const tqc_tensor *tensor)
 {
     PyObject *shape = PyTuple_New(tensor->dimensions);
@@ -36,12 +47,8 @@ static PyObject *describe(const tqc_tensor *tensor)
         }
         PyTuple_SET_ITEM(shape, i, length);
     }
-    PyObject *twin = tensor->same_as < 0 ? Py_NewRef(Py_None) : PyLong_FromLongLong(tensor->same_as);
-    if (!twin) {
-        Py_DECREF(shape);
-        return NULL;
-    }
-    return Py_BuildValue("s#sNN", tensor->name, (Py_ssize_t)tensor->name_size, tensor->dtype, shape, twin);
+    return Py_BuildValue("s#zNNN", tensor->name, (Py_ssize_t)tensor->name_size, tensor->dtype, shape,
+                         index_or_none(tensor->same_as), index_or_none(tensor->bundle));
 }
 
 static PyObject *File_tensors(File *self, PyObject *Py_UNUSED(ignored))
@@ -56,6 +63,23 @@ static PyObject *File_tensors(File *self, PyObject *Py_UNUSED(ignored))
             return NULL;
         }
         PyList_SET_ITEM(list, (Py_ssize_t)i, item);
+    }
+    return list;
+}
+
+static PyObject *File_metadata(File *self, PyObject *Py_UNUSED(ignored))
+{
+    size_t count = tqc_metadata_count(self->file);
+    PyObject *list = PyList_New((Py_ssize_t)count);
+    if (!list) return NULL;
+    for (size_t i = 0; i < count; i++) {
+        tqc_text text = tqc_metadata_at(self->file, i);
+        PyObject *pair = Py_BuildValue("s#s#", text.key, (Py_ssize_t)text.key_size, text.value, (Py_ssize_t)text.value_size);
+        if (!pair) {
+            Py_DECREF(list);
+            return NULL;
+        }
+        PyList_SET_ITEM(list, (Py_ssize_t)i, pair);
     }
     return list;
 }
@@ -122,9 +146,37 @@ static PyObject *File_decode(File *self, PyObject *pairs)
     return PyBool_FromLong(verdict == TQC_DECODED);
 }
 
+/* record(index): coefficients of a transform-coded tensor as the bytes of int32 (rows, kept columns);
+   None if it does not decode. */
+static PyObject *File_record(File *self, PyObject *number)
+{
+    size_t index = PyLong_AsSize_t(number);
+    if (index == (size_t)-1 && PyErr_Occurred()) return NULL;
+    tqc_options options = {.memory_limit = UINT64_MAX};
+    tqc_verdict verdict = TQC_NO_MEMORY;
+    tqc_coefficients found = {0};
+    PyThreadState *state = PyEval_SaveThread();
+    tqc_workspace *workspace = tqc_workspace_open(&options);
+    if (workspace) verdict = tqc_decode_coefficients(self->file, index, workspace, &found, NULL);
+    PyEval_RestoreThread(state);
+    PyObject *result = NULL;
+    if (verdict == TQC_DECODED) {
+        uint64_t size = found.channels[0] * found.kept * sizeof *found.coefficients;
+        result = PyBytes_FromStringAndSize((const char *)found.coefficients, (Py_ssize_t)size);
+    } else if (verdict == TQC_NO_MEMORY) {
+        PyErr_NoMemory();
+    } else {
+        result = Py_NewRef(Py_None);
+    }
+    tqc_workspace_close(workspace);
+    return result;
+}
+
 static PyMethodDef File_methods[] = {
     {"tensors", (PyCFunction)File_tensors, METH_NOARGS, NULL},
+    {"metadata", (PyCFunction)File_metadata, METH_NOARGS, NULL},
     {"decode", (PyCFunction)File_decode, METH_O, NULL},
+    {"record", (PyCFunction)File_record, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -136,29 +188,77 @@ static PyTypeObject FileType = {
     .tp_methods = File_methods,
 };
 
-/* open(data, limit): a File, or None if header, directory or tables do not decode. */
-static PyObject *decoder_open(PyObject *Py_UNUSED(module), PyObject *arguments)
+static File *new_file(void)
 {
-    Py_buffer data;
-    unsigned long long limit;
-    if (!PyArg_ParseTuple(arguments, "y*K", &data, &limit)) return NULL;
     File *self = PyObject_New(File, &FileType);
-    if (!self) {
-        PyBuffer_Release(&data);
-        return NULL;
+    if (self) {
+        self->data.obj = NULL;
+        self->descriptor = -1;
+        self->file = NULL;
     }
-    self->data = data;
-    self->file = NULL;
-    tqc_options options = {.memory_limit = UINT64_MAX, .decoded_limit = limit};
-    if (tqc_open_memory(data.buf, (size_t)data.len, &options, &self->file, NULL) != TQC_DECODED) {
-        Py_DECREF(self);
-        Py_RETURN_NONE;
-    }
-    return (PyObject *)self;
+    return self;
 }
 
+/* The file where it could be opened, else None. */
+static PyObject *opened(File *self, tqc_verdict verdict)
+{
+    if (verdict == TQC_DECODED) return (PyObject *)self;
+    Py_DECREF(self);
+    if (verdict == TQC_NO_MEMORY) return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+/* Decoded bytes are limited by who asks for tensors, and that bounds the memory. */
+static const tqc_options UNLIMITED = {.memory_limit = UINT64_MAX, .decoded_limit = UINT64_MAX};
+
+/* open_memory(data): a File, or None if header, directory or tables do not decode. */
+static PyObject *open_memory(PyObject *Py_UNUSED(module), PyObject *data)
+{
+    File *self = new_file();
+    if (!self) return NULL;
+    if (PyObject_GetBuffer(data, &self->data, PyBUF_SIMPLE)) {
+        self->data.obj = NULL;
+        Py_DECREF(self);
+        return NULL;
+    }
+    return opened(self, tqc_open_memory(self->data.buf, (size_t)self->data.len, &UNLIMITED, &self->file, NULL));
+}
+
+#ifndef _WIN32
+static int read_at(void *context, uint64_t offset, void *buffer, size_t size)
+{
+    const File *self = context;
+    char *to = buffer;
+    while (size) {
+        ssize_t done = pread(self->descriptor, to, size, (off_t)offset);
+        if (done < 0 && errno == EINTR) continue;
+        if (done <= 0) return -1;
+        to += done;
+        offset += (uint64_t)done;
+        size -= (size_t)done;
+    }
+    return 0;
+}
+
+/* open_descriptor(descriptor, length): likewise, of a file that stays open; reads share no position. */
+static PyObject *open_descriptor(PyObject *Py_UNUSED(module), PyObject *arguments)
+{
+    int descriptor;
+    unsigned long long length;
+    if (!PyArg_ParseTuple(arguments, "iK", &descriptor, &length)) return NULL;
+    File *self = new_file();
+    if (!self) return NULL;
+    self->descriptor = descriptor;
+    tqc_source source = {.read = read_at, .context = self, .length = length};
+    return opened(self, tqc_open_source(&source, &UNLIMITED, &self->file, NULL));
+}
+#endif
+
 static PyMethodDef methods[] = {
-    {"open", decoder_open, METH_VARARGS, NULL},
+    {"open_memory", open_memory, METH_O, NULL},
+#ifndef _WIN32
+    {"open_descriptor", open_descriptor, METH_VARARGS, NULL},
+#endif
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,4 +1,4 @@
-/* Native loops of tqcodec: coding of symbol streams and the search for the best quantization.
+/* Native loops of tqcodec: encoding of symbol streams and the search for the best quantization.
 
    An optional copy of what tqcodec/format/stream.py, tqcodec/format/trellis.py (with constriction)
    and tqcodec/encoder/quantizer.py do with numpy: same numbers in, same numbers out, tests hold them
@@ -14,10 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STATES = 8, TABLE_BITS = 12, SLOTS = 1 << TABLE_BITS, TABLES = 256 };
-enum { DONE = 0, INVALID, BAD_END, FEW_ESCAPES, NEEDLESS_ESCAPE, MANY_ESCAPES, OUT_OF_RANGE, NO_MEMORY,
-       NO_ESCAPE };
-#define MAX_VALUE (1 << 30)
+enum { STATES = 8, TABLE_BITS = 12, TABLES = 256 };
+enum { DONE = 0, NO_MEMORY, NO_ESCAPE };
 #define TOP 0xFFFFFFFFFFFFFFFFull
 
 /* Next state by (state, parity), as in tqcodec/format/trellis.py. */
@@ -25,11 +23,10 @@ static const uint8_t NEXT[STATES][2] = {{0, 2}, {5, 7}, {1, 3}, {4, 6},
                                         {2, 0}, {7, 5}, {3, 1}, {6, 4}};
 
 /* All tables of a file. weight and start have one entry for each symbol, escapes included;
-   table i owns those from first[i] on. slot maps a 12-bit number to the symbol that owns it. */
+   table i owns those from first[i] on. */
 typedef struct {
     const int32_t *first, *low, *size, *escape, *low_bits; /* one entry for each table */
     const uint16_t *weight, *start;
-    const uint16_t *slot; /* SLOTS entries for each table; decoding only */
 } Tables;
 
 /* The positions of one tile in coding order: steps of one row of every segment, in each step by
@@ -94,86 +91,6 @@ static void walk_sort(Walk *walk, Py_ssize_t t)
             walk->order[place] = (int32_t)position;
             walk->segment[place] = (int32_t)segment;
         }
-}
-
-/* ---- decoding ---- */
-
-typedef struct {
-    const uint32_t *words;
-    Py_ssize_t count, position;
-    uint64_t diff, range;
-} Decoder;
-
-static void decoder_open(Decoder *d, const uint32_t *words, Py_ssize_t count)
-{
-    uint64_t high = count > 0 ? words[0] : 0, low = count > 1 ? words[1] : 0;
-    d->words = words, d->count = count, d->position = 2;
-    d->diff = high << 32 | low, d->range = TOP;
-}
-
-/* Canonical-end check [payload.end]. */
-static int decoder_ends(const Decoder *d, int any)
-{
-    if (!any) return d->count == 0;
-    int extra = d->range - d->diff < 1ull << 32;
-    Py_ssize_t expected = d->position - 2 + 1 + extra;
-    if (d->diff >> 32 || d->count != expected) return 0;
-    return !extra || d->words[d->count - 1] == 0;
-}
-
-static int decode_tile(Walk *walk, const Tables *tables, Decoder *d, const uint32_t *low,
-                       const int32_t *escapes, Py_ssize_t escape_count, int32_t *coefficients,
-                       int32_t *indices)
-{
-    Py_ssize_t next_escape = 0;
-    int any = 0;
-    for (Py_ssize_t t = 0; t < walk_steps(walk); t++) {
-        walk_sort(walk, t);
-        for (int id = 0; id < TABLES; id++) {
-            Py_ssize_t stop = walk->bounds[id + 1];
-            if (walk->bounds[id] == stop) continue;
-            const uint16_t *slot = tables->slot + (Py_ssize_t)id * SLOTS;
-            const uint16_t *weight = tables->weight + tables->first[id];
-            const uint16_t *start = tables->start + tables->first[id];
-            int32_t size = tables->size[id], least = tables->low[id];
-            int escape = tables->escape[id], bits = tables->low_bits[id];
-            int coded = size + escape > 1;
-            any |= coded;
-            for (Py_ssize_t i = walk->bounds[id]; i < stop; i++) {
-                Py_ssize_t position = walk->order[i];
-                int32_t symbol = 0;
-                if (coded) {
-                    uint64_t scale = d->range >> 24 << TABLE_BITS, number = d->diff / scale;
-                    if (number >= SLOTS) return INVALID;
-                    symbol = slot[number];
-                    d->diff -= scale * start[symbol];
-                    d->range = scale * weight[symbol];
-                    if (d->range < 1ull << 32) {
-                        uint64_t word = d->position < d->count ? d->words[d->position] : 0;
-                        d->range <<= 32, d->diff = d->diff << 32 | word, d->position++;
-                    }
-                }
-                int64_t value = (int64_t)symbol + least;
-                if (escape && symbol == size) {
-                    if (next_escape == escape_count) return FEW_ESCAPES;
-                    value = escapes[next_escape++];
-                    if (value >= least && value < (int64_t)least + size) return NEEDLESS_ESCAPE;
-                }
-                value = value * ((int64_t)1 << bits) + (low ? low[position] : 0);
-                if (value > MAX_VALUE || value < -MAX_VALUE) return OUT_OF_RANGE;
-                int32_t k = (int32_t)value;
-                indices[position] = k;
-                if (!walk->state) continue;
-                uint8_t *state = walk->state + walk->segment[i];
-                /* 2^30 doubled wraps; its depth is refused later. */
-                coefficients[position] =
-                    (int32_t)(2u * (uint32_t)k - (uint32_t)((*state & 1) * ((k > 0) - (k < 0))));
-                *state = NEXT[*state][k & 1];
-            }
-        }
-    }
-    if (!decoder_ends(d, any)) return BAD_END;
-    return next_escape == escape_count ? DONE : MANY_ESCAPES;
 }
 
 /* ---- encoding ---- */
@@ -378,37 +295,7 @@ static void tables_open(Tables *tables, const Py_buffer *numbers, const Py_buffe
     const int32_t *n = numbers->buf;
     tables->first = n, tables->low = n + count, tables->size = n + 2 * count;
     tables->escape = n + 3 * count, tables->low_bits = n + 4 * count;
-    tables->weight = weights->buf, tables->start = starts->buf, tables->slot = NULL;
-}
-
-/* decode(words u32, numbers i32[5][tables], weights u16, starts u16, slots u16, ids u8, low u32,
-   escapes i32, rows, columns, steps, coefficients i32 (out), indices i32 (out)) -> status */
-static PyObject *native_decode(PyObject *self, PyObject *args)
-{
-    Py_buffer words, numbers, weights, starts, slots, ids, low, escapes, coefficients, indices;
-    Py_ssize_t rows, columns, steps;
-    if (!PyArg_ParseTuple(args, "y*y*y*y*y*y*y*y*nnnw*w*", &words, &numbers, &weights, &starts,
-                          &slots, &ids, &low, &escapes, &rows, &columns, &steps, &coefficients,
-                          &indices))
-        return NULL;
-    Tables tables;
-    Walk walk;
-    Decoder decoder;
-    int status = NO_MEMORY;
-    tables_open(&tables, &numbers, &weights, &starts);
-    tables.slot = slots.buf;
-    decoder_open(&decoder, words.buf, words.len / 4);
-    Py_BEGIN_ALLOW_THREADS
-    if (walk_open(&walk, rows, columns, steps, ids.buf))
-        status = decode_tile(&walk, &tables, &decoder, low.len ? low.buf : NULL, escapes.buf,
-                             escapes.len / 4, coefficients.buf, indices.buf);
-    walk_close(&walk);
-    Py_END_ALLOW_THREADS
-    Py_buffer *all[] = {&words, &numbers, &weights, &starts, &slots, &ids, &low, &escapes,
-                        &coefficients, &indices};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) PyBuffer_Release(all[i]);
-    if (status == NO_MEMORY) return PyErr_NoMemory();
-    return PyLong_FromLong(status);
+    tables->weight = weights->buf, tables->start = starts->buf;
 }
 
 /* encode(numbers, weights, starts, ids u8, indices i32, rows, columns, steps) -> (words, escapes) */
@@ -498,7 +385,6 @@ static PyObject *native_indices(PyObject *self, PyObject *args)
 }
 
 static PyMethodDef METHODS[] = {
-    {"decode", native_decode, METH_VARARGS, "Decode the symbols of one stream."},
     {"encode", native_encode, METH_VARARGS, "Encode the symbols of one stream."},
     {"indices", native_indices, METH_VARARGS, "Indices of coefficients on the trellis."},
     {"quantize", native_quantize, METH_VARARGS, "Rate-distortion optimised quantization."},

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from tqcodec.format import native
 from tqcodec.format.trellis import STATES, TRANSITIONS
+from tqcodec.native import LOOPS, library
+
+_loops = library(LOOPS)
 
 Number = TypeVar("Number", np.float32, np.uint8)
 
@@ -63,7 +66,7 @@ def uniform(
         scaled: `Rates.scaled`.
     """
     if native.AVAILABLE:
-        return native.quantize(x, classes, scaled, 0)
+        return _by_loops(x, classes, scaled, 0)
     flat, length = scaled[:, 0].ravel(), scaled.shape[2]
     out = np.empty(x.shape, np.int32)
     height = max(1, CHUNK // max(1, x.shape[1]))
@@ -115,7 +118,7 @@ def trellis(
         int32 coefficients, each on its segment's path through the trellis.
     """
     if native.AVAILABLE:
-        return native.quantize(x, classes, scaled, steps)
+        return _by_loops(x, classes, scaled, steps)
     out = np.empty(x.shape, np.int32)
     whole = len(x) // steps * steps
     for rows in (slice(0, whole), slice(whole, len(x))):
@@ -130,6 +133,28 @@ def trellis(
         ]
         joined = np.concatenate(parts, axis=1).reshape(height, -1, x.shape[1])
         out[rows] = joined.swapaxes(0, 1).reshape(-1, x.shape[1])
+    return out
+
+
+def _by_loops(
+    x: NDArray[np.float32],
+    classes: NDArray[np.uint8],
+    scaled: NDArray[np.float32],
+    steps: int,
+) -> NDArray[np.int32]:
+    """As `uniform` (steps 0) and `trellis`, by the native loops."""
+    out = np.empty(x.shape, np.int32)
+    _, quantizers, length = scaled.shape
+    _loops.quantize(
+        np.ascontiguousarray(x),
+        np.ascontiguousarray(classes),
+        np.ascontiguousarray(scaled),
+        quantizers,
+        length,
+        *x.shape,
+        steps,
+        out,
+    )
     return out
 
 
