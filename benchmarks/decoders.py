@@ -56,8 +56,9 @@ def info(path: Path) -> None:
 
 def info_before(path: Path, python: str) -> float:
     """Seconds of `info` by another version."""
-    command = [python, "-c", BEFORE, str(path), str(RUNS)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    command = [python, "-c", BEFORE, str(path.resolve()), str(RUNS)]
+    elsewhere = Path(python).parent  # not where this package lies, which would come first
+    return float(subprocess.check_output(command, text=True, cwd=elsewhere))
 
 
 WAYS: dict[str, Callable[[Path], object]] = {

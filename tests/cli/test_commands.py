@@ -294,7 +294,7 @@ def test_depths_are_those_of_the_indices(payload: str, effort: int) -> None:
     with tqcodec.open(data) as file:
         (entry,) = file.container.directory.entries
         coded = file.container.record(entry)
-        (shown,) = info(file.container)["tensors"]
+        (shown,) = info(file)["tensors"]
     indices = indices_of(coded.coefficients, coded.steps)[0] if coded.steps else coded.coefficients
     wanted = [0] * len(shown["depths"])
     wanted[0] = shown["channels"] - shown["kept"]
