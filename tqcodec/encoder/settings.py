@@ -23,8 +23,8 @@ class Settings:
         bits: bits per weight of the whole file, over the elements of all weight matrices.
         max_size: largest size of the file in bytes.
         quality: 0 to 100; quality q asks for a signal-to-noise ratio of 0.4 q dB in which errors
-            count by what they do to the output, as far as the statistics tell; without them each
-            matrix counts by the inverse of its Frobenius norm. Default 70.
+            count by what they do to the output, as far as the statistics tell; without them by
+            relative errors, each matrix by its number of weights. Default 70.
         snr: 10 log10 of weight energy over error energy, over all weight matrices, in dB.
         lossless: code every tensor exactly.
         transform: ``auto`` chooses for each tensor; ``none``, ``dct``, ``klt``, ``elt`` force it.
