@@ -34,6 +34,7 @@ from run import VERDICTS, Answer, BadAnswerError, Tensor, difference, read_safet
 
 Array = NDArray[Any]
 Tensors = Mapping[str, Array]
+Decoders = Mapping[str, Decoder]  # by name
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 1800.0  # for one file and one decoder
@@ -114,7 +115,9 @@ def check_agreement(data: bytes, expected: Answer, name: str, decoder: Decoder) 
 
 def answer_of(arrays: Tensors, entries: Collection[Entry], metadata: dict[str, str]) -> Answer:
     """What other decoders must give, from the outcome of `decoded`."""
-    digests = {name: hashlib.sha256(_bytes(array)).hexdigest() for name, array in arrays.items()}
+    digests = {
+        name: hashlib.sha256(_bytes(array).data).hexdigest() for name, array in arrays.items()
+    }
     tensors = [Tensor(e.name, e.dtype.name, list(e.shape), digests[e.name]) for e in entries]
     return Answer(tensors, metadata)
 

@@ -18,7 +18,7 @@ import time
 import traceback
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -125,20 +125,21 @@ def _part(network: Tensors, most: int, rng: np.random.Generator) -> Tensors:
 
 def _target(target: str, rate: float, tensors: Tensors, rng: np.random.Generator) -> dict[str, Any]:
     """Options of `Settings` for a target; `rate` in bits for each weight."""
-    return {
+    options: dict[str, dict[str, Any]] = {
         "bits": {"bits": rate},
         "quality": {"quality": round(rng.uniform(5, 95), 1)},
         "snr": {"snr": round(rng.uniform(3, 45), 1)},
         "max_size": {"max_size": int(rate * _count(matrices(tensors)) / 8) + (1 << 13)},
         "default": {},
         "lossless": {"lossless": True},
-    }[target]
+    }
+    return options[target]
 
 
 # ---- one file ----
 
 
-def run(one: Draw, decoders: Mapping[str, checks.Decoder], keep: Path | None) -> Line:
+def run(one: Draw, decoders: checks.Decoders, keep: Path | None) -> Line:
     """Encode and check; what the log says of the outcome.
 
     Args:
@@ -170,9 +171,7 @@ def run(one: Draw, decoders: Mapping[str, checks.Decoder], keep: Path | None) ->
     return line
 
 
-def _checked(
-    data: bytes, one: Draw, settings: Settings, decoders: Mapping[str, checks.Decoder]
-) -> Line:
+def _checked(data: bytes, one: Draw, settings: Settings, decoders: checks.Decoders) -> Line:
     arrays, entries, metadata = checks.decoded(data)
     if metadata != dict(settings.metadata):
         raise checks.FaultError("metadata", f"{metadata}")
@@ -273,7 +272,7 @@ def _line(
     network: Tensors,
     number: int,
     options: argparse.Namespace,
-    decoders: Mapping[str, checks.Decoder],
+    decoders: checks.Decoders,
 ) -> Line:
     one = draw(name, network, options.seed, number)
     line: Line = {"network": name, "draw": number, "options": one.options}

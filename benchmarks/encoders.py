@@ -72,7 +72,8 @@ def another(
         # Its own package, not the one that PYTHONPATH says.
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         for bits in rates:
-            command = [program, "encode", source, "-o", file, "-f", "--bits", f"{bits:g}"]
+            paths = [str(source), "-o", str(file)]
+            command = [program, "encode", *paths, "-f", "--bits", f"{bits:g}"]
             start = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True, env=environment)
             seconds = time.perf_counter() - start

@@ -172,7 +172,7 @@ def _one(rng: Rng, images: int, name: str, tensors: Tensors) -> WeightStatistics
     spread[rng.random(spread.shape) < 0.01] = 0.0  # channels that the data never woke
     inputs = _moment(rng, spread) * vectors
     shift, sign, gain = _followers(name, rows, tensors)
-    strengths = rng.standard_exponential(rows)
+    strengths = rng.standard_exponential((rows,))
     if is_embedding:  # how often each token came: many never
         strengths = rng.poisson(1e3 / np.arange(1, rows + 1)).astype(np.float64)
         strengths[0] += 1

@@ -135,7 +135,8 @@ def memory_rows(model: Path, folder: Path) -> Iterator[list[str]]:
     print(f"{model.name}: {len(arrays)} tensors, {whole:,} bytes, the largest {largest:,}\n")
     packed = folder / "x.tqc"
     for mode, settings in MODES.items():
-        calls = {"encode": partial(encode, str(model), str(packed), settings)}
+        calls: dict[str, Callable[[], object]] = {}
+        calls["encode"] = partial(encode, str(model), str(packed), settings)
         calls["decode all"] = partial(tqcodec.load, packed)
         calls["decode one by one"] = partial(stream, str(packed))
         calls["verify"] = partial(tqcodec.verify, packed)

@@ -146,6 +146,8 @@ def minilm(folder: str) -> Subject:
 class _Retrieval(torch.nn.Module):
     """MiniLM whose outputs are cosines with embeddings that are no part of its weights."""
 
+    known: torch.Tensor
+
     def __init__(self, folder: str, tokens: torch.Tensor) -> None:
         super().__init__()
         from transformers import AutoModel

@@ -120,7 +120,7 @@ def draw_call(rng: Rng, originals: dict[str, bytes]) -> Call:
 
 
 def _draw_decoding(rng: Rng, originals: dict[str, bytes]) -> Call:
-    known = {**originals, **{f"{name}.tqc": data for name, data in GOLDEN.items()}}
+    known = {**originals, **{f"{name}.tqc": data for name, data in inputs.GOLDEN.items()}}
     name = pick(rng, [name for name in known if name.endswith(".tqc") and name != "large.tqc"])
     kind, data = inputs.draw_damage(rng, name, known)
     Path("x.tqc").write_bytes(data)
@@ -414,8 +414,6 @@ def _numbered(text: str) -> tuple[str, int]:
         raise argparse.ArgumentTypeError(f"{text!r} is neither run:N nor call:N")
     return case, int(number)
 
-
-GOLDEN = inputs.fuzz.golden_files()
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no folder is left

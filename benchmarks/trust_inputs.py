@@ -26,6 +26,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
 import fuzz
 
+GOLDEN = fuzz.golden_files()
+
 Rng = np.random.Generator
 How = tuple[str, int, int, bytes]  # of damage: what to do to a file, where, how far, with what
 
@@ -79,7 +81,7 @@ def state() -> dict[str, torch.Tensor]:
 def make_files(folder: Path) -> None:
     """A good file of every kind that the command line reads."""
     rng, weights = np.random.default_rng(1), state()
-    arrays = {name: tensor.numpy() for name, tensor in weights.items()}
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in weights.items()}
     save_file(arrays, folder / "m.safetensors", {"by": "a test"})
     save_file(arrays, folder / "s-1.safetensors")
     index = {"weight_map": dict.fromkeys(arrays, "s-1.safetensors")}
@@ -230,7 +232,8 @@ def draw_damage(rng: Rng, name: str, originals: dict[str, bytes]) -> tuple[str, 
         if found is not None:
             return "repaired", found
     where = int(rng.integers(1 << 20)) if rng.random() < 0.7 else int(rng.integers(200))
-    return kind, damaged(data, (kind, where, int(rng.integers(65)), rng.bytes(rng.integers(17))))
+    far, what = int(rng.integers(65)), rng.bytes(int(rng.integers(17)))
+    return kind, damaged(data, (kind, where, far, what))
 
 
 TEXTS = [

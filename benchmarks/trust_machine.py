@@ -211,7 +211,7 @@ def lay(run: Run, originals: Path, folder: Path) -> dict[str, bytes]:
             path.hardlink_to(folder / data)
         elif form in ("link", "dangling", "loop", "null"):
             target = {"dangling": "nothing", "loop": path.name, "null": "/dev/null"}
-            path.symlink_to(target.get(form, data))
+            path.symlink_to(data if form == "link" else target[form])
         elif form == "pipe":
             os.mkfifo(path)
             pipes[name] = data

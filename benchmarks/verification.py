@@ -16,7 +16,12 @@ import sys
 from pathlib import Path
 
 RUNS = 3
-WISHES = ({"bits": 4}, {"bits": 2}, {"bits": 4, "effort": 1}, {"lossless": True})
+WISHES: tuple[dict[str, object], ...] = (
+    {"bits": 4},
+    {"bits": 2},
+    {"bits": 4, "effort": 1},
+    {"lossless": True},
+)
 WORKER = """
 import json, sys, time, tqcodec
 path, wish, options = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
@@ -36,7 +41,7 @@ ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
 
 def encode(python: str, path: Path, wish: dict[str, object], verify: bool) -> tuple[float, int]:
     """CPU seconds of one encoding in a process of its own, and the bytes of the file."""
-    options = {} if verify else {"verify": False}
+    options: dict[str, object] = {} if verify else {"verify": False}
     # Isolated: the tqcodec of that environment, not the one of the folder one stands in.
     command = [python, "-I", "-c", WORKER, str(path), json.dumps(wish), json.dumps(options)]
     environment = os.environ | ONE_THREAD

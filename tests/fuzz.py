@@ -15,6 +15,7 @@ import traceback
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -182,7 +183,7 @@ def _canonical(tree: Tree) -> Tree:
 
 def _repair(tree: dict[str, Tree], pairs: list[list[int]]) -> None:
     """Put right lengths and checksums where the directory still has its form."""
-    lists = [tree.get("bundles")]
+    lists: list[Tree] = [tree.get("bundles")]
     tensors = tree.get("tensors")
     for tensor in tensors if isinstance(tensors, list) else []:
         lists.append(tensor.get("segments") if isinstance(tensor, dict) else None)
@@ -263,7 +264,7 @@ def mutants(files: list[bytes], count: int, seed: int) -> Iterator[bytes]:
             targets: list[Callable[[], None]] = [lambda: mutate_tree(rng, parsed.tree)]  # noqa: B023
             targets += [lambda b=body: mutate_bytes(rng, b) for body in parsed.bodies] * 3
             if parsed.tables is not None:  # seldom: nearly all changes break the sum
-                targets += [lambda: mutate_bytes(rng, parsed.tables)]  # noqa: B023
+                targets += [partial(mutate_bytes, rng, parsed.tables)]
             _pick(rng, targets)()
         try:
             yield parsed.file()

@@ -263,7 +263,8 @@ def parts(draw: st.DrawFn, count: st.SearchStrategy[int] = st.integers(0, 40)) -
         return Part(dtype, patterns, int(patterns.max(initial=0)).bit_length())
     kept = draw(st.integers(0, dtype.mantissa_bits))
     drop = dtype.mantissa_bits - kept
-    patterns = patterns >> drop << drop
+    patterns >>= drop
+    patterns <<= drop
     unsigned = not (patterns >> (8 * dtype.size - 1)).any()
     exponents = patterns >> dtype.mantissa_bits & ((1 << dtype.exponent_bits) - 1)
     if len(patterns) and draw(st.booleans()):

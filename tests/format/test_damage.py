@@ -141,7 +141,7 @@ def test_mutants_end_in_arrays_or_a_decode_error(coder: str) -> None:
 # ---- single rules of the container ----
 
 
-def tree(data: bytes = GOLDEN["raw"]) -> dict[str, object]:
+def tree(data: bytes = GOLDEN["raw"]) -> dict[str, Any]:
     return Parsed(data).tree
 
 
