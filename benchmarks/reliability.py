@@ -55,7 +55,7 @@ def _status(field: str) -> int:
 
 def _warm_up() -> None:
     """Import what is imported late."""
-    tensors = {"w": np.random.default_rng(0).normal(size=(16, 16)), "b": np.ones(8)}
+    tensors = {"w": np.random.default_rng(0).normal(size=(64, 64)), "b": np.ones(8)}
     for settings in MODES.values():
         tqcodec.verify(tqcodec.encode(tensors, settings))
 
