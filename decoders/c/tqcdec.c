@@ -220,7 +220,7 @@ typedef struct {
 } crc_table;
 
 static void make_crc(crc_table *t) {
-    uint32_t(*const table)[256] = t->slice;
+    uint32_t (*const table)[256] = t->slice;
     uint32_t i, j;
     for (i = 0; i < 256; i++) {
         uint32_t c = i;

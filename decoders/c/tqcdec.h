@@ -122,8 +122,9 @@ tqc_verdict tqc_decode(const tqc_file *file, size_t index, tqc_workspace *worksp
  * unsupported. */
 tqc_verdict tqc_decode_all(const tqc_file *file, tqc_workspace *workspace, void *out, uint64_t size, tqc_error *error);
 
-/* Decode the tensors i whose out[i] is not NULL, into buffers of their `bytes`; tied ones are left out. Each bundle is decoded
- * once, and what concerns other tensors only is not checked. Threads may share out the tensors of a file in this way. */
+/* Decode the tensors i whose out[i] is not NULL, into buffers of their `bytes`; tied ones are left out. Each bundle is
+ * decoded once, and what concerns other tensors only is not checked. Threads may share out the tensors of a file in
+ * this way. */
 tqc_verdict tqc_decode_each(const tqc_file *file, tqc_workspace *workspace, void *const *out, tqc_error *error);
 
 /* ---- the transform domain ---- */

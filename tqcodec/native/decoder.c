@@ -74,7 +74,8 @@ static PyObject *File_metadata(File *self, PyObject *Py_UNUSED(ignored))
     if (!list) return NULL;
     for (size_t i = 0; i < count; i++) {
         tqc_text text = tqc_metadata_at(self->file, i);
-        PyObject *pair = Py_BuildValue("s#s#", text.key, (Py_ssize_t)text.key_size, text.value, (Py_ssize_t)text.value_size);
+        PyObject *pair =
+            Py_BuildValue("s#s#", text.key, (Py_ssize_t)text.key_size, text.value, (Py_ssize_t)text.value_size);
         if (!pair) {
             Py_DECREF(list);
             return NULL;
@@ -263,7 +264,10 @@ static PyMethodDef methods[] = {
 };
 
 static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, .m_name = "_decoder", .m_size = -1, .m_methods = methods,
+    PyModuleDef_HEAD_INIT,
+    .m_name = "_decoder",
+    .m_size = -1,
+    .m_methods = methods,
 };
 
 PyMODINIT_FUNC PyInit__decoder(void)

@@ -19,8 +19,7 @@ enum { DONE = 0, NO_MEMORY, NO_ESCAPE };
 #define TOP 0xFFFFFFFFFFFFFFFFull
 
 /* Next state by (state, parity), as in tqcodec/format/trellis.py. */
-static const uint8_t NEXT[STATES][2] = {{0, 2}, {5, 7}, {1, 3}, {4, 6},
-                                        {2, 0}, {7, 5}, {3, 1}, {6, 4}};
+static const uint8_t NEXT[STATES][2] = {{0, 2}, {5, 7}, {1, 3}, {4, 6}, {2, 0}, {7, 5}, {3, 1}, {6, 4}};
 
 /* All tables of a file. weight and start have one entry for each symbol, escapes included;
    table i owns those from first[i] on. */
@@ -34,14 +33,13 @@ typedef struct {
 typedef struct {
     Py_ssize_t rows, columns, steps;
     const uint8_t *ids;
-    uint8_t *state;      /* of each segment; NULL without a trellis */
-    int32_t *order;      /* positions of a step, sorted */
-    int32_t *segment;    /* segment of each of them */
+    uint8_t *state;   /* of each segment; NULL without a trellis */
+    int32_t *order;   /* positions of a step, sorted */
+    int32_t *segment; /* segment of each of them */
     Py_ssize_t bounds[TABLES + 1];
 } Walk;
 
-static int walk_open(Walk *walk, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t steps,
-                     const uint8_t *ids)
+static int walk_open(Walk *walk, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t steps, const uint8_t *ids)
 {
     Py_ssize_t groups = steps ? (rows + steps - 1) / steps : 1;
     Py_ssize_t width = steps ? groups * columns : rows * columns;
@@ -78,8 +76,7 @@ static void walk_sort(Walk *walk, Py_ssize_t t)
     memset(bounds, 0, sizeof walk->bounds);
     Py_ssize_t segment = 0;
     for (Py_ssize_t row = t; row < walk->rows; row += stride)
-        for (Py_ssize_t c = 0; c < columns; c++, segment++)
-            bounds[walk_table(walk, row * columns + c, segment) + 1]++;
+        for (Py_ssize_t c = 0; c < columns; c++, segment++) bounds[walk_table(walk, row * columns + c, segment) + 1]++;
     for (int i = 0; i < TABLES; i++) bounds[i + 1] += bounds[i];
     Py_ssize_t next[TABLES];
     memcpy(next, bounds, sizeof next);
@@ -119,9 +116,12 @@ static void encoder_put(Encoder *e, uint32_t start, uint32_t weight)
     if (e->range >> 32) return;
     uint32_t top = (uint32_t)(e->lower >> 32);
     e->range <<= 32, e->lower <<= 32;
-    if (e->held) e->held++;
-    else if (e->lower + e->range > e->lower) e->words[e->count++] = top;
-    else e->held = 1, e->first = top;
+    if (e->held)
+        e->held++;
+    else if (e->lower + e->range > e->lower)
+        e->words[e->count++] = top;
+    else
+        e->held = 1, e->first = top;
 }
 
 static void encoder_seal(Encoder *e)
@@ -132,8 +132,8 @@ static void encoder_seal(Encoder *e)
     if ((e->lower + e->range) >> 32 == point >> 32) e->words[e->count++] = 0;
 }
 
-static int encode_tile(Walk *walk, const Tables *tables, Encoder *e, const int32_t *indices,
-                       int32_t *escapes, Py_ssize_t *escape_count)
+static int encode_tile(Walk *walk, const Tables *tables, Encoder *e, const int32_t *indices, int32_t *escapes,
+                       Py_ssize_t *escape_count)
 {
     int any = 0;
     for (Py_ssize_t t = 0; t < walk_steps(walk); t++) {
@@ -181,16 +181,14 @@ static inline float rate(const Rates *rates, int class_, int quantizer, float in
     return rates->bits[((int64_t)class_ * rates->quantizers + quantizer) * rates->length + i];
 }
 
-static inline float cost(const Rates *rates, float magnitude, float value, float index, int class_,
-                         int quantizer)
+static inline float cost(const Rates *rates, float magnitude, float value, float index, int class_, int quantizer)
 {
     float error = magnitude - value;
     error *= error;
     return error + rate(rates, class_, quantizer, index);
 }
 
-static void quantize_uniform(Py_ssize_t count, const float *x, const uint8_t *classes,
-                             const Rates *rates, int32_t *out)
+static void quantize_uniform(Py_ssize_t count, const float *x, const uint8_t *classes, const Rates *rates, int32_t *out)
 {
     for (Py_ssize_t i = 0; i < count; i++) {
         float magnitude = fabsf(x[i]), up = floorf(magnitude + 0.5f), best = up;
@@ -214,14 +212,11 @@ static inline float nearest(float magnitude, float offset)
 }
 
 /* The Viterbi algorithm along one segment. path has one row of STATES bits for each step. */
-static void quantize_segment(Py_ssize_t count, Py_ssize_t stride, const float *x,
-                             const uint8_t *classes, const Rates *rates, uint8_t *path,
-                             uint8_t *zeros, int32_t *out)
+static void quantize_segment(Py_ssize_t count, Py_ssize_t stride, const float *x, const uint8_t *classes,
+                             const Rates *rates, uint8_t *path, uint8_t *zeros, int32_t *out)
 {
-    static const uint8_t from[STATES][2] = {{0, 4}, {2, 6}, {0, 4}, {2, 6},
-                                            {3, 7}, {1, 5}, {3, 7}, {1, 5}};
-    static const uint8_t parity_of[STATES][2] = {{0, 1}, {0, 1}, {1, 0}, {1, 0},
-                                                 {0, 1}, {0, 1}, {1, 0}, {1, 0}};
+    static const uint8_t from[STATES][2] = {{0, 4}, {2, 6}, {0, 4}, {2, 6}, {3, 7}, {1, 5}, {3, 7}, {1, 5}};
+    static const uint8_t parity_of[STATES][2] = {{0, 1}, {0, 1}, {1, 0}, {1, 0}, {0, 1}, {0, 1}, {1, 0}, {1, 0}};
     float costs[STATES], fresh[STATES];
     for (int s = 0; s < STATES; s++) costs[s] = s ? 1e30f : 0;
     for (Py_ssize_t t = 0; t < count; t++) {
@@ -263,8 +258,8 @@ static void quantize_segment(Py_ssize_t count, Py_ssize_t stride, const float *x
 }
 
 /* Indices of coefficients and their quantizers, row by row; 0 where one is not on the trellis. */
-static int follow(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t steps, const int32_t *coefficients,
-                  uint8_t *state, int32_t *indices, uint8_t *quantizers)
+static int follow(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t steps, const int32_t *coefficients, uint8_t *state,
+                  int32_t *indices, uint8_t *quantizers)
 {
     for (Py_ssize_t row = 0; row < rows; row++) {
         if (row % steps == 0) memset(state, 0, columns);
@@ -288,8 +283,7 @@ static PyObject *status_error(int status)
     return PyErr_Format(PyExc_ValueError, "a symbol outside a table without an escape");
 }
 
-static void tables_open(Tables *tables, const Py_buffer *numbers, const Py_buffer *weights,
-                        const Py_buffer *starts)
+static void tables_open(Tables *tables, const Py_buffer *numbers, const Py_buffer *weights, const Py_buffer *starts)
 {
     Py_ssize_t count = numbers->len / (Py_ssize_t)(5 * sizeof(int32_t));
     const int32_t *n = numbers->buf;
@@ -303,8 +297,7 @@ static PyObject *native_encode(PyObject *self, PyObject *args)
 {
     Py_buffer numbers, weights, starts, ids, indices;
     Py_ssize_t rows, columns, steps, escape_count = 0;
-    if (!PyArg_ParseTuple(args, "y*y*y*y*y*nnn", &numbers, &weights, &starts, &ids, &indices, &rows,
-                          &columns, &steps))
+    if (!PyArg_ParseTuple(args, "y*y*y*y*y*nnn", &numbers, &weights, &starts, &ids, &indices, &rows, &columns, &steps))
         return NULL;
     Tables tables;
     Walk walk;
@@ -321,8 +314,8 @@ static PyObject *native_encode(PyObject *self, PyObject *args)
     Py_END_ALLOW_THREADS
     PyObject *result = NULL;
     if (status == DONE)
-        result = Py_BuildValue("(y#y#)", (const char *)encoder.words, encoder.count * 4,
-                               (const char *)escapes, escape_count * 4);
+        result = Py_BuildValue("(y#y#)", (const char *)encoder.words, encoder.count * 4, (const char *)escapes,
+                               escape_count * 4);
     else
         status_error(status);
     free(encoder.words);
@@ -338,8 +331,8 @@ static PyObject *native_quantize(PyObject *self, PyObject *args)
     Py_buffer x, classes, bits, out;
     Py_ssize_t rows, columns, steps;
     Rates rates;
-    if (!PyArg_ParseTuple(args, "y*y*y*iinnnw*", &x, &classes, &bits, &rates.quantizers,
-                          &rates.length, &rows, &columns, &steps, &out))
+    if (!PyArg_ParseTuple(args, "y*y*y*iinnnw*", &x, &classes, &bits, &rates.quantizers, &rates.length, &rows, &columns,
+                          &steps, &out))
         return NULL;
     rates.bits = bits.buf;
     uint8_t *scratch = malloc(2 * (steps ? steps : 1));
@@ -349,9 +342,8 @@ static PyObject *native_quantize(PyObject *self, PyObject *args)
         for (Py_ssize_t top = 0; steps && top < rows; top += steps) {
             Py_ssize_t height = rows - top < steps ? rows - top : steps;
             for (Py_ssize_t i = top * columns; i < (top + 1) * columns; i++)
-                quantize_segment(height, columns, (const float *)x.buf + i,
-                                 (const uint8_t *)classes.buf + i, &rates, scratch,
-                                 scratch + steps, (int32_t *)out.buf + i);
+                quantize_segment(height, columns, (const float *)x.buf + i, (const uint8_t *)classes.buf + i, &rates,
+                                 scratch, scratch + steps, (int32_t *)out.buf + i);
         }
         Py_END_ALLOW_THREADS
     }
@@ -367,8 +359,7 @@ static PyObject *native_indices(PyObject *self, PyObject *args)
 {
     Py_buffer coefficients, indices, quantizers;
     Py_ssize_t rows, columns, steps;
-    if (!PyArg_ParseTuple(args, "y*nnnw*w*", &coefficients, &rows, &columns, &steps, &indices,
-                          &quantizers))
+    if (!PyArg_ParseTuple(args, "y*nnnw*w*", &coefficients, &rows, &columns, &steps, &indices, &quantizers))
         return NULL;
     int good = 0;
     uint8_t *state = malloc(columns ? columns : 1);
@@ -384,14 +375,16 @@ static PyObject *native_indices(PyObject *self, PyObject *args)
     return PyBool_FromLong(good);
 }
 
-static PyMethodDef METHODS[] = {
-    {"encode", native_encode, METH_VARARGS, "Encode the symbols of one stream."},
-    {"indices", native_indices, METH_VARARGS, "Indices of coefficients on the trellis."},
-    {"quantize", native_quantize, METH_VARARGS, "Rate-distortion optimised quantization."},
-    {NULL, NULL, 0, NULL}};
+static PyMethodDef METHODS[] = {{"encode", native_encode, METH_VARARGS, "Encode the symbols of one stream."},
+                                {"indices", native_indices, METH_VARARGS, "Indices of coefficients on the trellis."},
+                                {"quantize", native_quantize, METH_VARARGS, "Rate-distortion optimised quantization."},
+                                {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, .m_name = "_loops",
-                                    .m_doc = "Native loops; see tqcodec/format/native.py.",
-                                    .m_size = -1, .m_methods = METHODS};
+                                    .m_doc = "Native loops; see tqcodec/format/native.py.", .m_size = -1,
+                                    .m_methods = METHODS};
 
-PyMODINIT_FUNC PyInit__loops(void) { return PyModule_Create(&MODULE); }
+PyMODINIT_FUNC PyInit__loops(void)
+{
+    return PyModule_Create(&MODULE);
+}
