@@ -65,9 +65,13 @@ RULES = (
 def encoded(tensors: dict[str, np.ndarray], bits: float, rule: Rule) -> bytes:
     """A file by a rule."""
     metric.assumed_metric.cache_clear()
-    steps = {"RMS_EXPONENT": rule.rms, "SIZE_EXPONENT": rule.size, "MOST_BEHIND": rule.behind}
     with (
-        mock.patch.multiple(weighing, **steps),
+        mock.patch.multiple(
+            weighing,
+            RMS_EXPONENT=rule.rms,
+            SIZE_EXPONENT=rule.size,
+            MOST_BEHIND=rule.behind,
+        ),
         mock.patch.multiple(metric, MEAN=rule.mean, NEIGHBOURS=rule.near),
     ):
         return tqcodec.encode(tensors, tqcodec.Settings(bits=bits))
