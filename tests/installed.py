@@ -51,7 +51,7 @@ def main() -> None:
     for name, array in tensors.items():
         assert same[name].tobytes() == array.tobytes(), name
     error = lossy["conv.weight"] - tensors["conv.weight"]
-    assert float((error**2).mean()) < 0.02
+    assert float((error**2).mean()) < 0.03
 
 
 if __name__ == "__main__":

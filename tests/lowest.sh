@@ -16,5 +16,5 @@ END
 cat "$folder/floors"
 "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$folder/floors" \
     . "hypothesis>=6.90" "pytest>=8"
-exec "$folder/bin/python" -m pytest -q --override-ini filterwarnings=default tests/format tests/encoder/test_encoder.py \
-    tests/decoders/test_native_decoder.py tests/decoders/test_reference_decoder.py
+exec "$folder/bin/python" -m pytest -q --disable-warnings --override-ini filterwarnings=default \
+    tests/format tests/encoder/test_encoder.py tests/decoders/test_native_decoder.py tests/decoders/test_reference_decoder.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -53,8 +54,8 @@ LAYERS: dict[str, tuple[Sequence[str], set[str]]] = {
     "encoder": (("errors", "version", "common", "format"), {"scipy"}),
     "arrays": (("errors", "common", "format"), {"ml_dtypes"}),
     "file": (("errors", "common", "format", "arrays"), set()),
-    "api": (TOP, set()),
-    "torch": (TOP, {"torch", "PIL", "ml_dtypes"}),
+    "api": (TOP, {"typing_extensions"}),  # for type checkers only
+    "torch": (TOP, {"torch", "PIL", "ml_dtypes", "typing_extensions"}),
     "cli": ((*TOP, "torch", ""), {"matplotlib", "safetensors", "tqdm", "ml_dtypes"}),
     "__main__": (("cli",), set()),
     "": (TOP, set()),
@@ -142,3 +143,16 @@ def test_public_names() -> None:
         assert error.__bases__ == (tqcodec.DecodeError,)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = tqcodec.nothing
+
+
+def test_options_of_reading_are_stated_once() -> None:
+    """What type checkers are told of the verbs is what the one door takes."""
+    from tqcodec.file import Reading, TensorFile
+
+    parameters = list(inspect.signature(TensorFile).parameters)
+    assert parameters == ["source", *Reading.__annotations__]
+    for verb in (tqcodec.decode, tqcodec.load, tqcodec.verify, tqcodec.open):
+        *_, last = inspect.signature(verb).parameters.values()
+        assert (last.kind, last.annotation) == (last.VAR_KEYWORD, "Unpack[Reading]")
+    with pytest.raises(TypeError, match="worker"):
+        tqcodec.decode(b"", worker=2)  # type: ignore[call-arg]

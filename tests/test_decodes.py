@@ -51,7 +51,7 @@ def _raised(name: str, by: float) -> Callable[[Tensors], Tensors]:
         (_raised("mask", 1), "exact"),
         (_raised("bn.weight", 0.1), "bound"),
         (_raised("bn.running_mean", np.inf), "finite"),
-        (_raised("conv.weight", 0.01), "snr"),
+        (_raised("conv.weight", 0.1), "snr"),
         (_raised("fc.weight", np.nan), "snr"),
         (_raised("lora.weight", 0.3), "snr"),  # in a bundle, with short mantissas
     ],

@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 
 from tqcodec.arrays import Array, patterns_of
 from tqcodec.common.atomic import check_writable, replacing
-from tqcodec.common.checks import PathLike, need, need_function, need_options, path_of
+from tqcodec.common.checks import PathLike, need, need_function, path_of
 from tqcodec.common.progress import Progress
 from tqcodec.errors import EncodeError
-from tqcodec.file import BYTES, TensorFile
+from tqcodec.file import BYTES, Reading, TensorFile
 from tqcodec.format.dtypes import to_float
 from tqcodec.format.registry import MAJOR, MINOR
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from tqcodec.encoder.findings import EncodeReport, Finding
     from tqcodec.encoder.kinds import Origin
     from tqcodec.encoder.settings import Settings
@@ -138,29 +140,20 @@ def _of_statistics(statistics: Any, sources: Mapping[str, Source]) -> list[Findi
     return [] if found is None else [Finding("statistics", found)]
 
 
-def decode(
-    data: bytes,
-    *,
-    limit: int | None = None,
-    workers: int = 1,
-    progress: Progress | None = None,
-) -> dict[str, Array]:
+def decode(data: bytes, **options: Unpack[Reading]) -> dict[str, Array]:
     """Arrays of a `.tqc` file, by name, in the order of the file.
 
     Args:
         data: the whole file.
-        limit: largest number of decoded bytes; None for 32 MiB plus 1000 times the file's length.
-        workers: threads that decode; only the decoder in C has use for more than one.
-        progress: called with (stage, done, of).
+        options: `limit`, `workers`, `progress`, as in `tqcodec.file.Reading`.
 
     Raises:
         DecodeError: the bytes cannot be decoded.
         TypeError: an argument of another type, such as the name of a file, which `load` takes.
     """
     need("data", data, BYTES, "the bytes of a file (load takes its path)")
-    need_options(limit, workers, progress)
-    with open(data, limit=limit) as file:
-        return file.decode_all(workers, progress)
+    with open(data, **options) as file:
+        return file.decode_all()
 
 
 def save(
@@ -196,46 +189,31 @@ def save(
         temporary.write_bytes(data)
 
 
-def load(
-    path: PathLike,
-    *,
-    limit: int | None = None,
-    workers: int = 1,
-    progress: Progress | None = None,
-) -> dict[str, Array]:
+def load(path: PathLike, **options: Unpack[Reading]) -> dict[str, Array]:
     """`decode` of a file. `open` takes less memory: it reads one tensor at a time."""
-    path = path_of(path)
-    need_options(limit, workers, progress)
-    with open(path, limit=limit) as file:
-        return file.decode_all(workers, progress)
+    with open(path_of(path), **options) as file:
+        return file.decode_all()
 
 
-def verify(
-    source: bytes | PathLike,
-    *,
-    limit: int | None = None,
-    workers: int = 1,
-    progress: Progress | None = None,
-) -> None:
-    """Decode everything and check every checksum.
+def verify(source: bytes | PathLike, **options: Unpack[Reading]) -> None:
+    """Decode everything and check every checksum; options as of `decode`.
 
     Raises:
         DecodeError: at the first fault.
     """
-    need_options(limit, workers, progress)
-    with open(source, limit=limit) as file:
-        file.verify(workers, progress)
+    with open(source, **options) as file:
+        file.verify()
 
 
-def open(source: bytes | PathLike, *, limit: int | None = None) -> TensorFile:
+def open(source: bytes | PathLike, **options: Unpack[Reading]) -> TensorFile:
     """A file whose tensors are decoded when they are asked for.
 
     Args:
         source: path of a file, or its bytes.
-        limit: as in `decode`.
+        options: as in `decode`.
 
     Raises:
         DecodeError: the header or the directory cannot be decoded.
         OSError: the file cannot be opened.
     """
-    return TensorFile(source, limit)
+    return TensorFile(source, **options)

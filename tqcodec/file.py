@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,17 +32,41 @@ BYTES = (bytes, bytearray, memoryview)
 _SEEKING = threading.Lock()  # only where a file cannot be read at a position
 
 
+class Reading(TypedDict, total=False):
+    """Options of all that reads files; each may be left out.
+
+    Attributes:
+        limit: largest number of decoded bytes; None for 32 MiB plus 1000 times the file's length.
+        workers: threads that decode whole files; only the decoder in C has use for more than one.
+        progress: called with (stage, done, of) while whole files are decoded.
+    """
+
+    limit: int | None
+    workers: int
+    progress: Progress | None
+
+
 class TensorFile(Mapping[str, Array]):
     """Read-only mapping from names to arrays, each decoded when it is asked for.
 
     Threads and forked processes may share it: reads have positions of their own. It is pickled (and
     copied) as the path of the file, which is opened again there, or as the bytes that it was made
     of. Once it is closed, names and metadata are still there, tensors are not (ValueError).
+
+    Args:
+        source: path of a file or a pipe, or its bytes.
+        limit, workers, progress: as in `Reading`.
     """
 
-    def __init__(self, source: bytes | PathLike, limit: int | None = None) -> None:
-        need_options(limit, 1, None)
-        self._limit = limit
+    def __init__(
+        self,
+        source: bytes | PathLike,
+        limit: int | None = None,
+        workers: int = 1,
+        progress: Progress | None = None,
+    ) -> None:
+        need_options(limit, workers, progress)
+        self._limit, self._workers, self._progress = limit, workers, progress
         self._closed = False
         self._path: str | None = None
         self._file: BinaryIO | None = None
@@ -140,39 +164,37 @@ class TensorFile(Mapping[str, Array]):
                     return record
         return self.container.record(entry)
 
-    def decode_all(self, workers: int = 1, progress: Progress | None = None) -> dict[str, Array]:
-        """All tensors, in the order of the file; arguments and errors as of `tqcodec.decode`."""
+    def decode_all(self) -> dict[str, Array]:
+        """All tensors, in the order of the file; errors as of `tqcodec.decode`."""
         decoder = self._allowed(range(len(self)))
         if decoder is not None:
             with suppress(MemoryError):  # the limit allows what the machine does not have
-                found = decoder.decode_all(workers, progress)
+                found = decoder.decode_all(self._workers, self._progress)
                 self._check_open()
                 if found is not None:
                     pairs = zip(self._index.items(), found, strict=True)
                     return {name: _array(decoder, i, patterns) for (name, i), patterns in pairs}
         out: dict[str, Array] = {}
-        for entry, patterns in self._entries("decode", progress):
+        for entry, patterns in self._entries("decode"):
             out[entry.name] = patterns.view(numpy_dtype(entry.dtype))
         return {name: out[name] for name in self}
 
-    def verify(self, workers: int = 1, progress: Progress | None = None) -> None:
+    def verify(self) -> None:
         """Decode everything and check every checksum; as `tqcodec.verify`."""
         decoder = self._allowed(range(len(self)))
         if decoder is not None:
             with suppress(MemoryError):  # one tensor after the other takes less
-                good = decoder.visit(workers, _look_at_nothing, progress)
+                good = decoder.visit(self._workers, _look_at_nothing, self._progress)
                 self._check_open()
                 if good:
                     return
-        for _ in self._entries("verify", progress):
+        for _ in self._entries("verify"):
             pass
 
-    def _entries(
-        self, stage: str, progress: Progress | None
-    ) -> Iterator[tuple[Entry, NDArray[np.unsignedinteger]]]:
+    def _entries(self, stage: str) -> Iterator[tuple[Entry, NDArray[np.unsignedinteger]]]:
         for done, pair in enumerate(self.container.decode_all(), 1):
-            if progress is not None:
-                progress(stage, done, len(self))
+            if self._progress is not None:
+                self._progress(stage, done, len(self))
             yield pair
 
     def __contains__(self, name: object) -> bool:

@@ -333,11 +333,15 @@ def _decode(arguments: Namespace) -> int:
     output = _output(arguments, ".safetensors")
     checkpoints.check_suffix(output)
     source = checkpoints.source(arguments.input)
-    with terminal_progress() as progress, api.open(source, limit=arguments.limit) as file:
+    limit, workers = arguments.limit, arguments.workers
+    with (
+        terminal_progress() as progress,
+        api.open(source, limit=limit, workers=workers, progress=progress) as file,
+    ):
         metadata = file.metadata()
         entries = (e for e in file.container.directory.entries if e.needs is None)
         checkpoints.check_tensors(output, {e.name: arrays.numpy_dtype(e.dtype) for e in entries})
-        tensors = file.decode_all(arguments.workers, progress)
+        tensors = file.decode_all()
     checkpoints.write(output, checkpoints.Checkpoint(tensors, metadata))
     decoded = sum(array.nbytes for array in tensors.values())
     if arguments.json:

@@ -17,21 +17,20 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import NoneType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from numpy.typing import NDArray
 
 from tqcodec import api
-from tqcodec.common import streams
 from tqcodec.common.atomic import check_writable, replacing
-from tqcodec.common.checks import PathLike, need, need_function
+from tqcodec.common.checks import PathLike, need, need_function, path_of
 from tqcodec.common.progress import Progress
 from tqcodec.encoder.findings import EncodeReport
 from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.errors import EncodeError, EncodeWarning
-from tqcodec.file import TensorFile
+from tqcodec.file import BYTES, Reading, TensorFile
 from tqcodec.format.container import EVERYTHING, Container
 from tqcodec.torch import search, tuning
 from tqcodec.torch.calibration.calibrate import calibrate
@@ -39,6 +38,9 @@ from tqcodec.torch.checkpoint import decoded, origins, to_arrays, to_tensor
 from tqcodec.torch.evaluation import Comparison, Reference, compare
 from tqcodec.torch.search import Evaluate
 from tqcodec.torch.versions import versions, versions_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "Comparison",
@@ -143,13 +145,7 @@ def encode(
     return data
 
 
-def decode(
-    data: bytes,
-    *,
-    limit: int | None = None,
-    workers: int = 1,
-    progress: Progress | None = None,
-) -> dict[str, torch.Tensor]:
+def decode(data: bytes, **options: Unpack[Reading]) -> dict[str, torch.Tensor]:
     """The state dict of a `.tqc` file, as in `tqcodec.decode`.
 
     Where it was made of a module, or of a state dict of one, it is an OrderedDict with the versions
@@ -158,7 +154,8 @@ def decode(
     Raises:
         DecodeError: the bytes cannot be decoded.
     """
-    return decoded(data, limit, workers, progress)
+    need("data", data, BYTES, "the bytes of a file (load takes its path)")
+    return decoded(data, **options)
 
 
 def save(
@@ -191,20 +188,14 @@ def save(
         temporary.write_bytes(data)
 
 
-def load(
-    path: PathLike,
-    *,
-    limit: int | None = None,
-    workers: int = 1,
-    progress: Progress | None = None,
-) -> dict[str, torch.Tensor]:
+def load(path: PathLike, **options: Unpack[Reading]) -> dict[str, torch.Tensor]:
     """`decode` of a file. `open` takes less memory: it reads one tensor at a time."""
-    return decoded(streams.read(path), limit, workers, progress)
+    return decoded(path_of(path), **options)
 
 
-def open(source: bytes | PathLike, *, limit: int | None = None) -> StateFile:
+def open(source: bytes | PathLike, **options: Unpack[Reading]) -> StateFile:
     """A file whose tensors are decoded when they are asked for, as in `tqcodec.open`."""
-    return StateFile(api.open(source, limit=limit))
+    return StateFile(api.open(source, **options))
 
 
 class StateFile(Mapping[str, torch.Tensor]):

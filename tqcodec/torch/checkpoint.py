@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -18,10 +18,13 @@ from numpy.typing import NDArray
 from tqcodec import api
 from tqcodec.common import foreign, streams
 from tqcodec.common.checks import PathLike, need
-from tqcodec.common.progress import Progress
 from tqcodec.encoder.kinds import Origin
 from tqcodec.errors import EncodeError, EvaluationError
+from tqcodec.file import Reading
 from tqcodec.torch.versions import versions_of, with_versions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Array = NDArray[Any]
 
@@ -159,13 +162,10 @@ def _misfit(wanted: Mapping[str, Any], state: Mapping[str, Any]) -> str | None:
     return next((f"the network has no tensor {n!r}" for n in state if n not in wanted), None)
 
 
-def decoded(
-    data: bytes, limit: int | None = None, workers: int = 1, progress: Progress | None = None
-) -> dict[str, torch.Tensor]:
+def decoded(source: bytes | PathLike, **options: Unpack[Reading]) -> dict[str, torch.Tensor]:
     """The state dict of a `.tqc` file, as in `tqcodec.torch.decode`."""
-    tensors = from_arrays(api.decode(data, limit=limit, workers=workers, progress=progress))
-    with api.open(data, limit=limit) as file:
-        return with_versions(tensors, file.metadata())
+    with api.open(source, **options) as file:
+        return with_versions(from_arrays(file.decode_all()), file.metadata())
 
 
 def read(

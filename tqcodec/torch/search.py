@@ -76,7 +76,7 @@ def smallest(
                 raise
             drop, finest = math.inf, MOST  # no file of so small a network is so small
         else:
-            load_state(decoded, state_of(data, EVERYTHING, progress=progress))
+            load_state(decoded, state_of(data, limit=EVERYTHING, progress=progress))
             drop = original - float(evaluate(decoded))
         measured += 1
         if progress is not None:
