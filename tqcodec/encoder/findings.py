@@ -69,7 +69,10 @@ def snr_of(coded: Coded) -> float:
 
 
 def of_matrices(
-    snr: Mapping[str, float], sizes: Mapping[str, int], excused: set[str]
+    snr: Mapping[str, float],
+    sizes: Mapping[str, int],
+    excused: set[str],
+    shaped: Mapping[str, float],
 ) -> list[Finding]:
     """Matrices that are worse than they should be: in themselves, or beside the others.
 
@@ -78,20 +81,23 @@ def of_matrices(
         sizes: elements of each.
         excused: those whose ratio a rule or statistics are answerable for; they are named only
             where nothing is left of them.
+        shaped: dB by which error feedback lowers the ratio of a matrix, to the gain of its outputs;
+            these do not count against it.
     """
+    judged = {name: value + shaped.get(name, 0.0) for name, value in snr.items()}
     lost = [name for name, value in snr.items() if value == -math.inf]
     found = []
     if lost:
         message = f"{_matrices(len(lost))} to zeros: {_names(lost)}"
         found.append(Finding("lost", message, tuple(lost)))
-    ordered = sorted((v, sizes[name]) for name, v in snr.items() if math.isfinite(v))
+    ordered = sorted((v, sizes[name]) for name, v in judged.items() if math.isfinite(v))
     floor, below, total = LEAST_SNR, 0, sum(size for _, size in ordered)
     for value, size in ordered:
         below += size
         if 2 * below >= total:  # half of all weights are no better
             floor = max(floor, value - BEHIND)
             break
-    low = [n for n, v in snr.items() if -math.inf < v < floor and n not in excused]
+    low = [n for n, v in judged.items() if -math.inf < v < floor and n not in excused]
     if low:
         low.sort(key=snr.__getitem__)
         named = [f"{name} ({snr[name]:.1f} dB)" for name in low]

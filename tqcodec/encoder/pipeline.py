@@ -106,9 +106,11 @@ def _findings(job: Job, written: Written) -> list[Finding]:
     sizes = {name: source.patterns.size for name, source in job.sources.items()}
     excused = findings.excused(job.items, set(job.statistics))
     decoded = sum(source.patterns.nbytes for source in job.sources.values())
+    assumed = {a.item.name: a.metric for a in job.analyses if a.metric and a.metric.assumed}
+    shaped = {name: 10 * math.log10(metric.noise_gain) for name, metric in assumed.items()}
     return [
         *findings.of_target(settings, job.weights, size, written.reached),
-        *findings.of_matrices(written.snr, sizes, excused),
+        *findings.of_matrices(written.snr, sizes, excused, shaped),
         *findings.of_size(size, decoded),
     ]
 
