@@ -15,7 +15,7 @@ from tqcodec.common.atomic import check_writable, replacing
 from tqcodec.common.checks import PathLike, need, need_function, path_of
 from tqcodec.common.progress import Progress
 from tqcodec.errors import EncodeError
-from tqcodec.file import BYTES, Reading, TensorFile
+from tqcodec.file import Reading, TensorFile, need_bytes
 from tqcodec.format.dtypes import to_float
 from tqcodec.format.registry import MAJOR, MINOR
 
@@ -151,7 +151,7 @@ def decode(data: bytes, **options: Unpack[Reading]) -> dict[str, Array]:
         DecodeError: the bytes cannot be decoded.
         TypeError: an argument of another type, such as the name of a file, which `load` takes.
     """
-    need("data", data, BYTES, "the bytes of a file (load takes its path)")
+    need_bytes(data)
     with open(data, **options) as file:
         return file.decode_all()
 

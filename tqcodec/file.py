@@ -13,20 +13,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from types import TracebackType
-from typing import Any, BinaryIO, TypedDict
+from typing import Any, BinaryIO, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.arrays import Array, numpy_dtype
 from tqcodec.common import streams
-from tqcodec.common.checks import PathLike, need_options, path_of
+from tqcodec.common.checks import PathLike, need, need_options, path_of
 from tqcodec.common.progress import Progress
 from tqcodec.format.container import Container, default_limit
 from tqcodec.format.entries import Entry
 from tqcodec.format.header import Header
 from tqcodec.format.native_decoder import NativeFile
 from tqcodec.format.records import CodedTensor
+
+Found = TypeVar("Found")
 
 BYTES = (bytes, bytearray, memoryview)
 _SEEKING = threading.Lock()  # only where a file cannot be read at a position
@@ -117,18 +119,26 @@ class TensorFile(Mapping[str, Array]):
         if self._closed:
             raise ValueError(f"tqcodec: {self._path or 'the file'} is closed, open it again")
 
-    def _allowed(self, indices: Iterable[int]) -> NativeFile | None:
-        """The decoder in C for some tensors, if it may decode them.
+    def _by_c(
+        self, indices: Iterable[int], act: Callable[[NativeFile], Found | None]
+    ) -> Found | None:
+        """What the decoder in C makes of some tensors.
+
+        Returns:
+            None where the format layer is to be asked: there is no decoder in C, it refuses them,
+            they are more than the limit, or the machine has not enough memory for its way.
 
         Raises:
             ValueError: the file is closed.
         """
         self._check_open()
-        if self._native is None:
-            return None
+        decoder, found = self._native, None
         limit = self._limit if self._limit is not None else default_limit(self._length)
-        within = sum(self._native.tensors[i].size for i in indices) <= limit
-        return self._native if within else None
+        if decoder is not None and sum(decoder.tensors[i].size for i in indices) <= limit:
+            with suppress(MemoryError):
+                found = act(decoder)
+            self._check_open()  # else the bytes may be those of a file opened meanwhile
+        return found
 
     def metadata(self) -> dict[str, str]:
         """The file's free strings."""
@@ -136,13 +146,14 @@ class TensorFile(Mapping[str, Array]):
 
     def __getitem__(self, name: str) -> Array:
         index = self._index[name]
-        decoder = self._allowed([index])
-        if decoder is not None:
-            with suppress(MemoryError):
-                patterns = decoder.tensor(index)
-                self._check_open()  # else the bytes may be those of a file opened meanwhile
-                if patterns is not None:
-                    return _array(decoder, index, patterns)
+
+        def one(decoder: NativeFile) -> Array | None:
+            patterns = decoder.tensor(index)
+            return None if patterns is None else _array(decoder, index, patterns)
+
+        found = self._by_c([index], one)
+        if found is not None:
+            return found
         entry = self.container.directory.entries[index]
         return self.container.decode(entry).view(numpy_dtype(entry.dtype))
 
@@ -153,27 +164,26 @@ class TensorFile(Mapping[str, Array]):
             DecodeError: it cannot be decoded.
         """
         index = self._index[entry.name]
-        decoder = self._allowed([index])
-        if decoder is not None:
-            with suppress(MemoryError):
-                found = decoder.coefficients(index)
-                self._check_open()
-                if found is not None:
-                    record, _ = self.container.head(entry)
-                    record.coefficients[:] = found.reshape(record.coefficients.shape)
-                    return record
-        return self.container.record(entry)
+        found = self._by_c([index], lambda decoder: decoder.coefficients(index))
+        if found is None:
+            return self.container.record(entry)
+        record, _ = self.container.head(entry)
+        record.coefficients[:] = found.reshape(record.coefficients.shape)
+        return record
 
     def decode_all(self) -> dict[str, Array]:
         """All tensors, in the order of the file; errors as of `tqcodec.decode`."""
-        decoder = self._allowed(range(len(self)))
-        if decoder is not None:
-            with suppress(MemoryError):  # the limit allows what the machine does not have
-                found = decoder.decode_all(self._workers, self._progress)
-                self._check_open()
-                if found is not None:
-                    pairs = zip(self._index.items(), found, strict=True)
-                    return {name: _array(decoder, i, patterns) for (name, i), patterns in pairs}
+
+        def everything(decoder: NativeFile) -> dict[str, Array] | None:
+            found = decoder.decode_all(self._workers, self._progress)
+            if found is None:
+                return None
+            pairs = zip(self._index.items(), found, strict=True)
+            return {name: _array(decoder, i, patterns) for (name, i), patterns in pairs}
+
+        found = self._by_c(range(len(self)), everything)
+        if found is not None:
+            return found
         out: dict[str, Array] = {}
         for entry, patterns in self._entries("decode"):
             out[entry.name] = patterns.view(numpy_dtype(entry.dtype))
@@ -181,15 +191,13 @@ class TensorFile(Mapping[str, Array]):
 
     def verify(self) -> None:
         """Decode everything and check every checksum; as `tqcodec.verify`."""
-        decoder = self._allowed(range(len(self)))
-        if decoder is not None:
-            with suppress(MemoryError):  # one tensor after the other takes less
-                good = decoder.visit(self._workers, _look_at_nothing, self._progress)
-                self._check_open()
-                if good:
-                    return
-        for _ in self._entries("verify"):
-            pass
+
+        def good(decoder: NativeFile) -> bool:
+            return decoder.visit(self._workers, _look_at_nothing, self._progress)
+
+        if not self._by_c(range(len(self)), good):
+            for _ in self._entries("verify"):
+                pass
 
     def _entries(self, stage: str) -> Iterator[tuple[Entry, NDArray[np.unsignedinteger]]]:
         for done, pair in enumerate(self.container.decode_all(), 1):
@@ -230,6 +238,11 @@ class TensorFile(Mapping[str, Array]):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def need_bytes(data: object) -> None:
+    """Raise TypeError unless a value is the bytes of a file, as `decode` takes them."""
+    need("data", data, BYTES, "the bytes of a file (load takes its path)")
 
 
 def _array(decoder: NativeFile, index: int, patterns: NDArray[np.unsignedinteger]) -> Array:

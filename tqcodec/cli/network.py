@@ -113,11 +113,9 @@ def evaluate(arguments: Namespace, progress: Progress | None) -> Result:
         size = _size(file)
     model, data = load(arguments)
     from tqcodec import torch as codec
+    from tqcodec.torch.checkpoint import decoded
 
-    if isinstance(source, bytes):
-        state = codec.decode(source, limit=arguments.limit, progress=progress)
-    else:
-        state = codec.load(source, limit=arguments.limit, progress=progress)
+    state = decoded(source, limit=arguments.limit, progress=progress)
     with running(arguments.model):
         found = codec.compare(model, state, data, progress=progress)
     document = {"file": arguments.input, **size, **measures.document(found)}

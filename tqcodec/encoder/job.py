@@ -99,11 +99,7 @@ def prepare(
     sizes = [sources[i.name].patterns.size for i in matrices]
     energies = [energy_of(sources[i.name]) for i in matrices]
     metrics = [_metric(i, sources[i.name], statistics, settings) for i in matrices]
-    measured = [m is not None and m.assumed is None for m in metrics]
-    powers = [
-        m.power if m is not None and known else None
-        for m, known in zip(metrics, measured, strict=True)
-    ]
+    powers = [None if m is None or m.assumed is not None else m.power for m in metrics]
     for item, power, energy in zip(matrices, powers, energies, strict=True):
         sizes_of = [] if power is None else [x for x in (power, power * energy) if x != 0]
         if not all(LEAST_POWER < x < 1 / LEAST_POWER for x in sizes_of):
@@ -115,13 +111,14 @@ def prepare(
     if settings.snr is None:
         weighed = in_scale(weighed, powers)
     # Beside matrices with statistics, those without are judged on the scale of these.
-    plain = settings.snr is None and not any(measured)
-    errors = plain_weights(energies, sizes) if plain else weighed
-    by_metric = [known and settings.snr is None for known in measured]
-    judged = [None if by else w for w, by in zip(errors, by_metric, strict=True)]
-    steps = [1.0 if known else w for w, known in zip(weighed, measured, strict=True)]
-    slopes = [s if p is None else p for s, p in zip(steps, powers, strict=True)]
-    factors = [i.options.step / math.sqrt(s) for i, s in zip(matrices, slopes, strict=True)]
+    errors, judged = weighed, list[float | None](weighed)
+    if settings.snr is None:
+        if not any(p is not None for p in powers):
+            errors = plain_weights(energies, sizes)
+        judged = [w if p is None else None for w, p in zip(errors, powers, strict=True)]
+    slopes = [w if p is None else 1.0 for w, p in zip(weighed, powers, strict=True)]
+    totals = [w if p is None else p for w, p in zip(weighed, powers, strict=True)]
+    factors = [i.options.step / math.sqrt(t) for i, t in zip(matrices, totals, strict=True)]
     step = first_step(energies, sizes, factors, settings)
     weights = sum(sources[i.name].patterns.size for i in items if i.is_weight)
     job = Job(
@@ -129,7 +126,7 @@ def prepare(
         items=items,
         settings=settings,
         parts=parts,
-        matrices=[Matrix(*m) for m in zip(matrices, steps, judged, metrics, strict=True)],
+        matrices=[Matrix(*m) for m in zip(matrices, slopes, judged, metrics, strict=True)],
         analyses=[],
         method=_method(settings, any(m is not None for m in metrics)),
         step=step,

@@ -30,7 +30,7 @@ from tqcodec.encoder.findings import EncodeReport
 from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.errors import EncodeError, EncodeWarning
-from tqcodec.file import BYTES, Reading, TensorFile
+from tqcodec.file import Reading, TensorFile, need_bytes
 from tqcodec.format.container import EVERYTHING, Container
 from tqcodec.torch import search, tuning
 from tqcodec.torch.calibration.calibrate import calibrate
@@ -154,7 +154,7 @@ def decode(data: bytes, **options: Unpack[Reading]) -> dict[str, torch.Tensor]:
     Raises:
         DecodeError: the bytes cannot be decoded.
     """
-    need("data", data, BYTES, "the bytes of a file (load takes its path)")
+    need_bytes(data)
     return decoded(data, **options)
 
 

@@ -344,10 +344,10 @@ def _weighed_error(
     source: Source, analysis: Analysis, decoded: NDArray[np.unsignedinteger]
 ) -> float:
     """Squared error in the units of the step: by the metric, or else of the weights."""
+    if analysis.metric is None:
+        return error_of(source.patterns, decoded, source.dtype)[0]
     before, after = _both(source, analysis, decoded)
-    if analysis.metric is not None:
-        return analysis.metric.error(before - after)
-    return float(((before - after).astype(np.float64) ** 2).sum())
+    return analysis.metric.error(before - after)
 
 
 def _vector(vector: Vector) -> Histograms:
