@@ -20,8 +20,7 @@ from tensors import read_weights
 
 import tqcodec
 from tqcodec.encoder import job
-from tqcodec.encoder.matrix.method import Method
-from tqcodec.encoder.matrix.quantizer import TRELLIS_LAMBDA, UNIFORM_LAMBDA, Rates
+from tqcodec.encoder.matrix.quantizer import TRELLIS_LAMBDA, UNIFORM_LAMBDA, Method, Rates
 
 ERRORS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 STEPS = 2.0 ** np.arange(-5, 1.6, 0.25)

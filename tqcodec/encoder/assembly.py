@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.encoder import budget, side, tables
+from tqcodec.encoder.effort import EFFORTS
 from tqcodec.encoder.histograms import Histograms
 from tqcodec.encoder.matrix.draft import Coded, with_tables
 from tqcodec.encoder.matrix.error import decibels
 from tqcodec.encoder.plan import SMALL
-from tqcodec.encoder.settings import TRELLIS_EFFORT, Settings
+from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.tables import TableSet
 from tqcodec.encoder.tensor import Item, Source
 from tqcodec.format import writer
@@ -24,7 +25,6 @@ from tqcodec.format.tables import Table, Tables
 from tqcodec.format.writer import Bundled, Draft, Raw, Record, Tied
 
 INDEX_CLUSTERS, VECTOR_CLUSTERS, ENTRY_CLUSTERS, EXPONENT_CLUSTERS = 48, 16, 8, 12
-FAST_SIZES = (8, 24)  # numbers of clusters tried at the efforts without trellis
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +96,8 @@ def assemble(
             symmetric=False,
         ),
     ]
-    sizes = FAST_SIZES if settings.effort < TRELLIS_EFFORT else tables.SIZES
-    known, (classes, vectors, entries, exponents) = _fit(wanted, sizes)
+    counts = EFFORTS[settings.effort].table_counts
+    known, (classes, vectors, entries, exponents) = _fit(wanted, counts)
     contents: dict[str, Coded | Part | Raw] = {}
     for i, (name, one) in enumerate(matrices.items()):
         record = with_tables(one, classes[i], vectors[i], entries[i])

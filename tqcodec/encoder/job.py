@@ -12,16 +12,11 @@ from numpy.typing import NDArray
 
 from tqcodec.common.progress import Progress
 from tqcodec.encoder import rate_control, side
-from tqcodec.encoder.matrix.method import Method
+from tqcodec.encoder.effort import EFFORTS
 from tqcodec.encoder.matrix.metric import Metric, assumed_metric, metric_of
-from tqcodec.encoder.matrix.quantizer import (
-    TRELLIS_FEEDBACK_LAMBDA,
-    TRELLIS_LAMBDA,
-    UNIFORM_FEEDBACK_LAMBDA,
-    UNIFORM_LAMBDA,
-)
+from tqcodec.encoder.matrix.quantizer import Method
 from tqcodec.encoder.matrix.survey import Analysis, analyse
-from tqcodec.encoder.settings import TRELLIS_EFFORT, Settings
+from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.encoder.tensor import Item, Source, Treatment
 from tqcodec.encoder.weighing import (
@@ -35,11 +30,10 @@ from tqcodec.encoder.workers import workers_for
 from tqcodec.errors import EncodeError
 from tqcodec.format.planes import Part
 from tqcodec.format.records import axis_lengths, taps_lengths
-from tqcodec.format.registry import MAX_STEPS, Axis
+from tqcodec.format.registry import Axis
 
 SAMPLE = 200_000  # coefficients on which the step is sought
 LEAST_POWER = 2.0**-110  # of gradients times inputs, so that float32 holds what follows from it
-LANES = 256  # segments that decoders without native loops take together with profit
 TENSOR_SHARE = 1 / 8  # of the coefficients at most, while they are more than SAMPLE / 4
 
 Refine = Callable[[bytes], Mapping[str, NDArray[np.unsignedinteger]]]
@@ -128,7 +122,7 @@ def prepare(
         parts=parts,
         matrices=[Matrix(*m) for m in zip(matrices, slopes, judged, metrics, strict=True)],
         analyses=[],
-        method=_method(settings, any(m is not None for m in metrics)),
+        method=Method.of(EFFORTS[settings.effort], any(m is not None for m in metrics)),
         step=step,
         weights=weights,
         statistics=statistics,
@@ -170,14 +164,6 @@ def part_of(item: Item, source: Source, settings: Settings) -> Part:
     """The numbers of a side tensor."""
     kept = side.kept_bits(item, settings) if item.treatment == Treatment.ROUNDED else None
     return side.make_part(source.patterns, source.dtype, kept)
-
-
-def _method(settings: Settings, feedback: bool) -> Method:
-    if settings.effort < TRELLIS_EFFORT:
-        return Method(0, UNIFORM_FEEDBACK_LAMBDA if feedback else UNIFORM_LAMBDA)
-    lam = TRELLIS_FEEDBACK_LAMBDA if feedback else TRELLIS_LAMBDA
-    lanes = LANES if settings.effort < 9 else 1
-    return Method(MAX_STEPS, lam, lanes)
 
 
 def map_calls(

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from tqcodec.common.progress import Progress
 from tqcodec.encoder import corrections, findings, rate_control, side, tables, verification
 from tqcodec.encoder.assembly import EXPONENT_CLUSTERS, assemble
+from tqcodec.encoder.effort import EFFORTS
 from tqcodec.encoder.findings import EncodeReport, Finding, snr_of
 from tqcodec.encoder.job import Job, Refine, analysed, map_calls, part_of, prepare
 from tqcodec.encoder.matrix.coding import code
 from tqcodec.encoder.matrix.draft import Coded
-from tqcodec.encoder.matrix.method import TRELLIS_STEP
 from tqcodec.encoder.plan import adjusted, directory_full, make_plan
 from tqcodec.encoder.provenance import provenance
 from tqcodec.encoder.rate_control import Estimate
-from tqcodec.encoder.settings import TRELLIS_EFFORT, Settings
+from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.encoder.target import Correction, Target
 from tqcodec.encoder.tensor import Item, Source
@@ -121,9 +121,8 @@ def _search(job: Job) -> Written:
     if energy <= 0:
         coded = _code(job, 1.0, rate_control.estimate(job.analyses, job.method, 1.0))
         return _fitting(_write(job, coded, {}), job.settings)
-    hurried = job.settings.effort < TRELLIS_EFFORT
-    target = Target(job.settings, job.weights, energy, hurried)
-    finer = TRELLIS_STEP if job.method.steps else 1.0
+    target = Target(job.settings, job.weights, energy, EFFORTS[job.settings.effort].slack)
+    finer = job.method.relative_step
     overhead = _overhead_bits(job)
     step, found = _seek(job, target, job.step * finer, overhead)
     if job.statistics and abs(math.log2(step / finer / job.step)) > STEP_OFF:

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from tqcodec.encoder import tables
 from tqcodec.encoder.histograms import Histograms, nearest_seen
-from tqcodec.encoder.matrix.method import Method
-from tqcodec.encoder.matrix.quantizer import Rates
+from tqcodec.encoder.matrix.quantizer import Method, Rates
 from tqcodec.encoder.matrix.survey import Analysis
 from tqcodec.encoder.tables import TableSet
 from tqcodec.encoder.target import Correction

@@ -11,7 +11,6 @@ SNR_TOLERANCE = 0.02  # dB
 BITS_TOLERANCE = 0.003  # relative
 SNR_MISS = 0.25  # dB below the target that are worth a word
 FAR = 1e3  # octaves
-HURRY = 5.0  # times these tolerances for a fast encoding
 DECIBELS_PER_OCTAVE = 20 * math.log10(2)
 EXTREME = 64.0  # log2 of the finest and the coarsest step
 SLOPES = (0.15, 3.0)  # octaves of the target for one of the step: 1 at high rate
@@ -26,21 +25,20 @@ class Target:
         settings: with the target.
         weights: elements of all weight matrices.
         energy: of all weight matrices, weighed as their error is.
-        hurried: True where a rough hit will do.
+        slack: how far from it will do, in tolerances.
     """
 
     settings: Settings
     weights: int
     energy: float
-    hurried: bool
+    slack: float = 1.0
 
     @property
     def tolerance(self) -> float:
-        """Distance that will do: 0.02 dB or 0.3 % of the bits, five times that in a hurry."""
-        slack = HURRY if self.hurried else 1.0
+        """Distance that will do: 0.02 dB or 0.3 % of the bits, times the slack."""
         if self.settings.target_snr is not None:
-            return slack * SNR_TOLERANCE / DECIBELS_PER_OCTAVE
-        return slack * BITS_TOLERANCE * self._wanted / self.weights
+            return self.slack * SNR_TOLERANCE / DECIBELS_PER_OCTAVE
+        return self.slack * BITS_TOLERANCE * self._wanted / self.weights
 
     @property
     def _wanted(self) -> float:

@@ -18,8 +18,7 @@ from tqcodec.encoder.matrix.draft import Coded, Effect
 from tqcodec.encoder.matrix.error import error_of
 from tqcodec.encoder.matrix.feedback import gains_of, quantize_with_feedback
 from tqcodec.encoder.matrix.grid import Grid
-from tqcodec.encoder.matrix.method import TRELLIS_STEP, Method
-from tqcodec.encoder.matrix.quantizer import Rates
+from tqcodec.encoder.matrix.quantizer import Method, Rates
 from tqcodec.encoder.matrix.survey import Analysis, weights_of
 from tqcodec.encoder.matrix.transform import IDENTITY
 from tqcodec.encoder.tensor import Source
@@ -85,7 +84,7 @@ def _cheaper(
 
     The error is counted as bits at the slope of the quantizer, as in `choice`.
     """
-    uniform = step / (TRELLIS_STEP if method.steps else 1.0)
+    uniform = step / method.relative_step
     slope = 6 / math.log(2) / uniform**2  # bits for an error of 1, high rate
 
     def cost(bits: float, decoded: NDArray[np.unsignedinteger]) -> float:

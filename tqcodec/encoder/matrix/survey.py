@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.encoder.effort import EFFORTS
 from tqcodec.encoder.matrix.choice import Problem, choose
 from tqcodec.encoder.matrix.classes import class_of, fit_levels
 from tqcodec.encoder.matrix.grid import grid_of
@@ -137,7 +138,7 @@ def analyse(
     factor = item.options.step / math.sqrt(slope)
     taps = taps_lengths(source.patterns.shape, item.roles)
     problem = Problem(weights, taps, step * factor, metric)
-    transform = choose(problem, wish, settings.effort)
+    transform = choose(problem, wish, EFFORTS[settings.effort])
     coefficients = transform.analyse(weights)
     energy = float(np.einsum("oit,oit->", weights, weights, dtype=np.float64))
     norm, grid_bits, gain = math.sqrt(energy), 0.0, 1.0
