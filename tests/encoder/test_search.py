@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from unittest import mock
@@ -10,11 +9,12 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from tqcodec.encoder import rate_control, target
+from tqcodec.encoder import rate_control
 from tqcodec.encoder.matrix.quantizer import Method
-from tqcodec.encoder.rate_control import SEARCHES, Estimate, search
+from tqcodec.encoder.rate_control import SEARCHES, Estimate, seek
 from tqcodec.encoder.settings import Settings
-from tqcodec.encoder.target import Correction, Target
+from tqcodec.encoder.step_search import EXTREME
+from tqcodec.encoder.target import Target
 
 WEIGHTS = 100_000
 Curve = Callable[[float], tuple[float, float]]  # from a step to distortion and bits
@@ -60,7 +60,7 @@ def sought(curve: Curve, wish: Target, start: float) -> tuple[float, Estimate, i
     """Step, what is found there, and number of estimates."""
     asked: list[float] = []
 
-    def estimate(_analyses: object, _method: object, step: float) -> Estimate:
+    def estimate(_surveys: object, _method: object, step: float) -> Estimate:
         asked.append(step)
         return Estimate(*curve(step), [])
 
@@ -68,7 +68,7 @@ def sought(curve: Curve, wish: Target, start: float) -> tuple[float, Estimate, i
         return wish.octaves(found.distortion, found.bits)
 
     with mock.patch.object(rate_control, "estimate", estimate):
-        step, found = search([], Method(0, 0.0), start, miss, wish.tolerance)
+        step, found = seek([], Method(0, 0.0), start, miss, wish.tolerance)
     assert (found.distortion, found.bits) == curve(step) and step in asked
     assert asked[0] == start and len(asked) <= SEARCHES
     return step, found, len(asked)
@@ -164,79 +164,8 @@ def test_a_curve_without_the_target_ends_at_the_ends() -> None:
         assert found.bits == bits * WEIGHTS
         towards = 1 if bits > 4 else -1
         assert np.all(np.diff(asked[:SEARCHES]) * towards >= 0)
-        assert max(map(abs, asked)) <= target.EXTREME
-        assert abs(asked[SEARCHES - 1]) == target.EXTREME
-
-
-# Correction
-
-
-def test_without_two_sides_the_next_step_is_on_the_other_one() -> None:
-    for octaves in (-30.0, -2.0, -0.01, 0.01, 2.0, 30.0):
-        following = Correction().next_step(8.0, octaves)
-        assert math.log2(following) == pytest.approx(3 - octaves)  # slope 1 to begin with
-    assert Correction().next_step(1.0, 1e6) == 2.0**-target.EXTREME
-    assert Correction().next_step(1.0, -1e6) == 2.0**target.EXTREME
-
-
-def test_the_slope_is_that_of_the_last_two_within_bounds() -> None:
-    for slope, used in ((0.5, 0.5), (2.0, 2.0), (0.01, target.SLOPES[0]), (9.0, target.SLOPES[1])):
-        correction = Correction()
-        correction.next_step(4.0, 1.0 + slope)
-        following = correction.next_step(2.0, 1.0)
-        assert math.log2(following) == pytest.approx(1 - 1 / used)
-
-
-def test_between_two_sides_the_next_step_is_between_them() -> None:
-    """Where the line between them crosses the target, but no closer to an end than a tenth."""
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        x0, width = rng.uniform(-9, 9), rng.uniform(0.01, 5)
-        below, above = -(10.0 ** rng.uniform(-4, 2)), 10.0 ** rng.uniform(-4, 2)
-        tries = [(x0, below), (x0 + width, above)]
-        for order in itertools.permutations(tries):
-            correction = Correction()
-            for x, octaves in order:
-                following = correction.next_step(2.0**x, octaves)
-            part = (math.log2(following) - x0) / width
-            assert part == pytest.approx(min(max(below / (below - above), 0.1), 0.9))
-
-
-def test_the_nearest_tries_on_either_side_count() -> None:
-    correction = Correction()
-    for x, octaves in ((-3.0, -3.0), (4.0, 6.0), (-1.0, -1.0), (2.0, 1.0)):
-        following = correction.next_step(2.0**x, octaves)
-    assert math.log2(following) == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize("jump", [-0.7, 0.0, 1.3])
-@pytest.mark.parametrize("sides", [(-1.0, 1.0), (-1e-3, 2.0), (-3.0, 0.01)])
-def test_a_jump_ends_the_search(jump: float, sides: tuple[float, float]) -> None:
-    """The steps close in on it until nothing is worth trying between them, and not before."""
-    correction, x = Correction(), jump + 1.7
-    tries = []
-    while not correction.is_narrow:
-        tries.append((x, sides[0] if x < jump else sides[1]))
-        assert len(tries) <= 60, "the search goes on for ever"
-        x = math.log2(correction.next_step(2.0**x, tries[-1][1]))
-        below = max((x for x, y in tries if y <= 0), default=-math.inf)
-        above = min((x for x, y in tries if y > 0), default=math.inf)
-        assert correction.is_narrow == (above - below < target.NARROWEST)
-    assert below < jump <= above
-
-
-def test_narrow_is_what_has_the_target_inside() -> None:
-    """Near steps on one side of it end nothing, nor do tries in the wrong order."""
-    for tries in (
-        [(0.0, 1.0), (0.001, 1.1)],
-        [(0.0, -1.0), (0.001, -0.9)],
-        [(0.0, 1.0), (0.001, -1.0)],
-        [(0.0, -1.0), (0.004, 1.0)],
-    ):
-        assert not Correction(tries).is_narrow
-    assert not Correction().is_narrow
-    assert Correction([(0.0, -1.0), (5.0, 3.0), (0.002, 1.0)]).is_narrow
-    assert Correction([(0.0, 0.0), (0.002, 1.0)]).is_narrow
+        assert max(map(abs, asked)) <= EXTREME
+        assert abs(asked[SEARCHES - 1]) == EXTREME
 
 
 # Target
