@@ -128,7 +128,10 @@ class Survey:
 def weights_of(
     patterns: NDArray[np.unsignedinteger], dtype: DType, roles: Sequence[Axis]
 ) -> NDArray[np.float32]:
-    """Weights as float32 (out, in, taps), contiguous."""
+    """Weights as float32 (out, in, taps), contiguous.
+
+    Made anew wherever they are needed: kept, they would take as much memory as the network.
+    """
     lengths = axis_lengths(patterns.shape, roles)
     arranged = patterns.transpose(axis_order(roles)).reshape(lengths)
     if dtype.name == "F32":
