@@ -395,7 +395,7 @@ def test_metric_by_its_definition(kind: str) -> None:
     weights, other = rng.normal(size=(2, *given.shape))
     difference = given.matrix(weights)
     assert found.error(difference) == pytest.approx(reference_error(given, blocks, difference))
-    products = found.products(difference, given.matrix(other))
+    (products,) = found.products(difference, given.matrix(other))
     assert products.shape == (given.shape[given.rows],)
     plus, minus = (found.error(given.matrix(weights + s * other)) for s in (1, -1))
     assert products.sum() == pytest.approx((plus - minus) / 4)
@@ -540,7 +540,7 @@ def test_feedback_is_that_of_gptq(layout: str, width: int, monkeypatch: pytest.M
     assert np.array_equal(result.coefficients, wanted)
     # The step is mended so that what is decoded is as long as it should be.
     rebuilt = wanted * steps
-    both = sum(found.products(matrix, rebuilt)) / found.error(rebuilt)
+    both = sum(found.products(matrix, rebuilt)[0]) / found.error(rebuilt)
     assert result.step / step == pytest.approx(np.clip(both, *feedback.GAINS))
 
 

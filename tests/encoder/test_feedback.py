@@ -180,7 +180,7 @@ def test_feedback_with_rates_row_by_row(kind: str, width: int, at_once: int, cod
     steps = step * result.grid.steps
     wanted = np.array(row_by_row(found, weights.astype(np.float64), steps, classes, scaled))
     assert np.array_equal(result.coefficients, wanted)
-    both = found.products(weights, wanted * steps).sum()
+    both = found.products(weights, wanted * steps)[0].sum()
     gain = np.clip(both / found.error(wanted * steps), *feedback.GAINS)
     assert result.step == pytest.approx(step * gain)
 

@@ -75,8 +75,9 @@ def quantize_with_feedback(
             original / (step * steps), metric, filters, classes[rows], method, scaled
         )
         rebuilt = q[rows] * steps
-        both += float(metric.products(original, rebuilt).sum())
-        own_power += float(step * metric.products(rebuilt, rebuilt).sum())
+        mixed, squares = metric.products(rebuilt, original, rebuilt)
+        both += float(mixed.sum())
+        own_power += float(step * squares.sum())
     gain = gains_of(np.atleast_1d(both), np.atleast_1d(own_power))[0]
     narrow = np.int16 if np.abs(q).max(initial=0) < 1 << 15 else np.int32
     return Fed(q.astype(narrow), grid, step * float(gain))

@@ -103,14 +103,14 @@ class Metric:
 
     def error(self, difference: NDArray[np.floating]) -> float:
         """D of a difference (rows, columns)."""
-        return float(self.products(difference, difference).sum())
+        return float(self.products(difference, difference)[0].sum())
 
-    def products(self, first: NDArray[np.floating], second: NDArray[np.floating]) -> Array:
-        """Row by row, first A second^T: float64 (rows,)."""
-        left, right = (self.split(np.asarray(a, np.float64)) for a in (first, second))
-        rows = np.einsum("brn,brn->br", left @ self.blocks, right)
-        found: Array = rows.ravel() if self.by_rows else rows.sum(axis=0)
-        return found
+    def products(self, first: NDArray[np.floating], *others: NDArray[np.floating]) -> list[Array]:
+        """Row by row, first A other^T for each of the others: float64 (rows,)."""
+        left = self.split(np.asarray(first, np.float64)) @ self.blocks
+        rights = (self.split(np.asarray(other, np.float64)) for other in others)
+        rows = [np.einsum("brn,brn->br", left, right) for right in rights]
+        return [one.ravel() if self.by_rows else one.sum(axis=0) for one in rows]
 
     def mean_output(self, weights: NDArray[np.floating]) -> Array:
         """Mean of the output of weights (rows, columns): float64 (rows,)."""

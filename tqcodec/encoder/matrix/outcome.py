@@ -28,7 +28,7 @@ def draft_of(
     distortion, effect = judged * error if judged is not None else math.nan, None
     if metric is not None and metric.assumed is None:
         before, after = _both(source, matrix, decoded)
-        gains = gains_of(metric.products(before, after), metric.products(after, after))
+        gains = gains_of(*metric.products(after, before, after))
         effect = Effect(gains, metric.mean_output(before), metric.mean_output(after))
         if judged is None:
             distortion = metric.error(before - after)
