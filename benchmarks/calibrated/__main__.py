@@ -1,12 +1,12 @@
 """Calibrated tqcodec beside NNCodec, data-free tqcodec and error feedback, by what outputs lose.
 
-    python benchmarks/calibrated.py --nncodec-python ENV/bin/python --out results.csv \
+    python -m benchmarks.calibrated --nncodec-python ENV/bin/python --out results.csv \
         --plot results.png \
         --network resnet32 cifar10 cifar_resnet.py 32 cifar10_train.npz cifar10_test.npz \
         --network efficientnet_lite0 efficientnet_lite0 photographs.zip
 
-A network is a name, a builder of `subjects.py` (or FILE.py:FUNCTION) and the builder's arguments.
-See README.md beside this file.
+A network is a name, a builder of `common/subjects.py` (or FILE.py:FUNCTION) and the builder's
+arguments. See benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from calibrated_targets import judge as judge_targets
-from encoders import (
+
+from benchmarks.calibrated.encoders import (
     ANOTHER,
     CALIBRATED,
     DATA_FREE,
@@ -29,12 +29,20 @@ from encoders import (
     calibrated,
     data_free,
 )
-from encoders import error_feedback as feedback_points
-from peers import VARIANTS, sweep
-from points import FLOAT, Judge, Point, PointFile, read_points
-from rate_tables import NNCODEC, curves_of, print_interpolated, print_points, print_ratios
-from subjects import build
-from targets import print_verdicts
+from benchmarks.calibrated.encoders import error_feedback as feedback_points
+from benchmarks.calibrated.peers import VARIANTS, sweep
+from benchmarks.calibrated.points import FLOAT, Judge, Point, PointFile, read_points
+from benchmarks.calibrated.tables import (
+    NNCODEC,
+    curves_of,
+    print_interpolated,
+    print_points,
+    print_ratios,
+)
+from benchmarks.calibrated.targets import judge as judge_targets
+from benchmarks.common.command import command_parser
+from benchmarks.common.subjects import build
+from benchmarks.common.verdicts import print_verdicts
 
 CONTENDERS = {
     "nncodec": NNCODEC,
@@ -108,7 +116,7 @@ def _report(points: dict[str, list[Point]], options: argparse.Namespace) -> None
     if verdicts:
         print_verdicts(verdicts)
     if options.plot:
-        from rate_plot import plot  # only the picture needs matplotlib
+        from benchmarks.calibrated.plot import plot  # only the picture needs matplotlib
 
         plot(options.plot, points)
 
@@ -123,9 +131,7 @@ def _progress(point: Point) -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("calibrated", __doc__)
     parser.add_argument(
         "--network",
         action="append",

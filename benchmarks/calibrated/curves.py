@@ -13,7 +13,8 @@ from math import log, nan
 
 import numpy as np
 from numpy.typing import NDArray
-from points import Point
+
+from benchmarks.calibrated.points import Point
 
 Values = NDArray[np.float64]
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import feedback
 import torch
-from points import Judge, Point
 from safetensors.torch import save_file
-from subjects import Subject
 
 import tqcodec
 import tqcodec.torch
+from benchmarks.calibrated import feedback
+from benchmarks.calibrated.points import Judge, Point
+from benchmarks.common.subjects import Subject
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.format.records import read_head
 from tqcodec.format.registry import Coding

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from points import Judge, Point
-from process import Process, Program
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
+
+from benchmarks.calibrated.points import Judge, Point
+from benchmarks.workers.process import Process, Program
 
 State = Mapping[str, torch.Tensor]
 
@@ -112,4 +113,4 @@ def _setting(qp: int) -> str:
 
 
 def _program(python: Path) -> Program:
-    return Program(python, "nncodec_worker.py")
+    return Program(python, "nncodec")

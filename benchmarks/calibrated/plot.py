@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from encoders import CALIBRATED, DATA_FREE, FEEDBACK
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from points import FLOAT, Point
-from rate_tables import BEST_NNCODEC, NNCODEC, curves_of
+
+from benchmarks.calibrated.encoders import CALIBRATED, DATA_FREE, FEEDBACK
+from benchmarks.calibrated.points import FLOAT, Point
+from benchmarks.calibrated.tables import BEST_NNCODEC, NNCODEC, curves_of
 
 RANGE = (0.9, 4.4)
 """Bits per weight that are shown."""

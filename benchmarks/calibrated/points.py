@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from subjects import Subject
 
+from benchmarks.common.subjects import Subject
 from tqcodec.encoder.kinds import is_matrix
 from tqcodec.torch.evaluation import Reference
 

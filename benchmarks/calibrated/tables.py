@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import nan
 
-from curves import Best, Curve
-from points import Point
-from results import print_aligned
+from benchmarks.calibrated.curves import Best, Curve
+from benchmarks.calibrated.points import Point
+from benchmarks.common.tables import print_aligned
 
 NNCODEC = "NNCodec"
 BEST_NNCODEC = "NNCodec, best of all"

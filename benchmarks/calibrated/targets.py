@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from encoders import CALIBRATED
-from points import Point
-from rate_tables import BEST_NNCODEC, DROPS, Curves, ratio_at_drop, ratio_at_kl
-from targets import Verdict
+from benchmarks.calibrated.encoders import CALIBRATED
+from benchmarks.calibrated.points import Point
+from benchmarks.calibrated.tables import BEST_NNCODEC, DROPS, Curves, ratio_at_drop, ratio_at_kl
+from benchmarks.common.verdicts import Verdict
 
 LOSSES = ((2.0, 0.3), (1.5, 1.0))
 """Bits per weight, and the points of top-1 that may be lost with them: ResNet-32."""

@@ -12,11 +12,11 @@ import tqcodec
 Line = dict[str, Any]  # of the log
 
 
-def fingerprint(*modules: str) -> str:
-    """CRC-32 of the sources that an outcome depends on: the package and modules beside this one."""
-    here, found = Path(__file__).resolve().parent, 0
+def fingerprint(folder: Path) -> str:
+    """CRC-32 of the sources that an outcome depends on: the package and those in a folder."""
+    found = 0
     paths = [p for p in Path(tqcodec.__file__).parent.rglob("*.*") if p.suffix in (".py", ".c")]
-    for path in sorted(paths) + [here / f"{name}.py" for name in modules]:
+    for path in sorted(paths) + sorted(folder.glob("*.py")):
         found = zlib.crc32(path.read_bytes(), found)
     return f"{found:08x}"
 

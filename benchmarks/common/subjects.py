@@ -1,4 +1,4 @@
-"""Networks to be measured with images: the builders that `calibrated.py` is told to call.
+"""Networks to be measured with images: the builders that several benchmarks are told to call.
 
 A builder takes the strings of its command line and returns a `Subject`. Those here serve the
 networks of the benchmark; one of your own is named FILE.py:FUNCTION.

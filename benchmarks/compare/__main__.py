@@ -1,6 +1,6 @@
 """Compares tqcodec with NNCodec, plain rounding, ZipNN and zstd on the same weights, in one run.
 
-See README.md beside this file for the environments and the networks.
+See benchmarks/README.md for the environments and the networks.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from contenders import nncodec, tqcodec
-from lossless import lossless_rows
-from network import Network, open_network
-from results import Row, print_tables, write_csv
-from sizes import lossy_points, rounding_rows, size_rows
-from speed import speed_rows
-from targets import DEFAULT, FAST, judge, print_verdicts
+from benchmarks.common.command import command_parser
+from benchmarks.common.verdicts import print_verdicts
+from benchmarks.compare.contenders import nncodec, tqcodec
+from benchmarks.compare.lossless import lossless_rows
+from benchmarks.compare.network import Network, open_network
+from benchmarks.compare.results import Row, print_tables, write_csv
+from benchmarks.compare.sizes import lossy_points, rounding_rows, size_rows
+from benchmarks.compare.speed import speed_rows
+from benchmarks.compare.targets import DEFAULT, FAST, judge
 
 ERRORS = (1e-3, 3e-3, 1e-2, 3e-2)
 """The relative weight errors at which files are compared."""
@@ -64,7 +66,7 @@ def _progress(network: Network, stage: str) -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_parser("compare", __doc__)
     parser.add_argument(
         "networks",
         nargs="+",

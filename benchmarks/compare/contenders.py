@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from process import Program
+from benchmarks.workers.process import Program
 
 SNR_GRID = 0.25
 """Decibels between the signal-to-noise ratios that tqcodec is asked for."""
@@ -36,7 +36,7 @@ def tqcodec(python: Path, name: str, **settings: Any) -> Contender:
     """Return tqcodec with the given settings; its knob is the signal-to-noise ratio."""
     return Contender(
         name=name,
-        program=Program(python, "tqcodec_worker.py"),
+        program=Program(python, "tqcodec"),
         settings=lambda knob: {"snr": -SNR_GRID * knob, **settings},
         decibels=SNR_GRID,
         offset=0.0,
@@ -53,7 +53,7 @@ def nncodec(python: Path, lambda_scale: float, side_qp: int) -> Contender:
     fixed = {"nonweight_qp": side_qp, "use_dq": True, "lambda_scale": lambda_scale}
     return Contender(
         name=f"NNCodec lambda {lambda_scale:g}",
-        program=Program(python, "nncodec_worker.py"),
+        program=Program(python, "nncodec"),
         settings=lambda knob: {"qp": knob, **fixed},
         decibels=decibels,
         offset=24 * decibels - 20,

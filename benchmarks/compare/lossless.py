@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import zstandard
-from network import Network
-from process import Process, Program
-from results import Row
 from safetensors.numpy import save
+
+from benchmarks.compare.network import Network
+from benchmarks.compare.results import Row
+from benchmarks.workers.process import Process, Program
 
 _DTYPES = {"float32": 4, "bfloat16": 2}
 
 
 def lossless_rows(network: Network, python: Path, peers_python: Path) -> list[Row]:
     """Put tqcodec, ZipNN and zstd side by side on each dtype."""
-    tqcodec = Program(python, "tqcodec_worker.py")
-    zipnn = Program(peers_python, "zipnn_worker.py")
+    tqcodec = Program(python, "tqcodec")
+    zipnn = Program(peers_python, "zipnn")
     rows = []
     for dtype, width in _DTYPES.items():
         rows.append(_row(network, f"{dtype}, uncompressed", width * network.parameters))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.numpy import save_file
-from tensors import Tensors, matrices, read_weights
+
+from benchmarks.common.tensors import Tensors, matrices, read_weights
 
 
 @dataclass(frozen=True)

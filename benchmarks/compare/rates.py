@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from contenders import Contender
-from network import Network
-from process import Process
+from benchmarks.compare.contenders import Contender
+from benchmarks.compare.network import Network
+from benchmarks.workers.process import Process
 
 
 @dataclass(frozen=True)

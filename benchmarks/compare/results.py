@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from math import isnan, nan
 from pathlib import Path
 
+from benchmarks.common.tables import print_aligned
+
 SECTIONS = {
     "size": "File bytes at equal relative weight MSE",
     "rounding": "File bytes at the error of rounding by the largest magnitude of a channel",
@@ -73,15 +75,6 @@ def _cells(rows: Sequence[Row]) -> list[list[str]]:
 def _cell(row: Row, name: str) -> str:
     value = getattr(row, name)
     return "" if isnan(value) else _FORMATS[name][1].format(value)
-
-
-def print_aligned(lines: Sequence[Sequence[str]]) -> None:
-    """Print cells in columns: the first two to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = zip(line, widths, strict=True)
-        aligned = [f"{c:<{w}}" if i < 2 else f"{c:>{w}}" for i, (c, w) in enumerate(cells)]
-        print("  ".join(aligned).rstrip())
 
 
 def write_csv(path: Path, rows: Iterable[Row]) -> None:

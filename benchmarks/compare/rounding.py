@@ -12,7 +12,8 @@ import math
 import numpy as np
 import zstandard
 from safetensors.numpy import save
-from tensors import Array, Tensors, energy, matrices, vectors
+
+from benchmarks.common.tensors import Array, Tensors, energy, matrices, vectors
 
 
 def _zstd(image: bytes) -> bytes:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from contenders import Contender
-from network import Network
-from process import Process
-from rates import Curve, Point
-from results import Row
-from rounding import COMPRESSORS, absmax_rounding, step_reaching, uniform_image
-from tensors import matrices, relative_mse
+from benchmarks.common.tensors import matrices, relative_mse
+from benchmarks.compare.contenders import Contender
+from benchmarks.compare.network import Network
+from benchmarks.compare.rates import Curve, Point
+from benchmarks.compare.results import Row
+from benchmarks.compare.rounding import COMPRESSORS, absmax_rounding, step_reaching, uniform_image
+from benchmarks.workers.process import Process
 
 Points = dict[tuple[str, float], Point]
 """What a contender, by its name, reaches at an error."""

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from contenders import Contender
-from network import Network
-from process import Process
-from results import Row
-from sizes import Points
+from benchmarks.compare.contenders import Contender
+from benchmarks.compare.network import Network
+from benchmarks.compare.results import Row
+from benchmarks.compare.sizes import Points
+from benchmarks.workers.process import Process
 
 Run = tuple[Contender, dict[str, Any]]
 """A contender with the settings to be timed."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from network import Network
-from results import Row, print_aligned
+from benchmarks.common.verdicts import Verdict
+from benchmarks.compare.network import Network
+from benchmarks.compare.results import Row
 
 DEFAULT = "tqcodec"
 FAST = "tqcodec effort 1"
@@ -16,16 +16,6 @@ DECODE_SPEEDUP = 3.0
 ENCODE_SPEEDUPS = {FAST: 8.0, DEFAULT: 2.0}
 ENCODE_MEMORY = 3.0
 DECODE_MEMORY = 2.0
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One target on one network, with what was reached."""
-
-    network: str
-    target: str
-    reached: float
-    passed: bool
 
 
 def judge(network: Network, rows: Sequence[Row]) -> list[Verdict]:
@@ -63,14 +53,3 @@ def _memory(rows: dict[str, Row]) -> _Judged:
         yield target, row.encode_memory, row.encode_memory < ENCODE_MEMORY
         target = f"{codec}: decode memory < {DECODE_MEMORY:g} float32"
         yield target, row.decode_memory, row.decode_memory < DECODE_MEMORY
-
-
-def print_verdicts(verdicts: Sequence[Verdict]) -> None:
-    """Print one line for each target, then the count of those reached."""
-    print("\nTargets\n")
-    lines = [["network", "target", "reached", ""]]
-    lines += [
-        [v.network, v.target, f"{v.reached:.3f}", "pass" if v.passed else "FAIL"] for v in verdicts
-    ]
-    print_aligned(lines)
-    print(f"\n{sum(v.passed for v in verdicts)} of {len(verdicts)} targets reached")

@@ -1,9 +1,9 @@
 """Encodes networks at many settings and shows that every file decodes, to what it should.
 
-    python benchmarks/decodes.py resnet20.safetensors resnet32.safetensors \
+    python -m benchmarks.decodes resnet20.safetensors resnet32.safetensors \
         efficientnet_lite0=efficientnet-lite0-57934424.pth minilm=model.safetensors
 
-Networks made from the seed (`made_networks.py`) are added. What is drawn depends on the seed, the
+Networks made from the seed (`networks.py`) are added. What is drawn depends on the seed, the
 name of the network and the number of the draw alone. Each draw that is done is a line of the log; a
 run that is started again goes on behind them, unless the package or this benchmark has changed. The
 exit code is 1 if a draw failed.
@@ -24,13 +24,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import decode_checks as checks
-import made_networks as made
 import numpy as np
-from long_run import Line, append, fingerprint, read_log
-from results import print_aligned
 
 import tqcodec
+from benchmarks.common.command import command_parser
+from benchmarks.common.long_run import Line, append, fingerprint, read_log
+from benchmarks.common.tables import print_aligned
+from benchmarks.decodes import checks
+from benchmarks.decodes import networks as made
 from tqcodec import EncodeError, Settings, Statistics
 from tqcodec.cli import checkpoints, describe
 from tqcodec.cli.terminal import terminal_progress
@@ -144,7 +145,7 @@ def run(one: Draw, decoders: checks.Decoders, keep: Path | None) -> Line:
 
     Args:
         one: the draw.
-        decoders: of `decode_checks.running`.
+        decoders: of `checks.running`.
         keep: where the file goes if it fails, or None.
     """
     settings = Settings(**one.options, metadata=(("origin", "decodes"),))
@@ -228,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parsed(arguments)
     if options.only is not None:
         return repeat(options)
-    package = fingerprint("decodes", "decode_checks", "made_networks")
+    package = fingerprint(Path(__file__).parent)
     about = {"package": package, "seed": options.seed}
     built = "in C" if available() else "in Python: that in C is not built"
     said = ", ".join(f"{key} {value}" for key, value in about.items())
@@ -286,7 +287,7 @@ def _draws(network: Tensors) -> int:
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = command_parser("decodes", __doc__)
     parser.add_argument("files", nargs="*", type=_named, metavar="[NAME=]FILE", help="networks")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, metavar="N", help="draws of each network")

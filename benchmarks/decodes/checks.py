@@ -1,4 +1,4 @@
-"""Whether a file decodes, by all decoders alike, to what its network allows: for `decodes.py`.
+"""Whether a file decodes, by all decoders alike, to what its network allows: for the long run.
 
 Compares with the network itself. Bounds are those of the documentation; the signal-to-noise ratio
 of a matrix is the one that the file states.
@@ -13,13 +13,15 @@ import shutil
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from batch import CrashError, Decoder
 from numpy.typing import NDArray
+from run import VERDICTS, Answer, BadAnswerError, Tensor, difference, read_safetensors
 
 import tqcodec
+from benchmarks import ROOT
 from tqcodec import Settings
 from tqcodec.encoder import kinds
 from tqcodec.errors import DecodeError
@@ -27,16 +29,10 @@ from tqcodec.format.entries import Entry
 from tqcodec.format.native_decoder import NativeFile, available
 from tqcodec.format.registry import Coding
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "conformance"))
-
-from batch import CrashError, Decoder
-from run import VERDICTS, Answer, BadAnswerError, Tensor, difference, read_safetensors
-
 Array = NDArray[Any]
 Tensors = Mapping[str, Array]
 Decoders = Mapping[str, Decoder]  # by name
 
-ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 1800.0  # for one file and one decoder
 BLOCK = 1 << 22  # elements compared at a time
 HUNDREDTHS = 1.0  # of a decibel by which a ratio may miss the one stated, which is rounded

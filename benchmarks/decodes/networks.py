@@ -1,4 +1,4 @@
-"""Networks and calibration statistics made from a seed, for `decodes.py`.
+"""Networks and calibration statistics made from a seed, for the long run.
 
 No two matrices are alike: each draws its scale, the spread of its rows and columns, its tails, its
 rank and its dead or outlying channels, so that a file has hundreds of distributions to code, as

@@ -1,9 +1,9 @@
 """Throws damaged and odd inputs at every verb and function, and looks at what is left.
 
-    python benchmarks/trust.py --seed 0 --out trust.jsonl
+    python -m benchmarks.trust --seed 0 --out trust.jsonl
 
 Commands run in processes of their own, with streams that are closed or full, full disks, limits and
-signals (`trust_machine.py`); calls of the library run in this one. What is drawn depends on the
+signals (`machine.py`); calls of the library run in this one. What is drawn depends on the
 seed and the number of the case alone. Each case that is done is a line of the output; a run that is
 started again goes on behind them, unless the package or this benchmark has changed. The exit code
 is 1 if a case failed. Linux only.
@@ -30,14 +30,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import trust_inputs as inputs
-import trust_machine as machine
-from long_run import Line, append, fingerprint, read_log
-from results import print_aligned
-from trust_inputs import Rng, pick
 
 import tqcodec
 import tqcodec.torch
+from benchmarks.common.command import command_parser
+from benchmarks.common.long_run import Line, append, fingerprint, read_log
+from benchmarks.common.tables import print_aligned
+from benchmarks.trust import inputs, machine
+from benchmarks.trust.inputs import Rng, pick
 from tqcodec import Settings, Statistics
 from tqcodec.cli import checkpoints, describe
 from tqcodec.common.atomic import TEMPORARY
@@ -358,7 +358,7 @@ def table(lines: Sequence[Line]) -> list[list[str]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the output lacks, print failures as they come and the table at the end."""
     options = _parsed(arguments)
-    about = {"package": fingerprint("trust", "trust_inputs", "trust_machine"), "seed": options.seed}
+    about = {"package": fingerprint(Path(__file__).parent), "seed": options.seed}
     print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
     with tempfile.TemporaryDirectory(prefix="trust-") as root:
         cases = Cases(Path(root), options.seed)
@@ -392,14 +392,14 @@ def _line(
             del line["what"]  # fifty thousand of them
         append(out, line)
     if line["faults"]:
-        again = f"python benchmarks/trust.py --seed {about['seed']} --case {case}:{number}"
+        again = f"python -m benchmarks.trust --seed {about['seed']} --case {case}:{number}"
         print(f"{again}\n  {line['what']} ({line['kind']})", flush=True)
         print("".join(f"    {fault}\n" for fault in line["faults"]), end="", flush=True)
     return line
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = command_parser("trust", __doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=int, default=RUNS, metavar="N", help="of the command line")
     parser.add_argument("--calls", type=int, default=CALLS, metavar="N", help="in this process")

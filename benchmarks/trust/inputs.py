@@ -1,4 +1,4 @@
-"""What `trust.py` and tests/test_trust.py throw at tqcodec: files of every kind that it reads.
+"""What is thrown at tqcodec here and in tests/cli/test_trust.py: files of every kind it reads.
 
 Good ones, odd ones, damage, and the words of command lines. Names of files are relative to the
 folder that holds all of them.
@@ -7,12 +7,12 @@ folder that holds all of them.
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import fuzz
 import numpy as np
 import torch
 from PIL import Image
@@ -21,10 +21,6 @@ from safetensors.numpy import save_file
 import tqcodec
 import tqcodec.torch
 from tqcodec.cli import checkpoints
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-
-import fuzz
 
 GOLDEN = fuzz.golden_files()
 

@@ -21,10 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import trust_inputs as inputs
-from trust_inputs import Rng, pick
-
 import tqcodec
+from benchmarks.trust import inputs
+from benchmarks.trust.inputs import Rng, pick
 from tqcodec.cli import checkpoints
 from tqcodec.cli.arguments import UsageError, inputs_of, make_parser
 

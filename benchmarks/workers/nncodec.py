@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tensors import Tensors
-from worker import serve
+
+from benchmarks.common.tensors import Tensors
+from benchmarks.workers.worker import serve
 
 try:
     import torchvision  # noqa: F401  (NNCodec imports it)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_ONE_THREAD = {
+ONE_THREAD = {
     f"{library}_NUM_THREADS": "1"
     for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "BLIS", "VECLIB", "RAYON")
 }
@@ -17,20 +17,20 @@ _ONE_THREAD = {
 
 @dataclass(frozen=True)
 class Program:
-    """A worker script of this directory and the interpreter of its environment."""
+    """A codec of this folder and the interpreter of its environment."""
 
     python: Path
-    script: str
+    codec: str
 
 
 class Process:
     """A running codec process, used as a context."""
 
     def __init__(self, program: Program) -> None:
-        self._script = program.script
+        self._codec = program.codec
         self._child = subprocess.Popen(
-            [program.python, "-W", "ignore", Path(__file__).with_name(program.script)],
-            env={**os.environ, **_ONE_THREAD},
+            [program.python, "-W", "ignore", "-m", f"benchmarks.workers.{program.codec}"],
+            env={**os.environ, **ONE_THREAD},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -49,5 +49,5 @@ class Process:
         print(json.dumps({"do": do, **arguments}), file=self._child.stdin, flush=True)
         answer = self._child.stdout.readline()
         if not answer:
-            raise RuntimeError(f"{self._script} ended in {do!r}: its message is above")
+            raise RuntimeError(f"{self._codec} ended in {do!r}: its message is above")
         return dict(json.loads(answer))

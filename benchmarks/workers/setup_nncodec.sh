@@ -1,6 +1,6 @@
 #!/bin/sh
 # Creates the environment of the peers (NNCodec and ZipNN), apart from tqcodec's: NNCodec needs
-# numpy 1 and builds C++. Usage: benchmarks/setup_nncodec.sh ENV
+# numpy 1 and builds C++. Usage: benchmarks/workers/setup_nncodec.sh ENV
 set -eu
 [ $# -eq 1 ] || { echo "usage: $0 ENV" >&2; exit 2; }
 
@@ -8,6 +8,7 @@ set -eu
 # torch is held at the project's version; a build for the CPU is enough.
 "$1/bin/python" -m pip install \
     "nncodec==2.1.3" "zipnn==0.5.4" "torch==2.13.0" "ml_dtypes<0.6" safetensors
-"$1/bin/python" "$(dirname "$0")/nncodec_worker.py" </dev/null
-"$1/bin/python" "$(dirname "$0")/zipnn_worker.py" </dev/null
-echo "ready: python benchmarks/compare.py --nncodec-python $1/bin/python ..."
+for codec in nncodec zipnn; do
+    PYTHONPATH="$(dirname "$0")/../.." "$1/bin/python" -m "benchmarks.workers.$codec" </dev/null
+done
+echo "ready: python -m benchmarks.compare --nncodec-python $1/bin/python ..."

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tensors import Tensors
-from worker import serve
-
 import tqcodec
+from benchmarks.common.tensors import Tensors
+from benchmarks.workers.worker import serve
 
 
 def encode(tensors: Tensors, settings: dict[str, Any]) -> bytes:

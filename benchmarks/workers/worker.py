@@ -1,6 +1,6 @@
 """The child's side of a codec process: takes orders on standard input, measures, answers.
 
-One order is one line of JSON, and so is its answer. The script of a codec calls `serve` with its
+One order is one line of JSON, and so is its answer. The module of a codec calls `serve` with its
 two functions once its imports are done. Runs in the environment of any codec.
 """
 
@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
-from tensors import Tensors, matrices, relative_mse, same_bytes, vectors
+
+from benchmarks.common.tensors import Tensors, matrices, relative_mse, same_bytes, vectors
 
 Encode = Callable[[Tensors, dict[str, Any]], bytes]
 Decode = Callable[[bytes], Tensors]

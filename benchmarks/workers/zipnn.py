@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import load, save
-from tensors import BFLOAT16, Tensors
-from worker import serve
 from zipnn import ZipNN
+
+from benchmarks.common.tensors import BFLOAT16, Tensors
+from benchmarks.workers.worker import serve
 
 
 def encode(tensors: Tensors, settings: dict[str, Any]) -> bytes:
