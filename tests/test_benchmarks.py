@@ -86,9 +86,11 @@ from torch import nn
 
 def tiny():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(),
-                          nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 64)).eval()
-    batches = [(torch.randn(16, 3, 8, 8), torch.arange(16) % 10) for _ in range(2)]
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 16, 3),
+                          nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 64)).eval()
+    model[0].weight.data = model[0].weight.cumsum(2).cumsum(3).detach()  # smooth, for a basis
+    power = torch.tensor([0.2, 1, 5]).view(3, 1, 1)  # unequal, for steps by column
+    batches = [(power * torch.randn(16, 3, 8, 8), torch.arange(16) % 10) for _ in range(2)]
     return Subject(model, batches, batches, batches)
 """
 
@@ -185,6 +187,20 @@ def helps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize("benchmark", WITH_COMMAND_LINE)
 def test_help(benchmark: str, helps: dict[str, str]) -> None:
     assert helps[benchmark].startswith(f"usage: python -m benchmarks.{benchmark}")
+
+
+def test_documents_give_commands_that_are_there(helps: dict[str, str]) -> None:
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), BENCHMARKS / "README.md"]
+    commands = [
+        found.groups()
+        for path in documents
+        for found in re.finditer(
+            r"python -m benchmarks\.([a-z_]+)((?:\\\n|[^`\n])*)", path.read_text()
+        )
+    ]
+    assert {"compare", "calibrated", "decodes", "trust"} <= {name for name, _ in commands}
+    for name, rest in commands:
+        assert set(re.findall(r"--[\w-]+", rest)) <= set(re.findall(r"--[\w-]+", helps[name]))
 
 
 def test_each_is_run_below() -> None:
@@ -284,8 +300,11 @@ def test_allocation(folder: Path) -> None:
 
 def test_tools(folder: Path) -> None:
     printed = run(folder, "tools", "builder.py:tiny", "--rates", "4", "5")
-    assert printed.startswith("full encoder: error halves every ")
-    assert len(printed.splitlines()) == 2 + 11 + 4
+    first, _, *found = printed.splitlines()
+    assert first.startswith("full encoder: error halves every ")
+    assert len(found) == 11 + 4
+    # Each was really turned off: something is lost, or gained.
+    assert not [row for row in found if row.split()[-2:] in (["0.000", "1.00"], ["-0.000", "1.00"])]
 
 
 def test_compare(folder: Path) -> None:
@@ -296,8 +315,16 @@ def test_compare(folder: Path) -> None:
     )
     assert re.search(r"^tiny .*tqcodec", printed, re.M)
     assert re.search("pass|FAIL", printed)
-    sections = {line.split(",")[0] for line in (folder / "rows.csv").read_text().splitlines()}
-    assert sections >= {"size", "rounding", "speed", "lossless"}
+    assert sections(folder / "rows.csv") == {"size", "rounding", "speed", "lossless"}
+    run(folder, "compare", *peers, "--run", "speed", "--", "tiny=net.safetensors")
+    assert sections(folder / "rows.csv") == {"speed"}
+
+
+def sections(path: Path) -> set[str]:
+    """Of the rows that `compare` wrote."""
+    head, *found = path.read_text().splitlines()
+    assert head.startswith("section,")
+    return {line.split(",")[0] for line in found}
 
 
 def test_calibrated(folder: Path) -> None:

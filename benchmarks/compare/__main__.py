@@ -14,7 +14,7 @@ from benchmarks.common.verdicts import print_verdicts
 from benchmarks.compare.contenders import nncodec, tqcodec
 from benchmarks.compare.lossless import lossless_rows
 from benchmarks.compare.network import Network, open_network
-from benchmarks.compare.results import Row, print_tables, write_csv
+from benchmarks.compare.results import SECTIONS, Row, print_tables, write_csv
 from benchmarks.compare.sizes import lossy_points, rounding_rows, size_rows
 from benchmarks.compare.speed import speed_rows
 from benchmarks.compare.targets import DEFAULT, FAST, judge
@@ -50,15 +50,23 @@ def _measure(network: Network, options: argparse.Namespace) -> list[Row]:
         nncodec(peers, 0.0, options.side_qp),
     ]
 
-    _progress(network, "file bytes at equal error")
-    points = lossy_points(network, contenders, ERRORS)
-    rows = size_rows(network, contenders, points, ERRORS)
-    _progress(network, "rounding by channel")
-    rows += rounding_rows(network, default)
-    _progress(network, "speed and memory")
-    rows += speed_rows(network, contenders, points, SPEED_ERROR, options.repeats)
-    _progress(network, "lossless")
-    return rows + lossless_rows(network, python, peers)
+    rows: list[Row] = []
+    errors = ERRORS if "size" in options.run else (SPEED_ERROR,)
+    if {"size", "speed"} & set(options.run):
+        _progress(network, "file bytes at equal error")
+        points = lossy_points(network, contenders, errors)
+    if "size" in options.run:
+        rows += size_rows(network, contenders, points, errors)
+    if "rounding" in options.run:
+        _progress(network, "rounding by channel")
+        rows += rounding_rows(network, default)
+    if "speed" in options.run:
+        _progress(network, "speed and memory")
+        rows += speed_rows(network, contenders, points, SPEED_ERROR, options.repeats)
+    if "lossless" in options.run:
+        _progress(network, "lossless")
+        rows += lossless_rows(network, python, peers)
+    return rows
 
 
 def _progress(network: Network, stage: str) -> None:
@@ -79,6 +87,9 @@ def _options() -> argparse.Namespace:
         required=True,
         type=Path,
         help="interpreter of the environment that setup_nncodec.sh makes",
+    )
+    parser.add_argument(
+        "--run", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), help="tables (all)"
     )
     parser.add_argument("--repeats", type=int, default=3, help="timings, the best counts (3)")
     parser.add_argument(
