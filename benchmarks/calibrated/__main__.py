@@ -31,7 +31,7 @@ from benchmarks.calibrated.encoders import (
 )
 from benchmarks.calibrated.encoders import error_feedback as feedback_points
 from benchmarks.calibrated.peers import VARIANTS, sweep
-from benchmarks.calibrated.points import FLOAT, Judge, Point, PointFile, read_points
+from benchmarks.calibrated.points import FLOAT, Judge, Point, read_points
 from benchmarks.calibrated.tables import (
     NNCODEC,
     curves_of,
@@ -41,6 +41,7 @@ from benchmarks.calibrated.tables import (
 )
 from benchmarks.calibrated.targets import judge as judge_targets
 from benchmarks.common.command import command_parser
+from benchmarks.common.records import RecordFile
 from benchmarks.common.subjects import build
 from benchmarks.common.verdicts import print_verdicts
 
@@ -59,7 +60,7 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.workers)
     reused = [point for path in options.reuse for point in read_points(path)]
-    file = PointFile(options.out)
+    file = RecordFile(options.out, Point)
     points: dict[str, list[Point]] = {}
     for name, builder, *arguments in options.network:
         known = [p for p in reused if p.network == name]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from math import isnan, nan
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,6 @@ class Judge:
         return self.point(FLOAT, "", size, {})
 
 
-_NAMES = [field.name for field in fields(Point)]
 _TYPES: dict[str, Callable[[str], Any]] = {
     "str": str,
     "int": int,
@@ -109,7 +108,7 @@ _PARSERS = {field.name: _TYPES[str(field.type)] for field in fields(Point)}
 
 
 def read_points(path: Path) -> list[Point]:
-    """Read what `PointFile` wrote; none where there is no file."""
+    """Read what a `RecordFile` holds; none where there is no file."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -117,28 +116,3 @@ def read_points(path: Path) -> list[Point]:
             Point(**{name: parse(row[name]) for name, parse in _PARSERS.items()})
             for row in csv.DictReader(file)
         ]
-
-
-class PointFile:
-    """A CSV file that grows by a row as soon as one is measured."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        if path is not None:
-            with path.open("w", newline="") as file:
-                csv.writer(file).writerow(_NAMES)
-
-    def add(self, points: Iterable[Point]) -> None:
-        """Append rows; not a number becomes an empty cell."""
-        if self._path is None:
-            return
-        with self._path.open("a", newline="") as file:
-            for point in points:
-                values: Sequence[object] = [getattr(point, name) for name in _NAMES]
-                csv.writer(file).writerow([_text(value) for value in values])
-
-
-def _text(value: object) -> str:
-    if isinstance(value, float):
-        return "" if isnan(value) else f"{value:.6g}"
-    return str(value)

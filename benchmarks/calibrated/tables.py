@@ -7,7 +7,7 @@ from math import nan
 
 from benchmarks.calibrated.curves import Best, Curve
 from benchmarks.calibrated.points import Point
-from benchmarks.common.tables import print_aligned
+from benchmarks.common.tables import cell, print_aligned
 
 NNCODEC = "NNCodec"
 BEST_NNCODEC = "NNCodec, best of all"
@@ -56,7 +56,7 @@ def print_points(points: Sequence[Point]) -> None:
         over = p.bytes / p.payload if p.payload > 0 else float("nan")
         values = (p.top1, p.drop, p.drop_error, p.kl, p.kl_error, p.agreement, p.seconds, over)
         formats = ("{:.2f}", "{:.2f}", "{:.2f}", "{:.4f}", "{:.4f}", "{:.2f}", "{:.1f}", "{:.3f}")
-        cells = [_cell(v, f) for v, f in zip(values, formats, strict=True)]
+        cells = [cell(v, f) for v, f in zip(values, formats, strict=True)]
         size = [f"{p.bytes:,}", f"{p.bits:.3f}"]
         lines.append([p.network, p.contender, p.setting, *size, *cells])
     print_aligned(lines)
@@ -69,7 +69,7 @@ def print_interpolated(network: str, curves: Curves) -> None:
     lines = [["contender", "", *(f"{r:g}" for r in RATES), *ends]]
     for name, curve in curves.items():
         cells = [_pair(curve.kl_at(rate), curve.drop_at(rate)) for rate in RATES]
-        smallest = [_cell(curve.bits_at_drop(d), "{:.3f}") for d in DROPS]
+        smallest = [cell(curve.bits_at_drop(d), "{:.3f}") for d in DROPS]
         lines.append([name, "", *cells, *smallest])
     print_aligned(lines)
 
@@ -86,7 +86,7 @@ def print_ratios(network: str, curves: Curves, names: Sequence[str]) -> None:
         if name in curves:
             ratios = [ratio_at_kl(curves[name], best, rate) for rate in RATES]
             ratios += [ratio_at_drop(curves[name], best, drop) for drop in DROPS]
-            lines.append([name, "", *(_cell(ratio, "{:.3f}") for ratio in ratios)])
+            lines.append([name, "", *(cell(ratio, "{:.3f}") for ratio in ratios)])
     print_aligned(lines)
 
 
@@ -106,7 +106,3 @@ def ratio_at_drop(ours: Curve | Best, theirs: Curve | Best, drop: float) -> floa
 
 def _pair(kl: float, drop: float) -> str:
     return "" if kl != kl else f"{kl:.4f} / {drop:.2f}"
-
-
-def _cell(value: float, form: str) -> str:
-    return "" if value != value else form.format(value)

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
+
+
+def cell(value: float, form: str) -> str:
+    """A number in the form of `str.format`; nothing where it is not one."""
+    return "" if isnan(value) else form.format(value)
 
 
 def print_aligned(lines: Sequence[Sequence[str]], left: int = 2) -> None:

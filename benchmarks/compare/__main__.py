@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 
 from benchmarks.common.command import command_parser
+from benchmarks.common.records import RecordFile
 from benchmarks.common.verdicts import print_verdicts
 from benchmarks.compare.contenders import nncodec, tqcodec
 from benchmarks.compare.lossless import lossless_rows
 from benchmarks.compare.network import Network, open_network
-from benchmarks.compare.results import SECTIONS, Row, print_tables, write_csv
+from benchmarks.compare.results import SECTIONS, Row, print_tables
 from benchmarks.compare.sizes import lossy_points, rounding_rows, size_rows
 from benchmarks.compare.speed import speed_rows
 from benchmarks.compare.targets import DEFAULT, FAST, judge
@@ -26,18 +27,18 @@ SPEED_ERROR = 1e-2
 
 
 def main() -> None:
-    """Measure every network, print the tables and the targets, write the CSV."""
+    """Measure every network, write its rows, print the tables and the targets."""
     options = _options()
+    file = RecordFile(options.out, Row)
     rows, verdicts = [], []
     for name, source in options.networks:
         with open_network(name, source) as network:
             measured = _measure(network, options)
+            file.add(measured)
             rows += measured
             verdicts += judge(network, measured)
     print_tables(rows)
     print_verdicts(verdicts)
-    if options.out:
-        write_csv(options.out, rows)
 
 
 def _measure(network: Network, options: argparse.Namespace) -> list[Row]:

@@ -1,14 +1,12 @@
-"""The record of every measurement, and its two forms: aligned table and CSV."""
+"""The record of every measurement, and its tables."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import isnan, nan
-from pathlib import Path
 
-from benchmarks.common.tables import print_aligned
+from benchmarks.common.tables import cell, print_aligned
 
 SECTIONS = {
     "size": "File bytes at equal relative weight MSE",
@@ -68,19 +66,6 @@ def _cells(rows: Sequence[Row]) -> list[list[str]]:
     shown = [name for name in _FORMATS if not all(isnan(getattr(row, name)) for row in rows)]
     head = ["network", "codec", *(_FORMATS[name][0] for name in shown)]
     return [head] + [
-        [row.network, row.codec, *(_cell(row, name) for name in shown)] for row in rows
+        [row.network, row.codec, *(cell(getattr(row, n), _FORMATS[n][1]) for n in shown)]
+        for row in rows
     ]
-
-
-def _cell(row: Row, name: str) -> str:
-    value = getattr(row, name)
-    return "" if isnan(value) else _FORMATS[name][1].format(value)
-
-
-def write_csv(path: Path, rows: Iterable[Row]) -> None:
-    """Write every row with every field; not a number becomes an empty cell."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: "" if v != v else v for k, v in asdict(row).items()})
