@@ -1,27 +1,27 @@
 """What should the encoder assume where there is no data? Rules for steps and inputs, tried.
 
-    python benchmarks/allocation.py [--bits 4 3 2] [--images 600] BUILDER ARGUMENT...
+    python -m benchmarks.allocation [--bits 4 3 2] [--images 600] BUILDER ARGUMENT...
 
-BUILDER is one of `subjects.py`; what is judged is its calibration half, so that the test half stays
-untouched. A row is a rule: the step of a matrix is as rms^a * size^b, but its relative step at most
-c times that of the matrix in the middle of all weights; inputs have a share of their power in
-common (mean), and neighbours are alike (near). White inputs have 0 and 0. The last row is the
-encoder's own. Single numbers jump by a third from one rate to the next; the last column is the
+BUILDER is one of `common/subjects.py`; what is judged is its calibration half, so that the test
+half stays untouched. A row is a rule: the step of a matrix is as rms^a * size^b, but its relative
+step at most c times that of the matrix in the middle of all weights; inputs have a share of their
+power in common (mean), and neighbours are alike (near). White inputs have 0 and 0. The last row is
+the encoder's own. Single numbers jump by a third from one rate to the next; the last column is the
 geometric mean over the rates, so give many.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
 import torch
-from subjects import build
 
 import tqcodec
+from benchmarks.common.command import command_parser
+from benchmarks.common.subjects import build
 from tqcodec.encoder import weighing
 from tqcodec.encoder.matrix import metric
 
@@ -79,7 +79,7 @@ def encoded(tensors: dict[str, np.ndarray], bits: float, rule: Rule) -> bytes:
 
 def main() -> None:
     """Print one row a rule and one column a rate."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser("allocation", __doc__)
     parser.add_argument("builder", nargs="+", metavar="BUILDER")
     parser.add_argument("--bits", type=float, nargs="+", default=[4, 3.5, 3, 2.6, 2.3, 2, 1.7, 1.5])
     parser.add_argument("--images", type=int, default=600, metavar="N", help="spread over the half")

@@ -1,6 +1,6 @@
 """Ways to read whole files, side by side in one run.
 
-    python benchmarks/decoders.py FILE.tqc... [--before OLD/bin/python]
+    python -m benchmarks.decoders FILE.tqc... [--before OLD/bin/python]
 
 Best of several runs each, in milliseconds and in million elements a second; one thread unless said
 otherwise: by the format layer alone (numpy and constriction), `load`, `load` with two threads,
@@ -10,13 +10,13 @@ version. The format layer is left out where it would take more than about ten se
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import tqcodec
+from benchmarks.common.command import command_parser
 from tqcodec.cli import describe
 from tqcodec.format.container import Container
 
@@ -82,7 +82,7 @@ def best(act: Callable[[Path], object], path: Path) -> float:
 
 def main() -> None:
     """Print one line for each way to read each file."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser("decoders", __doc__)
     parser.add_argument("files", metavar="FILE", nargs="+", type=Path)
     parser.add_argument("--before", metavar="PYTHON", help="of another version's environment")
     options = parser.parse_args()

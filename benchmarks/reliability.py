@@ -1,6 +1,6 @@
 """Peak memory of tqcodec against the size of a model, and what hostile files cost.
 
-    python benchmarks/reliability.py RESNET32.safetensors
+    python -m benchmarks.reliability RESNET32.safetensors
 
 Each number is of a fresh process with one thread: growth of the peak resident memory over what the
 process had after its imports and after coding a tiny network, mapped files included. Linux only.
@@ -10,7 +10,6 @@ the best of `--repeats` calls, beside the legal files known to take the longest 
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
@@ -27,15 +26,14 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
 import tqcodec
+from benchmarks.common.command import command_parser
+from benchmarks.common.tables import print_aligned
+from benchmarks.workers.process import ONE_THREAD
 from tqcodec import Settings
 from tqcodec.cli import checkpoints, commands
 from tqcodec.format import portable  # noqa: F401 - imported before anything is measured
 
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 PATIENCE = 2.0  # seconds after which a slow file is not tried again
 MODES = {
     "4 bits": Settings(bits=4),
@@ -117,15 +115,6 @@ def fresh(function: Callable[..., Any], *arguments: Any) -> Any:
     """The result of a call in a process of its own, which shares no memory with this one."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
-
-
-def print_table(heads: list[str], rows: list[list[str]]) -> None:
-    """Columns, the first to the left and the others to the right."""
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    for row in [heads, *rows]:
-        first, *rest = (f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
-        print("  ".join([f"{row[0]:<{len(first)}}", *rest]))
-    print()
 
 
 def memory_rows(model: Path, folder: Path) -> Iterator[list[str]]:
@@ -218,22 +207,23 @@ def basis_file(rows: int, columns: int) -> bytes:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = command_parser("reliability", __doc__)
     parser.add_argument("models", nargs="*", type=Path, help=".safetensors files to measure")
     parser.add_argument("--tensors", type=int, default=64, help="of the synthetic model")
     parser.add_argument("--side", type=int, default=512, help="of each; default %(default)s")
     parser.add_argument("--repeats", type=int, default=3, help="of each bomb, for its time")
     options = parser.parse_args()
-    os.environ.update(dict.fromkeys(THREADS, "1"))
+    os.environ.update(ONE_THREAD)
     heads = ["memory", "MB", "of the model", "of the largest tensor"]
     with equal_tensors(options.tensors, options.side) as synthetic:
         for model in [*options.models, synthetic]:
-            print_table(heads, list(memory_rows(model, synthetic.parent)))
-    rows = []
+            print_aligned([heads, *memory_rows(model, synthetic.parent)], left=1)
+            print()
+    rows = [["hostile file", "bytes", "ends in", "CPU ms", "MB"]]
     for name, data in hostile_files():
         verdict, seconds, took = fresh(endured, data, options.repeats)
         rows.append([name, f"{len(data):,}", verdict, f"{1e3 * seconds:.1f}", f"{took / 1e6:.1f}"])
-    print_table(["hostile file", "bytes", "ends in", "CPU ms", "MB"], rows)
+    print_aligned(rows, left=1)
 
 
 if __name__ == "__main__":

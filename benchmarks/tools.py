@@ -1,164 +1,144 @@
 """What each tool of the calibrated encoder brings, the others on: bits per weight at equal error.
 
-    python benchmarks/tools.py cifar10_held_out cifar_resnet.py 32 cifar10_train.npz
+    python -m benchmarks.tools cifar10_held_out cifar_resnet.py 32 cifar10_train.npz
 
-The first argument is a builder of `subjects.py`, the others are its arguments. Each tool is turned
-off in turn by putting something trivial in its place, and the network is encoded at all rates. The
-error is that of the logits, its logarithm averaged over the rates; the slope of the full encoder
-over the rates turns it into bits.
+The first argument is a builder of `common/subjects.py`, the others are its arguments. Each tool is
+turned off in turn, by a constant of the module that decides, by another function in place of one of
+its public ones or by what the encoder is given, and the network is encoded at all rates. The error
+is that of the logits, its logarithm averaged over the rates; the slope of the full encoder over the
+rates turns it into bits.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
 import numpy as np
-import torch
-from subjects import Subject, build
 
 import tqcodec
 import tqcodec.torch
-from tqcodec.encoder import corrections
-from tqcodec.encoder.matrix import choice, feedback, grid, metric, outcome, quantizer
+from benchmarks.common.command import command_parser
+from benchmarks.common.subjects import Batches, Subject, build
+from tqcodec.encoder.matrix import choice, feedback, grid, metric, quantizer
+from tqcodec.encoder.matrix.transform import Transform
 from tqcodec.encoder.statistics import Statistics
-from tqcodec.format.registry import Axis
+from tqcodec.format.registry import Axis, BasisKind
 
 RATES = (1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 
-Switch = Callable[[], Any]
+Switch = Callable[[], AbstractContextManager[Any]]
+Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def _ones(*arguments: Any) -> Any:
-    return np.ones_like(arguments[-1])
+def _constant(module: object, name: str, value: object) -> Switch:
+    """A constant that leaves nothing for a tool to do."""
+    return lambda: mock.patch.object(module, name, value)
 
 
-def _no_filters(self: metric.Metric) -> tuple[Any, Any]:
+FACTOR = metric.Metric.factor
+CANDIDATES = choice.candidates
+
+
+def _no_filters(self: metric.Metric) -> tuple[Array, Array]:
     """The diagonal of R, and nothing fed back."""
     diagonal, filters = FACTOR(self)
     return diagonal, np.broadcast_to(np.eye(filters.shape[1]), filters.shape)
 
 
-FACTOR = metric.Metric.factor
-CANDIDATES = choice._candidates
-STEPS = grid._steps
+def _basis(transform: Transform) -> str:
+    """Which basis the taps have."""
+    kind = transform.kinds[Axis.TAPS]
+    if kind == BasisKind.EXPLICIT:
+        return "klt" if transform.orthonormal else "elt"
+    return "dct" if kind == BasisKind.DCT else "none"
 
 
-def _only(names: Sequence[str]) -> Switch:
-    """Bases that the taps may have; the other axes have none."""
+def _only(basis: str) -> Switch:
+    """The one basis that the taps may have; the other axes have none."""
 
-    def candidates(problem: Any, now: Any, axis: Axis, wish: str) -> Any:
-        found = CANDIDATES(problem, now, axis, wish)
+    def candidates(
+        problem: choice.Problem, now: Transform, axis: Axis, wish: str
+    ) -> list[Transform]:
         if axis != Axis.TAPS:
             return [now]
-        order = ("none", "dct", "klt", "elt")
-        return [t for name, t in zip(order, found, strict=True) if name in names]
+        return [t for t in CANDIDATES(problem, now, axis, wish) if _basis(t) == basis]
 
-    return lambda: mock.patch.object(choice, "_candidates", candidates)
-
-
-def _no_column_steps() -> Any:
-    def steps(octaves: Any, mantissa: int, most: int) -> Any:
-        flat = np.full_like(octaves, octaves.mean()) if most == grid.MOST_COLUMN else octaves
-        return STEPS(flat, mantissa, most)
-
-    return mock.patch.object(grid, "_steps", steps)
-
-
-def _plain_corrected(sources: Any, statistics: Any, matrices: Any, names: Any) -> Any:
-    return {}
-
-
-@contextmanager
-def _no_gains() -> Iterator[None]:
-    with (
-        mock.patch.object(outcome, "gains_of", _ones),
-        mock.patch.object(feedback, "gains_of", _ones),
-    ):
-        yield
-
-
-@contextmanager
-def _no_rate_term() -> Iterator[None]:
-    with mock.patch.object(quantizer, "TRELLIS_FEEDBACK_LAMBDA", 1e-6):
-        yield
+    return _constant(choice, "candidates", candidates)
 
 
 TOOLS: dict[str, Switch] = {
-    "error feedback": lambda: mock.patch.object(metric.Metric, "factor", _no_filters),
-    "steps by column": _no_column_steps,
-    "measured gradients (C)": lambda: mock.patch.object(metric, "SHRINKAGE", 1e12),
-    "Kronecker moments (K)": lambda: mock.patch.object(metric, "SHRINKAGE", 0.0),
-    "basis on the taps": _only(["none"]),
-    "choice of it (DCT alone)": _only(["dct"]),
-    "choice of it (KLT alone)": _only(["klt"]),
-    "choice of it (ELT alone)": _only(["elt"]),
-    "rate term in the trellis": _no_rate_term,
-    "gains": _no_gains,
-    "gains and bias correction": lambda: mock.patch.object(
-        corrections, "corrected", _plain_corrected
-    ),
+    "error feedback": _constant(metric.Metric, "factor", _no_filters),
+    "steps by column": _constant(grid, "MOST_COLUMN", 0),
+    "measured gradients (C)": _constant(metric, "SHRINKAGE", 1e12),
+    "Kronecker moments (K)": _constant(metric, "SHRINKAGE", 0.0),
+    "basis on the taps": _only("none"),
+    "choice of it (DCT alone)": _only("dct"),
+    "choice of it (KLT alone)": _only("klt"),
+    "choice of it (ELT alone)": _only("elt"),
+    "rate term in the trellis": _constant(quantizer, "TRELLIS_FEEDBACK_LAMBDA", 1e-6),
+    "gains": _constant(feedback, "GAINS", (1.0, 1.0)),
 }
+
+
+def without_corrections(statistics: Statistics) -> Statistics:
+    """Statistics that name no side tensors to take up what the coding does to the outputs."""
+    weights = {
+        name: replace(one, shift=None, shift_sign=1, gain=None)
+        for name, one in statistics.weights.items()
+    }
+    return replace(statistics, weights=weights)
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_parser("tools", __doc__)
     parser.add_argument("builder")
     parser.add_argument("arguments", nargs="*")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     options = parser.parse_args()
     subject = build(options.builder, options.arguments)
-    statistics = tqcodec.torch.calibrate(subject.model, subject.calibration)
+    measured = tqcodec.torch.calibrate(subject.model, subject.calibration)
     reference = tqcodec.torch.Reference(subject.model, subject.test)
+    weights = _weights(subject)
 
-    def errors(switch: Switch, effort: int = 5, tune: bool = False) -> np.ndarray[Any, Any]:
+    def errors(
+        switch: Switch = nullcontext,
+        statistics: Statistics = measured,
+        tune: Batches | None = None,
+        effort: int = 5,
+    ) -> Array:
+        """Bits per weight, octaves of the error and of the KL, by rate."""
         found = []
         for rate in options.rates:
             settings = tqcodec.Settings(bits=rate, effort=effort)
             with switch():
-                data = tqcodec.torch.encode(
-                    subject.model,
-                    settings,
-                    statistics,
-                    tune=subject.tuning if tune else None,
-                )
-            bits = 8 * len(data) / _weights(subject)
+                data = tqcodec.torch.encode(subject.model, settings, statistics, tune=tune)
             seen = reference.compare(tqcodec.torch.decode(data))
-            found.append((bits, -seen.snr.value / (20 * np.log10(2)), np.log2(seen.kl.value)))
+            octaves = -seen.snr.value / (20 * np.log10(2)), np.log2(seen.kl.value)
+            found.append((8 * len(data) / weights, *octaves))
         return np.array(found)
 
-    full = errors(nullcontext)
+    full = errors()
     slope = np.polyfit(full[:, 0], full[:, 1], 1)[0]
     print(f"full encoder: error halves every {-1 / slope:.2f} bits (amplitude)")
     print(f"{'without':28} {'bits lost':>9} {'KL':>7}   (geometric mean of the ratio)")
 
-    def show(name: str, rows: np.ndarray[Any, Any]) -> None:
+    def show(name: str, rows: Array) -> None:
         moved = rows[:, 1] - slope * (rows[:, 0] - full[:, 0]) - full[:, 1]
         ratio = 2 ** np.mean(rows[:, 2] - full[:, 2])
         print(f"{name:28} {np.mean(moved) / -slope:9.3f} {ratio:7.2f}", flush=True)
 
     for name, switch in TOOLS.items():
         show(name, errors(switch))
-    show("trellis (effort 2)", errors(nullcontext, effort=2))
-    show("more effort (9)", errors(nullcontext, effort=9))
-    show("tuning, which is added", errors(nullcontext, tune=True))
-    show("statistics (data-free)", _data_free(subject, reference, options.rates))
-
-
-def _data_free(
-    subject: Subject, reference: tqcodec.torch.Reference, rates: Sequence[float]
-) -> np.ndarray[Any, Any]:
-    found = []
-    for rate in rates:
-        data = tqcodec.torch.encode(subject.model, tqcodec.Settings(bits=rate), Statistics({}))
-        seen = reference.compare(tqcodec.torch.decode(data))
-        bits = 8 * len(data) / _weights(subject)
-        found.append((bits, -seen.snr.value / (20 * np.log10(2)), np.log2(seen.kl.value)))
-    return np.array(found)
+    show("gains and bias correction", errors(statistics=without_corrections(measured)))
+    show("trellis (effort 2)", errors(effort=2))
+    show("more effort (9)", errors(effort=9))
+    show("tuning, which is added", errors(tune=subject.tuning))
+    show("statistics (data-free)", errors(statistics=Statistics({})))
 
 
 def _weights(subject: Subject) -> int:
@@ -166,5 +146,4 @@ def _weights(subject: Subject) -> int:
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(True)
     main()

@@ -1,7 +1,7 @@
 """What the trellis saves: bits a weight at equal error on Gaussian and Laplacian sources.
 
-    python benchmarks/trellis.py
-    python benchmarks/trellis.py --networks EFFICIENTNET.pth MINILM.safetensors
+    python -m benchmarks.trellis
+    python -m benchmarks.trellis --networks EFFICIENTNET.pth MINILM.safetensors
 
 Both quantizers are rate-distortion optimised and coded at the entropy of their indices; for the
 trellis that is the entropy given the quantizer. Segments are 32 rows and, as the encoder has them
@@ -11,14 +11,14 @@ signal-to-noise ratios of the weights instead.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from tensors import read_weights
 
 import tqcodec
+from benchmarks.common.command import command_parser
+from benchmarks.common.tensors import read_weights
 from tqcodec.encoder.matrix import quantizer
 from tqcodec.encoder.matrix.quantizer import TRELLIS_LAMBDA, UNIFORM_LAMBDA, Method, Rates
 
@@ -66,7 +66,7 @@ def print_files(path: Path) -> None:
 
 def main() -> None:
     """Print one row a source and error, or a network and ratio."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser("trellis", __doc__)
     parser.add_argument("--networks", type=Path, nargs="+", default=[], metavar="FILE")
     networks = parser.parse_args().networks
     for path in networks:

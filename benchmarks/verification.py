@@ -1,6 +1,6 @@
 """What it costs that every file is decoded and compared before it is handed out.
 
-    python benchmarks/verification.py [--before PYTHON] FILE.safetensors...
+    python -m benchmarks.verification [--before PYTHON] FILE.safetensors...
 
 CPU seconds of `tqcodec.encode` with one thread, best of several runs, in processes that take turns:
 with verification, without it, and, for `--before`, by the tqcodec of another environment's Python.
@@ -8,12 +8,14 @@ with verification, without it, and, for `--before`, by the tqcodec of another en
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+from benchmarks.common.command import command_parser
+from benchmarks.workers.process import ONE_THREAD
 
 RUNS = 3
 WISHES: tuple[dict[str, object], ...] = (
@@ -36,7 +38,6 @@ start = time.process_time()
 data = tqcodec.encode(tensors, tqcodec.Settings(**wish), **options)
 print(json.dumps([time.process_time() - start, len(data)]))
 """
-ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
 
 
 def encode(python: str, path: Path, wish: dict[str, object], verify: bool) -> tuple[float, int]:
@@ -52,7 +53,7 @@ def encode(python: str, path: Path, wish: dict[str, object], verify: bool) -> tu
 
 def main() -> None:
     """Print one line a file and setting."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser("verification", __doc__)
     parser.add_argument("files", metavar="FILE", nargs="+", type=Path)
     parser.add_argument("--before", metavar="PYTHON", help="of an environment with another tqcodec")
     arguments = parser.parse_args()

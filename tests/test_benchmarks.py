@@ -23,8 +23,10 @@ import tqcodec
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
+# A module of its own, or a folder with a command.
 WITH_COMMAND_LINE = sorted(
-    path.stem for path in BENCHMARKS.glob("*.py") if "ArgumentParser(" in path.read_text()
+    {path.stem for path in BENCHMARKS.glob("*.py")} - {"__init__"}
+    | {path.parent.name for path in BENCHMARKS.glob("*/__main__.py")}
 )
 
 STAND_INS = {
@@ -79,33 +81,35 @@ class EfficientNet:
 
 BUILDER = """
 import torch
-from subjects import Subject
+from benchmarks.common.subjects import Subject
 from torch import nn
 
 def tiny():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(),
-                          nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 64)).eval()
-    batches = [(torch.randn(16, 3, 8, 8), torch.arange(16) % 10) for _ in range(2)]
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 16, 3),
+                          nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 64)).eval()
+    model[0].weight.data = model[0].weight.cumsum(2).cumsum(3).detach()  # smooth, for a basis
+    power = torch.tensor([0.2, 1, 5]).view(3, 1, 1)  # unequal, for steps by column
+    batches = [(power * torch.randn(16, 3, 8, 8), torch.arange(16) % 10) for _ in range(2)]
     return Subject(model, batches, batches, batches)
 """
 
 
 # One process for all, because torch takes seconds to import.
 HELPS = """
-import contextlib, io, json, pathlib, runpy, sys
+import contextlib, io, json, runpy, sys
 helps = {}
-for path in sys.argv[1:]:
+for name in sys.argv[1:]:
     out = io.StringIO()
-    sys.argv = [path, "--help"]
+    sys.argv = [name, "--help"]
     try:
         with contextlib.redirect_stdout(out):
-            runpy.run_path(path, run_name="__main__")
-        helps[pathlib.Path(path).stem] = "it did not end"
+            runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+        helps[name] = "it did not end"
     except SystemExit as end:
-        helps[pathlib.Path(path).stem] = out.getvalue() if not end.code else f"code {end.code}"
+        helps[name] = out.getvalue() if not end.code else f"code {end.code}"
     except Exception as error:
-        helps[pathlib.Path(path).stem] = repr(error)
+        helps[name] = repr(error)
 print(json.dumps(helps))
 """
 
@@ -139,18 +143,19 @@ def run(folder: Path, benchmark: str, *arguments: str, before: str = "") -> str:
         folder: to run in.
         benchmark: its name.
         arguments: of its command line.
-        before: statements that make it shorter, with the benchmark imported by its name.
+        before: statements that make it shorter, with the module of its command as `benchmark`.
     """
     if before:
-        code = f"import sys, {benchmark}\n{before}\nsys.exit({benchmark}.main())"
-        command = [sys.executable, "-c", code, *arguments]
-    else:
-        command = [sys.executable, str(BENCHMARKS / f"{benchmark}.py"), *arguments]
-    return said(folder, command)
+        start = "import sys, benchmarks.{0} as benchmark"
+        if (BENCHMARKS / benchmark).is_dir():
+            start = "import sys, benchmarks.{0}.__main__ as benchmark"
+        code = f"{start.format(benchmark)}\n{before}\nsys.exit(benchmark.main())"
+        return said(folder, [sys.executable, "-c", code, *arguments])
+    return said(folder, [sys.executable, "-m", f"benchmarks.{benchmark}", *arguments])
 
 
 def said(folder: Path, command: list[str]) -> str:
-    path = os.pathsep.join(map(str, (ROOT, BENCHMARKS, folder / "stand_ins")))
+    path = os.pathsep.join(map(str, (ROOT, folder / "stand_ins")))
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -172,27 +177,51 @@ def test_there_are_benchmarks() -> None:
 @pytest.fixture(scope="module")
 def helps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What each prints for `--help`, or how it fails."""
-    paths = [str(BENCHMARKS / f"{name}.py") for name in WITH_COMMAND_LINE]
     folder = stand_in(tmp_path_factory.mktemp("helps"))
-    found: dict[str, str] = json.loads(said(folder, [sys.executable, "-c", HELPS, *paths]))
+    found: dict[str, str] = json.loads(
+        said(folder, [sys.executable, "-c", HELPS, *WITH_COMMAND_LINE])
+    )
     return found
 
 
 @pytest.mark.parametrize("benchmark", WITH_COMMAND_LINE)
 def test_help(benchmark: str, helps: dict[str, str]) -> None:
-    assert helps[benchmark].startswith(f"usage: {benchmark}.py")
+    assert helps[benchmark].startswith(f"usage: python -m benchmarks.{benchmark}")
+
+
+def test_documents_give_commands_that_are_there(helps: dict[str, str]) -> None:
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), BENCHMARKS / "README.md"]
+    commands = [
+        found.groups()
+        for path in documents
+        for found in re.finditer(
+            r"python -m benchmarks\.([a-z_]+)((?:\\\n|[^`\n])*)", path.read_text()
+        )
+    ]
+    assert {"compare", "calibrated", "decodes", "trust"} <= {name for name, _ in commands}
+    for name, rest in commands:
+        assert set(re.findall(r"--[\w-]+", rest)) <= set(re.findall(r"--[\w-]+", helps[name]))
 
 
 def test_each_is_run_below() -> None:
     calls = set(re.findall(r'run\(\s*folder,\s*"(\w+)"', Path(__file__).read_text()))
-    assert set(WITH_COMMAND_LINE) <= calls
+    assert set(WITH_COMMAND_LINE) == calls
+
+
+def test_there_are_no_other_command_lines() -> None:
+    parsing = [p for p in BENCHMARKS.rglob("*.py") if "command_parser(" in p.read_text()]
+    commands = {p.stem if p.parent == BENCHMARKS else p.parent.name for p in parsing}
+    assert commands == {*WITH_COMMAND_LINE, "common"}
+    assert [p for p in BENCHMARKS.rglob("*.py") if "ArgumentParser(" in p.read_text()] == [
+        BENCHMARKS / "common" / "command.py"
+    ]
 
 
 # ---- each ----
 
 
 def test_decoders(folder: Path) -> None:
-    printed = rows(run(folder, "decoders", "net.tqc", before="decoders.RUNS = 1"), "net.tqc")
+    printed = rows(run(folder, "decoders", "net.tqc", before="benchmark.RUNS = 1"), "net.tqc")
     assert [" ".join(row[1:-3]) for row in printed] == [
         "format layer", "load", "load, 2 threads", "open, one by one", "info",
     ]  # fmt: skip
@@ -204,7 +233,7 @@ def test_verification(folder: Path) -> None:
         folder,
         "verification",
         "net.safetensors",
-        before="verification.RUNS, verification.WISHES = 1, ({'bits': 4},)",
+        before="benchmark.RUNS, benchmark.WISHES = 1, ({'bits': 4},)",
     )
     assert re.search(r"^net.safetensors +bits=4 .* of without$", printed, re.M)
 
@@ -217,7 +246,7 @@ def test_trellis_on_networks(folder: Path) -> None:
 
 
 def test_trellis_on_sources(folder: Path) -> None:
-    shorter = "trellis.SHAPE, trellis.STEPS = (32, 64), trellis.STEPS[::3]"
+    shorter = "benchmark.SHAPE, benchmark.STEPS = (32, 64), benchmark.STEPS[::3]"
     printed = run(folder, "trellis", before=shorter).splitlines()[1:]
     assert [row.split()[0] for row in printed] == ["gaussian"] * 5 + ["laplacian"] * 5
     # At a large error the trellis saves something even on so little.
@@ -243,9 +272,9 @@ def test_trust(folder: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from Linux")
 def test_reliability(folder: Path) -> None:
     shorter = """
-del reliability.MODES["4 bits, -e 1"], reliability.MODES["4 bits, fixed"]
-del reliability.MODES["lossless"]
-reliability.hostile_files = lambda: [("basis", reliability.basis_file(256, 256)), ("none", b"")]
+del benchmark.MODES["4 bits, -e 1"], benchmark.MODES["4 bits, fixed"]
+del benchmark.MODES["lossless"]
+benchmark.hostile_files = lambda: [("basis", benchmark.basis_file(256, 256)), ("none", b"")]
 """
     printed = run(folder, "reliability", "--tensors=2", "--side=64", "--repeats=1", before=shorter)
     assert "2 tensors, 32,768 bytes" in printed
@@ -260,7 +289,7 @@ def test_allocation(folder: Path) -> None:
         "allocation",
         "builder.py:tiny",
         "--bits=6",
-        before="allocation.RULES = allocation.RULES[-2:]",
+        before="benchmark.RULES = benchmark.RULES[-2:]",
     )
     first, head, *found = printed.splitlines()
     assert first.startswith("KL of ")
@@ -271,24 +300,35 @@ def test_allocation(folder: Path) -> None:
 
 def test_tools(folder: Path) -> None:
     printed = run(folder, "tools", "builder.py:tiny", "--rates", "4", "5")
-    assert printed.startswith("full encoder: error halves every ")
-    assert len(printed.splitlines()) == 2 + 11 + 4
+    first, _, *found = printed.splitlines()
+    assert first.startswith("full encoder: error halves every ")
+    assert len(found) == 11 + 4
+    # Each was really turned off: something is lost, or gained.
+    assert not [row for row in found if row.split()[-2:] in (["0.000", "1.00"], ["-0.000", "1.00"])]
 
 
 def test_compare(folder: Path) -> None:
     (folder / "stand_ins" / "torch.py").write_text("")  # its worker imports it, and needs nothing
     peers = ["--nncodec-python", sys.executable, "--repeats", "1", "--out", "rows.csv"]
     printed = run(
-        folder, "compare", *peers, "tiny=net.safetensors", before="compare.ERRORS = (1e-2,)"
+        folder, "compare", *peers, "tiny=net.safetensors", before="benchmark.ERRORS = (1e-2,)"
     )
     assert re.search(r"^tiny .*tqcodec", printed, re.M)
     assert re.search("pass|FAIL", printed)
-    sections = {line.split(",")[0] for line in (folder / "rows.csv").read_text().splitlines()}
-    assert sections >= {"size", "rounding", "speed", "lossless"}
+    assert sections(folder / "rows.csv") == {"size", "rounding", "speed", "lossless"}
+    run(folder, "compare", *peers, "--run", "speed", "--", "tiny=net.safetensors")
+    assert sections(folder / "rows.csv") == {"speed"}
+
+
+def sections(path: Path) -> set[str]:
+    """Of the rows that `compare` wrote."""
+    head, *found = path.read_text().splitlines()
+    assert head.startswith("section,")
+    return {line.split(",")[0] for line in found}
 
 
 def test_calibrated(folder: Path) -> None:
-    shorter = "calibrated.VARIANTS = calibrated.VARIANTS[:1]"
+    shorter = "benchmark.VARIANTS = benchmark.VARIANTS[:1]"
     printed = run(
         folder,
         "calibrated",

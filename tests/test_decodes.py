@@ -1,4 +1,4 @@
-"""The long run of benchmarks/decodes.py: that it finds what is wrong, and goes on where it was."""
+"""The long run of benchmarks/decodes: that it finds what is wrong, and goes on where it was."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ import numpy as np
 import pytest
 
 import tqcodec
+from benchmarks import ROOT
+from benchmarks.decodes import __main__ as decodes
+from benchmarks.decodes import checks
 from tqcodec import Settings
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-
-import decode_checks
-import decodes
 
 Tensors = dict[str, Any]
 
@@ -60,11 +58,11 @@ def test_what_differs_from_the_network_is_found(
     change: Callable[[Tensors], Tensors], rule: str
 ) -> None:
     source, settings = network(), Settings(bits=6)
-    arrays, entries, _ = decode_checks.decoded(tqcodec.encode(source, settings))
+    arrays, entries, _ = checks.decoded(tqcodec.encode(source, settings))
     corrected = {"bn.running_mean"}
-    decode_checks.check_source(arrays, entries, source, settings, corrected)
-    with pytest.raises(decode_checks.FaultError) as caught:
-        decode_checks.check_source(change(arrays), entries, source, settings, corrected)
+    checks.check_source(arrays, entries, source, settings, corrected)
+    with pytest.raises(checks.FaultError) as caught:
+        checks.check_source(change(arrays), entries, source, settings, corrected)
     assert caught.value.rule == rule
 
 
@@ -104,11 +102,11 @@ def test_draws_are_the_same_again_and_take_every_card() -> None:
 def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", **network())
     log = tmp_path / "log"
-    command = [sys.executable, decodes.__file__, tmp_path / "x.npz", "--no-made"]
+    command = [sys.executable, "-m", "benchmarks.decodes", tmp_path / "x.npz", "--no-made"]
 
     def run(count: int) -> list[str]:
         arguments = ["--log", log, "--count", str(count)]
-        subprocess.run([*command, *arguments], check=True, capture_output=True)
+        subprocess.run([*command, *arguments], cwd=ROOT, check=True, capture_output=True)
         return log.read_text().splitlines()
 
     two = run(2)

@@ -1,7 +1,7 @@
 """No input, stream or path gives a traceback, loses an input or leaves anything behind.
 
 Argument lists and damaged files of every kind that the command line reads, drawn at random, run in
-this process; `benchmarks/trust.py` does the same at length and in processes of their own.
+this process; `benchmarks/trust` does the same at length and in processes of their own.
 """
 
 from __future__ import annotations
@@ -21,14 +21,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tqcodec.cli import commands
-from tqcodec.common.atomic import TEMPORARY
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-
-import trust
-import trust_machine
-from trust_inputs import (
+from benchmarks.trust import __main__ as trust
+from benchmarks.trust import machine
+from benchmarks.trust.inputs import (
     COMMANDS,
     FLAGS,
     NAMES,
@@ -42,6 +37,8 @@ from trust_inputs import (
     make_files,
     read_all,
 )
+from tqcodec.cli import commands
+from tqcodec.common.atomic import TEMPORARY
 
 CODES = {0, 1, 2, 3, 4}
 
@@ -288,8 +285,8 @@ def test_the_long_run_finds_faults_of_commands(
     (tmp_path / "tqcodec").mkdir()
     (tmp_path / "tqcodec/__main__.py").write_text(FAULTY)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(trust_machine, "GRACE", 0.1)
-    run = trust_machine.Run("x", words.split())
-    found = trust_machine.execute(run, cases.files, tmp_path)["faults"]
+    monkeypatch.setattr(machine, "GRACE", 0.1)
+    run = machine.Run("x", words.split())
+    found = machine.execute(run, cases.files, tmp_path)["faults"]
     assert len(found) == len(faults), found
     assert all(part in one for part, one in zip(faults, found, strict=True)), found

@@ -1,7 +1,7 @@
 """Whatever goes in, what comes out can be decoded: networks of all kinds at settings of all kinds.
 
 `encode` itself decodes with the decoder in C and compares; here the one in Python is asked too. The
-long run with real networks is `benchmarks/decodes.py`.
+long run with real networks is `benchmarks/decodes`.
 """
 
 from __future__ import annotations

@@ -137,15 +137,15 @@ def choose(problem: Problem, wish: str, effort: Effort) -> Transform:
             problem.metric.can_have(axis) and length**2 <= max(LARGEST_HEAD, weights.size)
         )
         if 1 < length <= LARGEST_BASIS and (wide or forced) and possible:
-            candidates = _candidates(problem, chosen, axis, wish)
-            if len(candidates) == 1:
-                chosen = candidates[0]
-            elif candidates:
-                chosen = min(candidates, key=lambda t, a=axis: problem.cost(t, a))  # type: ignore[misc]
+            found = candidates(problem, chosen, axis, wish)
+            if len(found) == 1:
+                chosen = found[0]
+            elif found:
+                chosen = min(found, key=lambda t, a=axis: problem.cost(t, a))  # type: ignore[misc]
     return chosen
 
 
-def _candidates(problem: Problem, now: Transform, axis: Axis, wish: str) -> list[Transform]:
+def candidates(problem: Problem, now: Transform, axis: Axis, wish: str) -> list[Transform]:
     """Transforms to choose from, with each basis that an axis can have."""
     found = [now] if wish == "auto" else []
     if axis == Axis.TAPS and wish in ("auto", "dct") and has_dct(problem.taps_shape):

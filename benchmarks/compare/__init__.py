@@ -1,0 +1,1 @@
+"""Sizes, speed and memory of codecs on the same weights."""

@@ -1,0 +1,1 @@
+"""A long run that shows that every file decodes."""

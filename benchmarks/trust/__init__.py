@@ -1,0 +1,1 @@
+"""A long run that throws damaged and odd inputs at every verb."""

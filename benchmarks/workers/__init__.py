@@ -1,0 +1,1 @@
+"""Codecs in processes of their own, each in its environment."""
