@@ -24,9 +24,9 @@ from tqcodec.cli import checkpoints
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
-import fuzz
+import damage
 
-GOLDEN = fuzz.golden_files()
+GOLDEN = damage.golden_files()
 
 Rng = np.random.Generator
 How = tuple[str, int, int, bytes]  # of damage: what to do to a file, where, how far, with what
@@ -228,7 +228,7 @@ def draw_damage(rng: Rng, name: str, originals: dict[str, bytes]) -> tuple[str, 
         return kind, pick(rng, TEXTS).encode()
     if name.endswith(".tqc") and rng.random() < 0.6:
         # Checksums are right again, so that the damage reaches the depths of the decoder.
-        found = next(fuzz.mutants([data], 1, int(rng.integers(1 << 32))), None)
+        found = next(damage.mutants([data], 1, int(rng.integers(1 << 32))), None)
         if found is not None:
             return "repaired", found
     where = int(rng.integers(1 << 20)) if rng.random() < 0.7 else int(rng.integers(200))

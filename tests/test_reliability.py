@@ -2,7 +2,7 @@
 
 Files survive, memory is bounded, bytes are the same.
 
-Tests assert no times. Longer runs are commands: `fuzz.py`, `benchmarks/reliability.py`.
+Tests assert no times. Longer runs are commands: `damage.py`, `benchmarks/reliability.py`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import msgpack
 import numpy as np
 import pytest
 import torch
-from fuzz import TABLES, Parsed, assemble, golden_files
+from damage import TABLES, Parsed, assemble, golden_files
 from golden.make import MANIFEST, described
 from made_files import several, tables_file
 from safetensors.numpy import load_file, save_file
@@ -661,7 +661,7 @@ AUDITED = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import ml_dtypes, numpy, tqcodec.api, tqcodec.format.portable
-from fuzz import golden_files, mutants
+from damage import golden_files, mutants
 from tqcodec.errors import DecodeError
 files = list(golden_files().values())
 files += list(mutants(files, int(sys.argv[2]), 3))

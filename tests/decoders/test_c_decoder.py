@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import damage
 import example_file
-import fuzz
 import msgpack
 import numpy as np
 import pytest
@@ -131,17 +131,17 @@ def test_example(plain: Batch, sanitized: Batch) -> None:
 
 
 def test_golden_files(plain: Batch, sanitized: Batch) -> None:
-    for data in fuzz.golden_files().values():
+    for data in damage.golden_files().values():
         check(plain, data)
         check(sanitized, data)
-    found = sanitized.decode(fuzz.golden_files()["integers"])[2]
+    found = sanitized.decode(damage.golden_files()["integers"])[2]
     assert tensors(found)[1] == {"a": "b"}
 
 
 def test_library(folder: Path) -> None:
     """Failing allocators, limits, reads, prefixes and flipped bits, under sanitizers."""
     paths = []
-    for name, data in fuzz.golden_files().items():
+    for name, data in damage.golden_files().items():
         paths.append(folder / f"{name}.tqc")
         paths[-1].write_bytes(data)
     try:
@@ -169,7 +169,7 @@ def test_arrays(sanitized: Batch, array: Array) -> None:
     check(sanitized, tqcodec.encode({"a": array, "b": array.ravel()[:1]}, Settings(lossless=True)))
 
 
-def basis(rng: fuzz.Rng, length: int) -> Basis:
+def basis(rng: damage.Rng, length: int) -> Basis:
     rows = int(rng.integers(1, length + 1))
     entries = rng.integers(-2, 3, (rows, length)).astype(np.int32)
     return Basis(
@@ -253,7 +253,7 @@ def test_encoded(plain: Batch, chosen: Settings) -> None:
 
 
 def test_mutants(sanitized: Batch) -> None:
-    for data in fuzz.mutants(list(fuzz.golden_files().values()), 2500, 5):
+    for data in damage.mutants(list(damage.golden_files().values()), 2500, 5):
         verdict, rule, file = sanitized.decode(data)
         assert verdict == verdict_of(data), (rule, data.hex())
         assert bool(rule) == bool(verdict)
@@ -267,7 +267,7 @@ def test_command(command: Path) -> None:
     def run(data: bytes, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run([str(command), *arguments], input=data, capture_output=True)
 
-    data = fuzz.golden_files()["raw"]
+    data = damage.golden_files()["raw"]
     done = run(data)
     assert (done.returncode, done.stderr) == (0, b"")
     assert tensors(done.stdout) == (expected(data), {"origin": "golden"})
@@ -299,7 +299,7 @@ def test_memory(command: Path) -> None:
     tree = {"tensors": [{"name": "x", "dtype": "F32", "shape": [1 << 40], "coding": 2, "check": 0}]}
     done = subprocess.run(
         [str(command)],
-        input=fuzz.assemble(msgpack.packb(fuzz._canonical(tree)), []),
+        input=damage.assemble(msgpack.packb(damage._canonical(tree)), []),
         capture_output=True,
         preexec_fn=limit,
     )

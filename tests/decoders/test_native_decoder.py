@@ -10,7 +10,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from fuzz import golden_files, mutants
+from damage import golden_files, mutants
 from strategies import using
 
 import tqcodec
