@@ -104,10 +104,10 @@ def test_draws_are_the_same_again_and_take_every_card() -> None:
 def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", **network())
     log = tmp_path / "log"
-    command = [sys.executable, decodes.__file__, tmp_path / "x.npz", "--no-made"]
+    command: list[str | Path] = [sys.executable, decodes.__file__, tmp_path / "x.npz", "--no-made"]
 
     def run(count: int) -> list[str]:
-        arguments = ["--log", log, "--count", str(count)]
+        arguments: list[str | Path] = ["--log", log, "--count", str(count)]
         subprocess.run([*command, *arguments], check=True, capture_output=True)
         return log.read_text().splitlines()
 

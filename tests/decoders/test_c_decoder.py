@@ -7,9 +7,9 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import damage
 import example_file
@@ -44,6 +44,7 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C compiler
 
 NAMES = {np.dtype(numpy_dtype(dtype)): name for name, dtype in DTYPES.items()}
 Result = tuple[int, str, bytes]
+Part = TypeVar("Part")
 
 
 def build(folder: Path, main: str, *options: str) -> Path:
@@ -180,13 +181,19 @@ def basis(rng: damage.Rng, length: int) -> Basis:
     )
 
 
+def three(parts: Iterable[Part]) -> tuple[Part, Part, Part]:
+    """One part for each axis."""
+    out, inputs, taps = parts
+    return out, inputs, taps
+
+
 def large_case(seed: int) -> Case:
     """A record of several tiles whose classes have any tables, those that overlap included."""
     rng = np.random.default_rng(seed)
     rows, inputs, taps = (int(n) for n in rng.integers([1, 1, 1], [90, 20, 10]))
     axes = [int(axis) for axis in rng.permutation(3)]
     lengths = (rows, inputs, taps)
-    bases = tuple(basis(rng, n) if rng.integers(3) == 0 else Basis() for n in lengths)
+    bases = three(basis(rng, n) if rng.integers(3) == 0 else Basis() for n in lengths)
     channels = [
         len(b.entries) if b.entries is not None else n for b, n in zip(bases, lengths, strict=True)
     ]
@@ -204,7 +211,7 @@ def large_case(seed: int) -> Case:
     tile = (int(rng.integers(1, rows + 9)), int(rng.integers(1, columns + 9)))
     indices = np.rint(rng.laplace(0, 3, (channels[0], kept))).clip(-30, 30).astype(np.int32)
     coefficients = indices.copy()
-    for band, part in tiles(*coefficients.shape, tile) if steps else []:
+    for band, part in tiles(len(coefficients), kept, tile) if steps else []:
         coefficients[band, part] = from_indices(indices[band, part], steps)
     record = CodedTensor(
         roles=tuple(Axis(axis) for axis in axes),
@@ -213,9 +220,9 @@ def large_case(seed: int) -> Case:
         steps=steps,
         payload_kind=PayloadKind.RANGE,
         tile=tile,
-        bases=bases,  # type: ignore[arg-type]
+        bases=bases,
         depths=Vector(depths),
-        levels=tuple(Vector(rng.integers(0, 3, n).astype(np.uint8)) for n in channels),  # type: ignore[arg-type]
+        levels=three(Vector(rng.integers(0, 3, n).astype(np.uint8)) for n in channels),
         table_map=tuple(rng.integers(0, 4, int(rng.integers(1, 7))).tolist()),
         row_scales=Vector(rng.integers(0, 60, rows).astype(np.uint8)),
         multipliers=Vector(rng.integers(0, 12, columns).astype(np.uint8)),
