@@ -169,7 +169,7 @@ def hostile_files() -> Iterator[tuple[str, bytes]]:
 def many_values() -> bytes:
     """As many values in a directory as its bytes in the file allow."""
     import msgpack
-    from fuzz import assemble
+    from damage import assemble
     from test_damage import padding
 
     from tqcodec.format.directory import values_allowed
@@ -182,7 +182,7 @@ def many_values() -> bytes:
 
 def basis_file(rows: int, columns: int) -> bytes:
     """A matrix of zeros at one bit each, with a dense basis on its columns that costs no bits."""
-    from fuzz import assemble
+    from damage import assemble
 
     from tqcodec.format.directory import write_directory
     from tqcodec.format.dtypes import DTYPES

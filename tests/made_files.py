@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 
 import numpy as np
-from fuzz import assemble
+from damage import assemble
 
 import tqcodec
 from tqcodec.format.directory import write_directory

@@ -15,5 +15,4 @@ export OMP_NUM_THREADS=1
 .venv/bin/ruff check .
 .venv/bin/clang-format --dry-run --Werror decoders/c/*.[ch] tqcodec/native/*.c
 .venv/bin/mypy
-.venv/bin/mypy --strict spec/decoder.py
 exec .venv/bin/python -m pytest -q -rs --numprocesses auto --dist loadfile "$@"

@@ -102,10 +102,10 @@ def test_draws_are_the_same_again_and_take_every_card() -> None:
 def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", **network())
     log = tmp_path / "log"
-    command = [sys.executable, "-m", "benchmarks.decodes", tmp_path / "x.npz", "--no-made"]
+    command: list[str | Path] = [sys.executable, "-m", "benchmarks.decodes", tmp_path / "x.npz"]
 
     def run(count: int) -> list[str]:
-        arguments = ["--log", log, "--count", str(count)]
+        arguments: list[str | Path] = ["--no-made", "--log", log, "--count", str(count)]
         subprocess.run([*command, *arguments], cwd=ROOT, check=True, capture_output=True)
         return log.read_text().splitlines()
 

@@ -2,7 +2,7 @@
 
 Files survive, memory is bounded, bytes are the same.
 
-Tests assert no times. Longer runs are commands: `fuzz.py`, `benchmarks/reliability.py`.
+Tests assert no times. Longer runs are commands: `damage.py`, `benchmarks/reliability.py`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import msgpack
 import numpy as np
 import pytest
 import torch
-from fuzz import TABLES, Parsed, assemble, golden_files
+from damage import TABLES, Parsed, assemble, golden_files
 from golden.make import MANIFEST, described
 from made_files import several, tables_file
 from safetensors.numpy import load_file, save_file
@@ -79,12 +79,14 @@ def start(
         for name, soft in (limits or {}).items():
             resource.setrlimit(name, (soft, resource.getrlimit(name)[1]))
 
-    return subprocess.Popen(
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process: subprocess.Popen[bytes] = subprocess.Popen(
         [sys.executable, "-c", program, *map(str, arguments)],
         env=os.environ | (env or {}),
         preexec_fn=limit if limits else None,
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options,
+        **streams | options,
     )
+    return process
 
 
 def run(*arguments: Any, **options: Any) -> tuple[int, bytes, bytes]:
@@ -406,11 +408,8 @@ def test_a_full_device_is_an_error(model: Path, tmp_path: Path) -> None:
     message = b"tqcodec: %b: No space left on device\n"
     with Path("/dev/full").open("wb") as full:
         for arguments in (["encode", model, "-e", "1"], ["decode", packed]):
-            assert run(*arguments, "-o", "-", stdout=full) == (
-                2,
-                None,
-                message % b"standard output",
-            )
+            code, _, err = run(*arguments, "-o", "-", stdout=full)
+            assert (code, err) == (2, message % b"standard output")
     named = message % b"/dev/full"
     assert run("encode", model, "-e", "1", "-f", "-o", "/dev/full") == (2, b"", named)
 
@@ -661,7 +660,7 @@ AUDITED = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import ml_dtypes, numpy, tqcodec.api, tqcodec.format.portable
-from fuzz import golden_files, mutants
+from damage import golden_files, mutants
 from tqcodec.errors import DecodeError
 files = list(golden_files().values())
 files += list(mutants(files, int(sys.argv[2]), 3))

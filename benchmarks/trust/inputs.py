@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import fuzz
+import damage
 import numpy as np
 import torch
 from PIL import Image
@@ -22,7 +22,7 @@ import tqcodec
 import tqcodec.torch
 from tqcodec.cli import checkpoints
 
-GOLDEN = fuzz.golden_files()
+GOLDEN = damage.golden_files()
 
 Rng = np.random.Generator
 How = tuple[str, int, int, bytes]  # of damage: what to do to a file, where, how far, with what
@@ -224,7 +224,7 @@ def draw_damage(rng: Rng, name: str, originals: dict[str, bytes]) -> tuple[str, 
         return kind, pick(rng, TEXTS).encode()
     if name.endswith(".tqc") and rng.random() < 0.6:
         # Checksums are right again, so that the damage reaches the depths of the decoder.
-        found = next(fuzz.mutants([data], 1, int(rng.integers(1 << 32))), None)
+        found = next(damage.mutants([data], 1, int(rng.integers(1 << 32))), None)
         if found is not None:
             return "repaired", found
     where = int(rng.integers(1 << 20)) if rng.random() < 0.7 else int(rng.integers(200))

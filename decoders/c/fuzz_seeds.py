@@ -1,4 +1,4 @@
-"""Seeds for fuzz.c from the golden files of tests/fuzz.py:  python fuzz_seeds.py FOLDER"""
+"""Seeds for fuzz.c from the golden files of tests/damage.py:  python fuzz_seeds.py FOLDER"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 import msgpack
-from fuzz import Parsed, golden_files
+from damage import Parsed, golden_files
 
 from tqcodec.format.registry import HEADER_SIZE
 

@@ -277,7 +277,7 @@ FOUR = Settings(bits=4, effort=1)
 def samples(images: int = IMAGES, batch: int = 10) -> list[torch.Tensor]:
     """The batches that are calibrated with."""
     order = np.random.default_rng(0).permutation(IMAGES)[:images]
-    return list(inputs()[torch.from_numpy(order)].split(batch))  # type: ignore[no-untyped-call]
+    return list(inputs()[torch.from_numpy(order)].split(batch))
 
 
 def test_encode_a_file_with_statistics(run: Run, folder: Path) -> None:

@@ -28,6 +28,7 @@ from safetensors.numpy import save_file
 import tqcodec
 import tqcodec.torch
 from tqcodec.cli import checkpoints, commands
+from tqcodec.common.progress import Progress
 from tqcodec.errors import EncodeError
 
 Run = Callable[[str], tuple[int, str, str]]
@@ -166,6 +167,11 @@ def outputs_that_cannot_be(folder: Path) -> list[str]:
     return [*found, *(f"{name}/m.tqc" for name in closed)]
 
 
+def saved_from_torch(tensors: dict[str, np.ndarray], output: str, progress: Progress) -> None:
+    state = {name: torch.from_numpy(array) for name, array in tensors.items()}
+    tqcodec.torch.save(state, output, progress=progress)
+
+
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(folder: Path) -> None:
     stages: list[str] = []
 
@@ -173,12 +179,9 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(folder: Pat
         stages.append(stage)
 
     for output in outputs_that_cannot_be(folder):
-        for save, tensor in (
-            (tqcodec.save, weights(8, 8)),
-            (tqcodec.torch.save, torch.from_numpy(weights(8, 8))),
-        ):
+        for save in (tqcodec.save, saved_from_torch):
             with pytest.raises(OSError) as caught:
-                save({"w": tensor}, output, progress=progress)  # type: ignore[operator]
+                save({"w": weights(8, 8)}, output, progress=progress)
             assert caught.value.filename == output
             assert ".tqc-" not in str(caught.value)
     assert stages == []

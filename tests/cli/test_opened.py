@@ -124,7 +124,8 @@ def test_closed(open_file: Open, how: str, path: Path, tmp_path: Path) -> None:
 def test_closed_while_it_is_read(path: Path, tensors: dict[str, Any]) -> None:
     """Another file may get its number meanwhile: right values, or the one error."""
     for _ in range(20):
-        file, found = tqcodec.open(path), []
+        file = tqcodec.open(path)
+        found: list[Any] = []
 
         def reads(file: Any = file, found: list[Any] = found) -> None:
             try:

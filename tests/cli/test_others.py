@@ -12,6 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ class Caching(Net):
 class PartlyScripted(Net):
     def __init__(self) -> None:
         super().__init__()
-        self.a = torch.jit.script(nn.Sequential(nn.Linear(16, 32), nn.BatchNorm1d(32)))
+        self.a: Any = torch.jit.script(nn.Sequential(nn.Linear(16, 32), nn.BatchNorm1d(32)))
 
 
 class PartlyTraced(Net):
@@ -310,19 +311,24 @@ def test_lazy_networks_are_named() -> None:
 
 
 class Wrapped(Tensor):
-    __torch_function__ = torch._C._disabled_torch_function_impl
-
     @staticmethod
-    def __new__(cls, inner: Tensor) -> Any:
-        return Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)  # type: ignore[attr-defined]
+    def __new__(cls, held: Tensor) -> Any:
+        return Tensor._make_wrapper_subclass(cls, held.shape, dtype=held.dtype)
 
-    def __init__(self, inner: Tensor) -> None:
-        self.inner = inner
+    def __init__(self, held: Tensor) -> None:
+        self.held = held
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **kwargs or {})
+
+    @classmethod  # torch declares it without the function
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         if func is torch.ops.aten.detach.default:
-            return Wrapped(args[0].inner)
+            return Wrapped(args[0].held)
         raise NotImplementedError(str(func))
 
 
@@ -386,55 +392,59 @@ def test_odd_tensors_with_values_are_encoded() -> None:
 
 # Wrong types of arguments.
 
+
+def wrongly(function: Callable[..., Any], *arguments: Any, **named: Any) -> Callable[[], Any]:
+    """The call, of whose arguments types are not checked."""
+    return partial(function, *arguments, **named)
+
+
 GOOD = tqcodec.encode({"w": np.ones((3, 3), np.float32)})
 CALLS: list[tuple[Callable[[], Any], str]] = [
-    (lambda: tqcodec.encode(3), "tensors is a int, not a mapping"),  # type: ignore[arg-type]
-    (lambda: tqcodec.encode([np.ones(3)]), "tensors is a list"),  # type: ignore[arg-type]
-    (lambda: tqcodec.encode(None), "tensors is None"),  # type: ignore[arg-type]
-    (lambda: tqcodec.encode({}, {"bits": 4}), "settings is a dict"),  # type: ignore[arg-type]
-    (lambda: tqcodec.encode({}, statistics=4), "statistics is a int"),  # type: ignore[arg-type]
-    (lambda: tqcodec.encode({}, statistics={"w": 1}), "statistics of 'w'"),  # type: ignore[dict-item]
-    (lambda: tqcodec.encode({}, refine=1), "refine is a int"),  # type: ignore[arg-type]
-    (lambda: tqcodec.encode({}, progress=True), "progress is a bool"),  # type: ignore[arg-type]
-    (lambda: tqcodec.save({}, 3), "path is a int"),  # type: ignore[arg-type]
-    (lambda: tqcodec.save({}, b"x"), "path is a bytes"),  # type: ignore[arg-type]
-    (lambda: tqcodec.save({}, None), "path is None"),  # type: ignore[arg-type]
-    (lambda: tqcodec.decode("m.tqc"), "data is a str.*load takes"),  # type: ignore[arg-type]
-    (lambda: tqcodec.decode(None), "data is None"),  # type: ignore[arg-type]
-    (lambda: tqcodec.decode(GOOD, limit="1k"), "limit is a str"),  # type: ignore[arg-type]
-    (lambda: tqcodec.decode(GOOD, limit=1.5), "limit is a float"),  # type: ignore[arg-type]
-    (lambda: tqcodec.decode(GOOD, limit=np.ones(3)), "limit is a ndarray"),  # type: ignore[arg-type]
-    (lambda: tqcodec.encode({}, verify=1), "verify is a int"),  # type: ignore[arg-type]
-    (lambda: tqcodec.decode(GOOD, workers=True), "workers is a bool"),  # type: ignore[arg-type]
-    (lambda: tqcodec.decode(GOOD, workers=None), "workers is None"),  # type: ignore[arg-type]
-    (lambda: tqcodec.decode(GOOD, progress=1), "progress is a int"),  # type: ignore[arg-type]
-    (lambda: tqcodec.load(3), "path is a int"),  # type: ignore[arg-type]
-    (lambda: tqcodec.load(GOOD), "path is a bytes"),  # type: ignore[arg-type]
-    (lambda: tqcodec.open(3), "path is a int"),  # type: ignore[arg-type]
-    (lambda: tqcodec.open(GOOD, limit="1"), "limit is a str"),  # type: ignore[arg-type]
-    (lambda: tqcodec.verify(0), "path is a int"),  # type: ignore[arg-type]
-    (lambda: tqcodec.verify(GOOD, workers="2"), "workers is a str"),  # type: ignore[arg-type]
-    (lambda: tqcodec.Statistics.load(0), "path is a int"),  # type: ignore[arg-type]
-    (lambda: tqcodec.torch.encode("m.pth"), "model is a str"),  # type: ignore[arg-type]
-    (lambda: tqcodec.torch.encode([]), "model is a list"),  # type: ignore[arg-type]
-    (lambda: tqcodec.torch.encode({}, 4), "settings is a int"),  # type: ignore[arg-type]
-    (lambda: tqcodec.torch.encode(Net(), tune=3), "tune is a int"),  # type: ignore[arg-type]
-    (lambda: tqcodec.torch.encode(Net(), target_drop="1", evaluate=len),  # type: ignore[arg-type]
-     "target_drop is a str"),
-    (lambda: tqcodec.torch.encode(Net(), target_drop=1, evaluate=3),  # type: ignore[arg-type]
-     "evaluate is a int"),
-    (lambda: tqcodec.torch.decode("m.tqc"), "data is a str"),  # type: ignore[arg-type]
-    (lambda: tqcodec.torch.load(0), "path is a int"),  # type: ignore[arg-type]
-    (lambda: tqcodec.torch.save({}, 0), "path is a int"),  # type: ignore[arg-type]
-    (lambda: tqcodec.torch.calibrate({}, data()), "network is a dict"),  # type: ignore[arg-type]
-    (lambda: tqcodec.torch.calibrate(Net(), 3), "data is a int"),  # type: ignore[arg-type]
-    (lambda: tqcodec.torch.calibrate(Net(), data(), probes="1"), "probes"),  # type: ignore[arg-type]
-    (lambda: tqcodec.torch.calibrate(Net(), data(), outputs=1), "outputs"),  # type: ignore[arg-type]
-    (lambda: tqcodec.torch.compare({}, {}, []), "network is a dict"),  # type: ignore[arg-type]
-    (lambda: tqcodec.torch.compare(Net(), {}, 3), "batches is a int"),  # type: ignore[arg-type]
-    (lambda: tqcodec.torch.compare(Net(), 3, []), "decoded is a int"),  # type: ignore[arg-type]
-    (lambda: tqcodec.torch.Reference(Net(), [], outputs=3), "outputs is a int"),  # type: ignore[arg-type]
-]  # fmt: skip
+    (wrongly(tqcodec.encode, 3), "tensors is a int, not a mapping"),
+    (wrongly(tqcodec.encode, [np.ones(3)]), "tensors is a list"),
+    (wrongly(tqcodec.encode, None), "tensors is None"),
+    (wrongly(tqcodec.encode, {}, {"bits": 4}), "settings is a dict"),
+    (wrongly(tqcodec.encode, {}, statistics=4), "statistics is a int"),
+    (wrongly(tqcodec.encode, {}, statistics={"w": 1}), "statistics of 'w'"),
+    (wrongly(tqcodec.encode, {}, refine=1), "refine is a int"),
+    (wrongly(tqcodec.encode, {}, progress=True), "progress is a bool"),
+    (wrongly(tqcodec.save, {}, 3), "path is a int"),
+    (wrongly(tqcodec.save, {}, b"x"), "path is a bytes"),
+    (wrongly(tqcodec.save, {}, None), "path is None"),
+    (wrongly(tqcodec.decode, "m.tqc"), "data is a str.*load takes"),
+    (wrongly(tqcodec.decode, None), "data is None"),
+    (wrongly(tqcodec.decode, GOOD, limit="1k"), "limit is a str"),
+    (wrongly(tqcodec.decode, GOOD, limit=1.5), "limit is a float"),
+    (wrongly(tqcodec.decode, GOOD, limit=np.ones(3)), "limit is a ndarray"),
+    (wrongly(tqcodec.encode, {}, verify=1), "verify is a int"),
+    (wrongly(tqcodec.decode, GOOD, workers=True), "workers is a bool"),
+    (wrongly(tqcodec.decode, GOOD, workers=None), "workers is None"),
+    (wrongly(tqcodec.decode, GOOD, progress=1), "progress is a int"),
+    (wrongly(tqcodec.load, 3), "path is a int"),
+    (wrongly(tqcodec.load, GOOD), "path is a bytes"),
+    (wrongly(tqcodec.open, 3), "path is a int"),
+    (wrongly(tqcodec.open, GOOD, limit="1"), "limit is a str"),
+    (wrongly(tqcodec.verify, 0), "path is a int"),
+    (wrongly(tqcodec.verify, GOOD, workers="2"), "workers is a str"),
+    (wrongly(tqcodec.Statistics.load, 0), "path is a int"),
+    (wrongly(tqcodec.torch.encode, "m.pth"), "model is a str"),
+    (wrongly(tqcodec.torch.encode, []), "model is a list"),
+    (wrongly(tqcodec.torch.encode, {}, 4), "settings is a int"),
+    (wrongly(tqcodec.torch.encode, Net(), tune=3), "tune is a int"),
+    (wrongly(tqcodec.torch.encode, Net(), target_drop="1", evaluate=len), "target_drop is a str"),
+    (wrongly(tqcodec.torch.encode, Net(), target_drop=1, evaluate=3), "evaluate is a int"),
+    (wrongly(tqcodec.torch.decode, "m.tqc"), "data is a str"),
+    (wrongly(tqcodec.torch.load, 0), "path is a int"),
+    (wrongly(tqcodec.torch.save, {}, 0), "path is a int"),
+    (wrongly(tqcodec.torch.calibrate, {}, data()), "network is a dict"),
+    (wrongly(tqcodec.torch.calibrate, Net(), 3), "data is a int"),
+    (wrongly(tqcodec.torch.calibrate, Net(), data(), probes="1"), "probes"),
+    (wrongly(tqcodec.torch.calibrate, Net(), data(), outputs=1), "outputs"),
+    (wrongly(tqcodec.torch.compare, {}, {}, []), "network is a dict"),
+    (wrongly(tqcodec.torch.compare, Net(), {}, 3), "batches is a int"),
+    (wrongly(tqcodec.torch.compare, Net(), 3, []), "decoded is a int"),
+    (wrongly(tqcodec.torch.Reference, Net(), [], outputs=3), "outputs is a int"),
+]
 
 
 @pytest.mark.parametrize("call", range(len(CALLS)))
@@ -444,15 +454,21 @@ def test_wrong_types_of_arguments(call: int) -> None:
         act()
 
 
+def whole(number: int) -> Any:
+    """An integer as numpy's functions give it."""
+    return np.int64(number)
+
+
 def test_numbers_out_of_range() -> None:
-    for options in ({"limit": -1}, {"workers": 0}):
-        with pytest.raises(ValueError, match="not at least"):
-            tqcodec.decode(GOOD, **options)
+    with pytest.raises(ValueError, match="limit is -1, not at least"):
+        tqcodec.decode(GOOD, limit=-1)
+    with pytest.raises(ValueError, match="workers is 0, not at least"):
+        tqcodec.decode(GOOD, workers=0)
     with pytest.raises(ValueError, match="tqcodec: seed is 1180591620717411303424, not at most"):
         tqcodec.torch.calibrate(Net(), data(), seed=1 << 70)
     with pytest.raises(EncodeError, match="probes at most 65536"):
         tqcodec.torch.calibrate(Net(), data(), probes=1 << 70)
-    assert tqcodec.decode(GOOD, limit=np.int64(1000), workers=np.int8(1))["w"].shape == (3, 3)
+    assert tqcodec.decode(GOOD, limit=whole(1000), workers=whole(1))["w"].shape == (3, 3)
 
 
 @pytest.mark.parametrize(

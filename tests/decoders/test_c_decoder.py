@@ -7,12 +7,12 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import damage
 import example_file
-import fuzz
 import msgpack
 import numpy as np
 import pytest
@@ -44,6 +44,7 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C compiler
 
 NAMES = {np.dtype(numpy_dtype(dtype)): name for name, dtype in DTYPES.items()}
 Result = tuple[int, str, bytes]
+Part = TypeVar("Part")
 
 
 def build(folder: Path, main: str, *options: str) -> Path:
@@ -131,17 +132,17 @@ def test_example(plain: Batch, sanitized: Batch) -> None:
 
 
 def test_golden_files(plain: Batch, sanitized: Batch) -> None:
-    for data in fuzz.golden_files().values():
+    for data in damage.golden_files().values():
         check(plain, data)
         check(sanitized, data)
-    found = sanitized.decode(fuzz.golden_files()["integers"])[2]
+    found = sanitized.decode(damage.golden_files()["integers"])[2]
     assert tensors(found)[1] == {"a": "b"}
 
 
 def test_library(folder: Path) -> None:
     """Failing allocators, limits, reads, prefixes and flipped bits, under sanitizers."""
     paths = []
-    for name, data in fuzz.golden_files().items():
+    for name, data in damage.golden_files().items():
         paths.append(folder / f"{name}.tqc")
         paths[-1].write_bytes(data)
     try:
@@ -169,7 +170,7 @@ def test_arrays(sanitized: Batch, array: Array) -> None:
     check(sanitized, tqcodec.encode({"a": array, "b": array.ravel()[:1]}, Settings(lossless=True)))
 
 
-def basis(rng: fuzz.Rng, length: int) -> Basis:
+def basis(rng: damage.Rng, length: int) -> Basis:
     rows = int(rng.integers(1, length + 1))
     entries = rng.integers(-2, 3, (rows, length)).astype(np.int32)
     return Basis(
@@ -180,13 +181,19 @@ def basis(rng: fuzz.Rng, length: int) -> Basis:
     )
 
 
+def three(parts: Iterable[Part]) -> tuple[Part, Part, Part]:
+    """One part for each axis."""
+    out, inputs, taps = parts
+    return out, inputs, taps
+
+
 def large_case(seed: int) -> Case:
     """A record of several tiles whose classes have any tables, those that overlap included."""
     rng = np.random.default_rng(seed)
     rows, inputs, taps = (int(n) for n in rng.integers([1, 1, 1], [90, 20, 10]))
     axes = [int(axis) for axis in rng.permutation(3)]
     lengths = (rows, inputs, taps)
-    bases = tuple(basis(rng, n) if rng.integers(3) == 0 else Basis() for n in lengths)
+    bases = three(basis(rng, n) if rng.integers(3) == 0 else Basis() for n in lengths)
     channels = [
         len(b.entries) if b.entries is not None else n for b, n in zip(bases, lengths, strict=True)
     ]
@@ -204,7 +211,7 @@ def large_case(seed: int) -> Case:
     tile = (int(rng.integers(1, rows + 9)), int(rng.integers(1, columns + 9)))
     indices = np.rint(rng.laplace(0, 3, (channels[0], kept))).clip(-30, 30).astype(np.int32)
     coefficients = indices.copy()
-    for band, part in tiles(*coefficients.shape, tile) if steps else []:
+    for band, part in tiles(len(coefficients), kept, tile) if steps else []:
         coefficients[band, part] = from_indices(indices[band, part], steps)
     record = CodedTensor(
         roles=tuple(Axis(axis) for axis in axes),
@@ -213,9 +220,9 @@ def large_case(seed: int) -> Case:
         steps=steps,
         payload_kind=PayloadKind.RANGE,
         tile=tile,
-        bases=bases,  # type: ignore[arg-type]
+        bases=bases,
         depths=Vector(depths),
-        levels=tuple(Vector(rng.integers(0, 3, n).astype(np.uint8)) for n in channels),  # type: ignore[arg-type]
+        levels=three(Vector(rng.integers(0, 3, n).astype(np.uint8)) for n in channels),
         table_map=tuple(rng.integers(0, 4, int(rng.integers(1, 7))).tolist()),
         row_scales=Vector(rng.integers(0, 60, rows).astype(np.uint8)),
         multipliers=Vector(rng.integers(0, 12, columns).astype(np.uint8)),
@@ -253,7 +260,7 @@ def test_encoded(plain: Batch, chosen: Settings) -> None:
 
 
 def test_mutants(sanitized: Batch) -> None:
-    for data in fuzz.mutants(list(fuzz.golden_files().values()), 2500, 5):
+    for data in damage.mutants(list(damage.golden_files().values()), 2500, 5):
         verdict, rule, file = sanitized.decode(data)
         assert verdict == verdict_of(data), (rule, data.hex())
         assert bool(rule) == bool(verdict)
@@ -267,7 +274,7 @@ def test_command(command: Path) -> None:
     def run(data: bytes, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run([str(command), *arguments], input=data, capture_output=True)
 
-    data = fuzz.golden_files()["raw"]
+    data = damage.golden_files()["raw"]
     done = run(data)
     assert (done.returncode, done.stderr) == (0, b"")
     assert tensors(done.stdout) == (expected(data), {"origin": "golden"})
@@ -299,7 +306,7 @@ def test_memory(command: Path) -> None:
     tree = {"tensors": [{"name": "x", "dtype": "F32", "shape": [1 << 40], "coding": 2, "check": 0}]}
     done = subprocess.run(
         [str(command)],
-        input=fuzz.assemble(msgpack.packb(fuzz._canonical(tree)), []),
+        input=damage.assemble(msgpack.packb(damage._canonical(tree)), []),
         capture_output=True,
         preexec_fn=limit,
     )

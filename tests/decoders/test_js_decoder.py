@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fuzz
+import damage
 import ml_dtypes
 import numpy as np
 import pytest
@@ -126,19 +126,19 @@ def test_same_tensors(decoder: Batch, options: dict[str, Any]) -> None:
     assert _parse(output) == _expected(data)
 
 
-@pytest.mark.parametrize("name", list(fuzz.golden_files()))
+@pytest.mark.parametrize("name", list(damage.golden_files()))
 def test_golden_files(decoder: Batch, name: str) -> None:
-    data = fuzz.golden_files()[name]
+    data = damage.golden_files()[name]
     assert _parse(decoder.decode(data)[2]) == _expected(data)
 
 
 def test_same_verdicts(decoder: Batch) -> None:
     """Mutants that reach the depths of a decoder: same verdict, same tensors."""
-    files = list(fuzz.golden_files().values())
+    files = list(damage.golden_files().values())
     decoded = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for data in fuzz.mutants(files, 1500, 20):
+        for data in damage.mutants(files, 1500, 20):
             verdict, rule, output = decoder.decode(data)
             assert verdict == _verdict(data), f"{rule}: {data.hex()}"
             if verdict == 0:

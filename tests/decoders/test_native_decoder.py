@@ -12,7 +12,7 @@ from unittest import mock
 import ml_dtypes
 import numpy as np
 import pytest
-from fuzz import golden_files, mutants
+from damage import golden_files, mutants
 from strategies import using
 
 import tqcodec

@@ -18,8 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import damage
 import example_file
-import fuzz
 import ml_dtypes
 import msgpack
 import numpy as np
@@ -144,9 +144,9 @@ def test_the_worked_example() -> None:
     assert tensors["e"][:2] == ("I64", (0, 2))
 
 
-@pytest.mark.parametrize("name", fuzz.golden_files())
+@pytest.mark.parametrize("name", damage.golden_files())
 def test_golden_files(name: str) -> None:
-    check(fuzz.golden_files()[name])
+    check(damage.golden_files()[name])
 
 
 def arrays() -> dict[str, Any]:
@@ -229,7 +229,7 @@ def test_rounding_is_that_of_ieee_754(dtype: str, form: str) -> None:
 
 def build(entries: list[Any], *bodies: bytes, **keys: Any) -> bytes:
     tree = {"tensors": entries} | keys
-    return fuzz.assemble(msgpack.packb({key: tree[key] for key in sorted(tree)}), list(bodies))
+    return damage.assemble(msgpack.packb({key: tree[key] for key in sorted(tree)}), list(bodies))
 
 
 DATA = bytes(24)
@@ -372,7 +372,7 @@ def test_numbers_that_cost_no_bits_are_cheap() -> None:
 
 
 def test_mutants_end_in_the_verdict_of_the_package() -> None:
-    for data in fuzz.mutants([*fuzz.golden_files().values(), example_file.build()], 1000, 3):
+    for data in damage.mutants([*damage.golden_files().values(), example_file.build()], 1000, 3):
         check(data)
 
 

@@ -260,7 +260,7 @@ def test_sums_that_do_not_fit(change: dict[str, Any]) -> None:
 def test_blocks_that_do_not_fit() -> None:
     one = layer_of("blocks").statistics()
     for count in (3, 5):
-        arrays = {
+        arrays: dict[str, Any] = {
             f: np.resize(getattr(one, f), (count, *getattr(one, f).shape[1:])) for f in ARRAYS
         }
         with pytest.raises(EncodeError):
@@ -281,25 +281,27 @@ def foreign(path: Path) -> Iterator[Callable[[], Any]]:
     yield lambda: np.save(path.open("wb"), np.ones(3))
     yield lambda: np.save(path.open("wb"), np.array([{}]), allow_pickle=True)
     yield lambda: np.savez(path.open("wb"), other=np.ones(3))
+
+    def holding(**arrays: Any) -> Callable[[], None]:
+        return lambda: np.savez(path.open("wb"), **arrays)
+
     for text in ("", "null", "3", "[]", "{}", '"about"', json.dumps(about)):
-        yield lambda text=text: np.savez(path.open("wb"), about=np.array(text))
-    for wrong in ([], 3, {"dense": 3}, {"dense": None}):
-        document = json.dumps(about | {"weights": wrong})
-        yield lambda document=document: np.savez(path.open("wb"), about=np.array(document))
+        yield holding(about=np.array(text))
+    weights: list[object] = [[], 3, {"dense": 3}, {"dense": None}]
+    for wrong in weights:
+        yield holding(about=np.array(json.dumps(about | {"weights": wrong})))
     named.save(path)
     with np.load(path) as file:
         arrays = {key: file[key] for key in file.files}
     for key in arrays:
-        yield lambda key=key: np.savez(
-            path.open("wb"), **{k: a for k, a in arrays.items() if k != key}
-        )
+        yield holding(**{k: a for k, a in arrays.items() if k != key})
         if key != "about":
-            yield lambda key=key: np.savez(path.open("wb"), **arrays | {key: np.array("text")})
+            yield holding(**arrays | {key: np.array("text")})
     for wrong in (None, 3, "text"):
         document = json.dumps({"format": FORMAT, "weights": {}, "without": wrong})
-        yield lambda document=document: np.savez(path.open("wb"), about=np.array(document))
+        yield holding(about=np.array(document))
     later = str(arrays["about"]).replace(FORMAT, "tqcodec statistics 2")
-    yield lambda: np.savez(path.open("wb"), **arrays | {"about": np.array(later)})
+    yield holding(**arrays | {"about": np.array(later)})
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -446,8 +448,11 @@ def test_metric_of_coefficients(kind: str, axes: tuple[Axis, ...]) -> None:
     inner = found.blocks.shape[1] // found.taps
     lengths = {Axis.OUT: 5, Axis.IN: inner, Axis.TAPS: found.taps}
     rows = [rng.normal(size=(lengths[a],) * 2) if a in axes else None for a in Axis]
-    parts = [np.eye(lengths[a]) if rows[a] is None else rows[a] for a in (Axis.IN, Axis.TAPS)]
-    synthesis = np.kron(*parts)
+    inputs, taps = rows[Axis.IN], rows[Axis.TAPS]
+    synthesis = np.kron(
+        np.eye(lengths[Axis.IN]) if inputs is None else inputs,
+        np.eye(lengths[Axis.TAPS]) if taps is None else taps,
+    )
     moved = found.transformed(rows)
     for block, before in zip(moved.blocks, found.blocks, strict=True):
         np.testing.assert_allclose(block, synthesis @ before @ synthesis.T, rtol=1e-9, atol=1e-9)
@@ -963,7 +968,7 @@ def test_the_same_bytes_with_and_without_native_loops(effort: int) -> None:
 
 def test_the_order_of_statistics_does_not_matter(tmp_path: Path) -> None:
     net = network()
-    turned = Statistics(dict(reversed(net.statistics.weights.items())))
+    turned = Statistics(dict(reversed(list(net.statistics.weights.items()))))
     turned.save(tmp_path / "file.npz")
     again = Statistics.load(tmp_path / "file.npz")
     files = {
@@ -1054,8 +1059,9 @@ def test_equal_weights_with_statistics_are_stored_once() -> None:
 def test_networks_of_zeros(effort: int) -> None:
     statistics = Statistics({"w": layer_of("dense").statistics(shift="bias")})
     tensors = {"w": np.zeros((24, 32), np.float32), "bias": np.ones(24, np.float32)}
+    targets: list[dict[str, Any]] = [{"bits": 2}, {"quality": 50}, {"snr": 20}, {"max_size": 900}]
     for known in (statistics, None):
-        for target in ({"bits": 2}, {"quality": 50}, {"snr": 20}, {"max_size": 900}):
+        for target in targets:
             settings = Settings(effort=effort, **target)
             found = decoded(tqcodec.encode(tensors, settings, known))
             assert not found["w"].any() and np.array_equal(found["bias"], tensors["bias"])
@@ -1070,9 +1076,15 @@ def test_refined_side_tensors_are_in_the_file(target: dict[str, Any]) -> None:
 
     def refine(data: bytes) -> dict[str, Array]:
         calls.append(decoded(data))
-        wanted = {f"{name}.bias": np.full(48, 2.0, np.float32) for name in ("dense",)}
-        ignored = {"conv": np.zeros((24, 8, 3, 3), np.float32), "nothing": np.zeros(3)}
-        locked = {"blocks.bias": np.zeros(24, np.float32), "steps": np.zeros(3, np.int64)}
+        wanted: dict[str, Array] = {"dense.bias": np.full(48, 2.0, np.float32)}
+        ignored: dict[str, Array] = {
+            "conv": np.zeros((24, 8, 3, 3), np.float32),
+            "nothing": np.zeros(3),
+        }
+        locked: dict[str, Array] = {
+            "blocks.bias": np.zeros(24, np.float32),
+            "steps": np.zeros(3, np.int64),
+        }
         return wanted | ignored | locked
 
     settings = Settings(rules=[("blocks.bias", "lossless")], **target)
@@ -1089,7 +1101,7 @@ def test_refined_side_tensors_are_in_the_file(target: dict[str, Any]) -> None:
 def test_refined_side_tensors_keep_side_bits_and_the_largest_size() -> None:
     net = network()
     noise = {
-        name: np.random.default_rng(1).lognormal(0, 9, a.shape).astype(np.float32)
+        name: np.random.default_rng(1).lognormal(0, 9, [*a.shape]).astype(np.float32)
         for name, a in net.tensors.items()
         if name.endswith(".bias")
     }
@@ -1101,9 +1113,12 @@ def test_refined_side_tensors_keep_side_bits_and_the_largest_size() -> None:
         assert error.max() <= 2.0**-6
     limited = Settings(max_size=4000, side_bits=23)
     first: list[bytes] = []
-    data = tqcodec.encode(
-        net.tensors, limited, net.statistics, refine=lambda given: first.append(given) or noise
-    )
+
+    def noisy(data: bytes) -> dict[str, Array]:
+        first.append(data)
+        return noise
+
+    data = tqcodec.encode(net.tensors, limited, net.statistics, refine=noisy)
     assert len(data) <= 4000 and data == first[0]
 
 

@@ -49,7 +49,7 @@ def _norms(rng: Rng, name: str, count: int) -> Network:
     out = {f"{name}.weight": rng.normal(1, 0.2, count), f"{name}.bias": rng.normal(0, 0.1, count)}
     out |= {f"{name}.running_var": rng.lognormal(0, 1, count)}
     return {key: value.astype(np.float32) for key, value in out.items()} | {
-        f"{name}.num_batches_tracked": np.int64(1000)
+        f"{name}.num_batches_tracked": np.array(1000)
     }
 
 

@@ -30,7 +30,7 @@ from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.format import native, registry
 from tqcodec.format.container import Container
 from tqcodec.format.dtypes import DTYPES
-from tqcodec.format.tables import write_tables
+from tqcodec.format.tables import Table, write_tables
 
 WISHES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -242,7 +242,7 @@ def test_what_the_encoder_writes_is_below_the_limits_by_construction() -> None:
     assert REACH <= registry.MAX_TABLE_LOW
     assert REACH + 1 << histograms.MOST_LOW_BITS <= registry.MAX_VALUE
     assert histograms.MOST_LOW_BITS <= registry.MAX_LOW_BITS
-    most = [tables.Table(-REACH, (1,) * (2 * REACH) + (4096 - 2 * REACH,), 0, 23)]
+    most = [Table(-REACH, (1,) * (2 * REACH) + (4096 - 2 * REACH,), 0, 23)]
     assert len(write_tables(most * registry.MAX_TABLES)) < registry.MAX_TABLES_SIZE
     assert 1 << record.SCALE_BITS <= registry.MAX_SCALE_MANTISSA
     for dtype in DTYPES.values():

@@ -23,7 +23,7 @@ from strategies import using
 import tqcodec
 from tqcodec import EncodeError, EncodeWarning, Settings
 
-targets = st.one_of(
+targets: st.SearchStrategy[dict[str, Any]] = st.one_of(
     st.builds(dict, bits=st.floats(0.5, 9)),
     st.builds(dict, snr=st.floats(0, 100)),
     st.builds(dict, quality=st.floats(0, 100)),

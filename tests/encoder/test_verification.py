@@ -19,7 +19,16 @@ import tqcodec
 from tqcodec import EncodeWarning, InternalError, Settings
 from tqcodec.arrays import numpy_dtype
 from tqcodec.cli import commands
-from tqcodec.encoder import assembly, pipeline, plan, side, tensor, verification
+from tqcodec.encoder import (
+    assembly,
+    budget,
+    corrections,
+    pipeline,
+    plan,
+    side,
+    tensor,
+    verification,
+)
 from tqcodec.format import native, native_decoder
 from tqcodec.format.dtypes import DTYPES, to_float
 from tqcodec.format.records import CodedTensor
@@ -151,14 +160,14 @@ def corrected(name: str, change: Callable[[Any], Any]) -> Fault:
         def wrong(sources: Any, *_: Any) -> Any:
             return {name: change(sources[name].patterns)}
 
-        patch.setattr(pipeline.corrections, "corrected", wrong)
+        patch.setattr(corrections, "corrected", wrong)
 
     return fault
 
 
 def rounded_though_exact(patch: pytest.MonkeyPatch) -> None:
     """The plan forgets a rule."""
-    right = pipeline.make_plan
+    right = plan.make_plan
 
     def wrong(*arguments: Any) -> Any:
         rounded = tensor.Treatment.ROUNDED
@@ -175,7 +184,7 @@ def coarser(record: CodedTensor) -> CodedTensor:
 
 def too_many_tables(patch: pytest.MonkeyPatch) -> None:
     """What encoders did before they counted all tables of a file."""
-    patch.setattr(assembly.budget, "within_limits", list)
+    patch.setattr(budget, "within_limits", list)
     patch.setattr("tqcodec.format.tables.MAX_TABLES", 2)
 
 

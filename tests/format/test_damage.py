@@ -15,7 +15,7 @@ import layout.planes
 import msgpack
 import numpy as np
 import pytest
-from fuzz import Parsed, assemble, failures, golden_files
+from damage import Parsed, assemble, failures, golden_files
 from layout.file import File, Tensor
 from layout.transform import DCT, Transform
 from made_files import several, tables_file

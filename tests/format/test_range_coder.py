@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -190,7 +191,9 @@ ESCAPING = Tables([Table(0, (4095,), escape=1)])
         ("integer.range", lambda head, words, escapes: b"\x01\x03\x01" + words + escapes * 3),
     ],
 )
-def test_faulty_escapes(coder: str, rule: str, change) -> None:
+def test_faulty_escapes(
+    coder: str, rule: str, change: Callable[[bytes, bytes, bytes], bytes]
+) -> None:
     ids = np.zeros((1, 2), np.uint8)
     good = write_stream(np.array([[0, 9]], np.int32), ids, ESCAPING)
     head, words, escapes = good[:2], good[3:7], good[7:]

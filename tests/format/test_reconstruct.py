@@ -52,6 +52,7 @@ def plain_rows(basis: Basis, length: int, taps: list[int]) -> Rows:
             [math.prod(t[k][n] for t, k, n in zip(tables, ks, ns, strict=True)) for ns in places]
             for ks in places
         ]
+    assert basis.entries is not None and basis.shifts is not None
     pairs = zip(basis.entries.tolist(), basis.shifts.values.tolist(), strict=True)
     return [[entry << shift for entry in row] for row, shift in pairs]
 

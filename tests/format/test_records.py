@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from layout.file import File
 from layout.transform import IN, OUT, Transform
 from strategies import Array, Case, cases, coders, rngs, tables, using
 
-from tqcodec.errors import MalformedError, UnsupportedError
+from tqcodec.errors import DecodeError, MalformedError, UnsupportedError
 from tqcodec.format.container import Container
 from tqcodec.format.reader import Reader
 from tqcodec.format.records import Basis, CodedTensor, read_head, write_head
@@ -36,9 +37,10 @@ def assert_same_vector(found: Vector, wanted: Vector) -> None:
 
 def assert_same_basis(found: Basis, wanted: Basis) -> None:
     assert found.kind == wanted.kind
-    if wanted.entries is None:
+    if wanted.entries is None or wanted.tables is None or wanted.shifts is None:
         assert found.entries is None
         return
+    assert found.entries is not None and found.tables is not None and found.shifts is not None
     assert found.entries.shape == wanted.entries.shape
     assert np.array_equal(found.entries, wanted.entries)
     assert found.tables.values.tolist() == wanted.tables.values.tolist()
@@ -48,10 +50,10 @@ def assert_same_basis(found: Basis, wanted: Basis) -> None:
 def assert_same_record(found: CodedTensor, wanted: CodedTensor) -> None:
     for name in ("roles", "scale", "quantizer", "steps", "payload_kind", "tile", "table_map"):
         assert getattr(found, name) == getattr(wanted, name), name
-    for a, b in zip(found.bases, wanted.bases, strict=True):
-        assert_same_basis(a, b)
-    for a, b in zip(found.levels, wanted.levels, strict=True):
-        assert_same_vector(a, b)
+    for basis, wanted_basis in zip(found.bases, wanted.bases, strict=True):
+        assert_same_basis(basis, wanted_basis)
+    for levels, wanted_levels in zip(found.levels, wanted.levels, strict=True):
+        assert_same_vector(levels, wanted_levels)
     for name in ("depths", "row_scales", "multipliers"):
         assert_same_vector(getattr(found, name), getattr(wanted, name))
     assert found.coefficients.shape == wanted.coefficients.shape
@@ -103,7 +105,7 @@ def test_a_vector_above_its_bound_is_refused() -> None:
 KNOWN = Tables([Table(0, (4000,), 96), Table(0, (4000,), 96, low_bits=1)])
 
 
-def small(**changes: object) -> CodedTensor:
+def small(**changes: Any) -> CodedTensor:
     """A record of a 2 x 2 matrix."""
     record = CodedTensor(
         roles=(Axis.OUT, Axis.IN),
@@ -123,7 +125,7 @@ def small(**changes: object) -> CodedTensor:
     return replace(record, **changes)
 
 
-def head_of(data: Array | bytes) -> CodedTensor:
+def head_of(data: Array | bytes | bytearray) -> CodedTensor:
     return read_head(Reader(bytes(data)), (2, 2), len(data), KNOWN)
 
 
@@ -172,7 +174,7 @@ def test_hostile_heads_are_refused(rule: str, changes: dict[str, object]) -> Non
     ],
 )
 def test_hostile_bytes_of_a_head_are_refused(
-    position: int, value: int, rule: str, error: type[Exception]
+    position: int, value: int, rule: str, error: type[DecodeError]
 ) -> None:
     data = bytearray(write_head(small(), (2, 2), KNOWN))
     data[position] = value

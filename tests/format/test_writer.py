@@ -111,8 +111,8 @@ def coded(shape: tuple[int, ...] = (2, 2), dtype: DType = F32, **changes: Any) -
 
 def trellis(**changes: Any) -> File:
     zeros = np.zeros((2, 2), np.int32)
-    base = {"quantizer": Quantizer.TRELLIS, "steps": 2, "coefficients": zeros}
-    return coded(**(base | changes))
+    base: dict[str, Any] = {"quantizer": Quantizer.TRELLIS, "steps": 2, "coefficients": zeros}
+    return coded(**base | changes)
 
 
 def basis(axis: Axis = Axis.IN, **changes: Any) -> File:
@@ -1013,7 +1013,8 @@ def wild_vector(draw: st.DrawFn, old: Vector) -> Vector:
         values = np.append(values, wild(draw, 2))
     elif what == 2 and len(values):
         values[draw(st.integers(0, len(values) - 1))] = wild(draw, 24, 25)
-    return Vector(values, wild(draw, 2) if what == 3 else old.table)
+    # Numbers that the type of a vector forbids, too.
+    return Vector(values, wild(draw, 2) if what == 3 else old.table)  # type: ignore[arg-type]
 
 
 def wild_array(draw: st.DrawFn, old: Array) -> Array:

@@ -20,8 +20,8 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "encoder")]
 
+from damage import golden_files  # noqa: E402
 from example_file import build  # noqa: E402
-from fuzz import golden_files  # noqa: E402
 from strategies import SPECIAL  # noqa: E402
 from test_calibrated import network  # noqa: E402
 from test_encoder import NETWORKS, WISHES  # noqa: E402

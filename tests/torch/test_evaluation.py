@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from seen import Seen
 from torch import nn
 
 from tqcodec.errors import EvaluationError
@@ -154,6 +155,12 @@ def test_classes_that_are_impossible_add_nothing() -> None:
     assert values(found.snr) == pytest.approx(values(fewer.snr))
 
 
+def test_outputs_that_are_false_are_called() -> None:
+    seen = Seen()
+    logits = evaluate(network(), batches(), outputs=seen)
+    assert torch.equal(torch.cat(seen), logits)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_broken_network(value: float) -> None:
     model = network()
@@ -200,8 +207,8 @@ def test_a_module_can_be_compared() -> None:
 def test_batches_of_other_sizes_give_the_same() -> None:
     model = network()
     found = compare(model, disturbed(model), batches())
-    whole = [tuple(torch.cat(parts) for parts in zip(*batches(), strict=True))]
-    again = compare(model, disturbed(model), whole)
+    inputs, labels = (torch.cat(parts) for parts in zip(*batches(), strict=True))
+    again = compare(model, disturbed(model), [(inputs, labels)])
     assert again.kl.value == pytest.approx(found.kl.value, rel=1e-4)
     assert again.top1 == found.top1
 

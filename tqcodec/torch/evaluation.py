@@ -181,7 +181,7 @@ def _walk(
         inputs, labels = batch
         if labels is not None and not isinstance(labels, torch.Tensor):
             raise EvaluationError(f"evaluation: labels are {_kind(labels)}, not a tensor or None")
-        logits = (outputs or first_logits)(run(*arguments(inputs, device)))
+        logits = (first_logits if outputs is None else outputs)(run(*arguments(inputs, device)))
         _check(logits)
         logits = logits.detach()
         done += len(logits)

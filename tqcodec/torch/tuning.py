@@ -136,7 +136,7 @@ class Pupil:
     ) -> None:
         self._network = network
         self._inputs = inputs
-        self._outputs = outputs or first_logits
+        self._outputs = first_logits if outputs is None else outputs
         self._device = device_of(network)
         self._runner = Runner(network)
         self._wanted = []

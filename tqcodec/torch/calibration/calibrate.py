@@ -103,7 +103,7 @@ def calibrate(
             args, kwargs = arguments(inputs_of(batch), device)
             with Capture(recorder), without_checkpoints():
                 given = _run(model, args, kwargs)
-            logits = outputs(given) if outputs else first_logits(given)
+            logits = outputs(given) if outputs is not None else first_logits(given)
             check_output(logits, done, "logits", needs_gradient=recorder.seen)
             drawn = _signs(logits, probes, signs)
             if recorder.seen:

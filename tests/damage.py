@@ -2,7 +2,7 @@
 
 Used by format/test_damage.py; the long run is a command:
 
-    python tests/fuzz.py --count 100000 --seed 1
+    python tests/damage.py --count 100000 --seed 1
 """
 
 from __future__ import annotations
