@@ -24,7 +24,7 @@ from tqcodec.common.arriving import BYTES, Arriving
 from tqcodec.common.checks import PathLike, need, need_options, path_of
 from tqcodec.common.progress import Progress
 from tqcodec.format import reconstruct
-from tqcodec.format.container import Container, default_limit
+from tqcodec.format.container import TRUSTED, Container, default_limit
 from tqcodec.format.entries import Entry
 from tqcodec.format.header import Header
 from tqcodec.format.native_decoder import Fetch, NativeFile
@@ -92,15 +92,15 @@ class TensorFile(Mapping[str, Array]):
                 else:
                     with file:
                         self._data = memoryview(file.read())
+        self._length = self._size()
         self._native: NativeFile | None = None
         try:
-            if self._arriving is not None:  # whose directory says how long it is
-                length, self._most = self.container.length, self.container.limit
-                self._together = 0  # the bytes of the next tensor are not there
-            else:
-                length = self._size()
-                self._most = limit if limit is not None else default_limit(length)
-                self._together = self._most
+            # Where nobody knows the length, the directory says it.
+            length = self._length if self._length is not None else self.container.length
+            believed = length if self._length is not None else min(length, TRUSTED)
+            self._most = limit if limit is not None else default_limit(believed)
+            # Of what is arriving, the bytes of the next tensor are not there.
+            self._together = self._most if self._arriving is None else 0
             with suppress(MemoryError):
                 self._native = NativeFile.of(self._place(), length)
             decoder = self._native
@@ -114,10 +114,12 @@ class TensorFile(Mapping[str, Array]):
     @cached_property
     def container(self) -> Container:
         """The file as the format layer sees it."""
-        known = self._size() if self._arriving is None else self._arriving.length
-        return Container(self._fetch, known, self._limit)
+        return Container(self._fetch, self._length, self._limit)
 
-    def _size(self) -> int:
+    def _size(self) -> int | None:
+        """Bytes of the file, None where nobody knows."""
+        if self._arriving is not None:
+            return self._arriving.length
         return len(self._data) if self._file is None else os.fstat(self._file.fileno()).st_size
 
     def _place(self) -> memoryview | int | Fetch:

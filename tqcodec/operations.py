@@ -85,9 +85,7 @@ def operations(source: bytes | PathLike | TensorFile) -> list[Operations]:
     return found
 
 
-def of_tensor(
-    name: str, tensor: TransformTensor, groups: int = 1, stride: int = 1
-) -> Operations:
+def of_tensor(name: str, tensor: TransformTensor, groups: int = 1, stride: int = 1) -> Operations:
     """Multiplications of one layer.
 
     Args:

@@ -67,15 +67,15 @@ def stream(
 
 
 def _tensors(source: Source, domain: Domain, limit: int | None) -> Iterator[tuple[str, Found]]:
+    if isinstance(source, BYTES):
+        data = memoryview(source).cast("B")
+        yield from Stream(Arriving([data], len(data)), limit).tensors(domain)
+        return
     if not isinstance(source, str | os.PathLike):
-        whole = isinstance(source, BYTES)
-        yield from Stream(
-            Arriving([source], len(memoryview(source).cast("B"))) if whole else Arriving(source),
-            limit,
-        ).tensors(domain)
+        yield from Stream(Arriving(source), limit).tensors(domain)
         return
     with streams.naming(source):
-        file = Path(source).open("rb", buffering=0)
+        file = Path(source).open("rb", buffering=0)  # noqa: SIM115 - closed below
     with file:
         length = os.fstat(file.fileno()).st_size if streams.is_file(file) else None
         yield from Stream(Arriving(file, length), limit).tensors(domain)

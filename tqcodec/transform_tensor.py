@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -19,10 +19,6 @@ Basis = NDArray[np.int64] | None
 Integers = NDArray[np.signedinteger]
 
 
-def _nothing(*shape: int) -> Any:
-    return field(default_factory=lambda: np.zeros(shape, np.int64))
-
-
 @dataclass(frozen=True, eq=False)
 class TransformTensor:
     """A tensor before its reconstruction (spec/tqc.md, chapter 10), in integers.
@@ -32,7 +28,7 @@ class TransformTensor:
         w[o,i,t] = step r[o] sum_{o',i',t'} q[o',i',t'] m[i',t'] B_out[o',o] B_in[i',i] B_taps[t',t]
 
     A tensor that has no transform domain, because it is coded exactly or as a vector, has `values`,
-    and nothing else but shape and dtype says anything. Its arrays may be shared: do not write to
+    shape and dtype; all else is empty and says nothing. The arrays may be shared: do not write to
     them.
 
     Attributes:
@@ -52,19 +48,19 @@ class TransformTensor:
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    roles: tuple[str, ...] = ()
-    coefficients: Integers = _nothing(0, 0)
-    columns: NDArray[np.int64] = _nothing(0)
-    bases: tuple[Basis, Basis, Basis] = (None, None, None)
-    multipliers: NDArray[np.int64] = _nothing(0)
-    row_scales: NDArray[np.int64] = _nothing(0)
-    scale: tuple[int, int] = (1, 0)
+    roles: tuple[str, ...]
+    coefficients: Integers
+    columns: NDArray[np.int64]
+    bases: tuple[Basis, Basis, Basis]
+    multipliers: NDArray[np.int64]
+    row_scales: NDArray[np.int64]
+    scale: tuple[int, int]
     values: Array | None = None
 
     @property
     def lengths(self) -> tuple[int, int, int]:
         """Positions of the axes out, in, taps."""
-        pairs = list(zip(self.shape, self.roles, strict=True))
+        pairs = list(zip(self.shape, self.roles, strict=self.values is None))
         out, inn, taps = (math.prod(n for n, role in pairs if role == axis) for axis in AXES)
         return out, inn, taps
 
@@ -106,7 +102,12 @@ class TransformTensor:
 
 def of_values(values: Array) -> TransformTensor:
     """A tensor that has no transform domain."""
-    return TransformTensor(values.shape, values.dtype, values=values)
+    none = np.zeros(0, np.int64)
+    bases = (None, None, None)
+    nothing = none.reshape(0, 0)
+    return TransformTensor(
+        values.shape, values.dtype, (), nothing, none, bases, none, none, (1, 0), values
+    )
 
 
 def of_domain(domain: Domain, dtype: np.dtype[Any]) -> TransformTensor:

@@ -37,14 +37,19 @@ class Arriving:
             TypeError: the source gives something else than bytes.
             OSError: of the source.
         """
-        del self._held[: start - self._start]
-        self._start = start
-        while (missing := end - start - len(self._held)) > 0:
+        self._let_go(start)
+        while (missing := end - self._start - len(self._held)) > 0:
             part = self._more(min(missing, PIECE))
             if not part:
                 break
             self._held += part
-        return len(self._held)
+            self._let_go(start)
+        return len(self._held) if self._start == start else 0
+
+    def _let_go(self, start: int) -> None:
+        gone = min(start - self._start, len(self._held))
+        del self._held[:gone]
+        self._start += gone
 
     def keep(self) -> None:
         """Hold what is in the window, at the start of the source, for good."""
