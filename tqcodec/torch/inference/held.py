@@ -70,7 +70,8 @@ def hold(module: nn.Module, name: str, holder: nn.Module, forward: Forward | Non
         holder: called without arguments, gives the weight.
         forward: in place of the module's own, where there is one.
     """
-    base, names = type(module), (name,)
+    base = type(module)
+    names: tuple[str, ...] = (name,)
     if isinstance(module, Held):
         base, forward = _ORIGINS[type(module)]
         names = (*module.held_names, name)
@@ -110,7 +111,7 @@ def _property(name: str) -> property:
 
 def _blank(base: type[nn.Module], names: tuple[str, ...], forward: Forward | None) -> nn.Module:
     """A module of a held class for `pickle` and `copy` to fill."""
-    made = _class(base, names, forward)
+    made: Any = _class(base, names, forward)
     return made.__new__(made)
 
 

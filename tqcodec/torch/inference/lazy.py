@@ -17,6 +17,16 @@ from tqcodec.torch.checkpoint import to_tensor
 from tqcodec.torch.inference.held import Holder
 
 
+class Owned:
+    """A file that is closed when nobody decodes from it any more."""
+
+    def __init__(self, file: TensorFile) -> None:
+        self._close = file.close
+
+    def __del__(self) -> None:
+        self._close()
+
+
 class LazyFile:
     """Decodes tensors of a file, one ahead of those that are asked for.
 
@@ -25,10 +35,11 @@ class LazyFile:
 
     Args:
         file: stays open as long as this is in use.
+        owned: shared by all that closes it together; None where somebody else does.
     """
 
-    def __init__(self, file: TensorFile) -> None:
-        self._file = file
+    def __init__(self, file: TensorFile, owned: Owned | None) -> None:
+        self._file, self._owned = file, owned
         self._after: dict[str, str] = {}
         self._start()
 
@@ -41,10 +52,10 @@ class LazyFile:
         self._alive: WeakValueDictionary[str, Tensor] = WeakValueDictionary()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return LazyFile, (self._file,)
+        return _unpickled, (self._file,)
 
     def __deepcopy__(self, memo: Any) -> LazyFile:
-        return LazyFile(self._file)
+        return LazyFile(self._file, self._owned)
 
     def __call__(self, name: str) -> Tensor:
         """A tensor, on the CPU; it may be given to others as well, so it must not be changed.
@@ -75,6 +86,10 @@ class LazyFile:
 
     def _decode(self, name: str) -> Tensor:
         return to_tensor(self._file[name])
+
+
+def _unpickled(file: TensorFile) -> LazyFile:
+    return LazyFile(file, Owned(file))
 
 
 class Lazy(Holder):

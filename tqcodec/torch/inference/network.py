@@ -22,7 +22,7 @@ from tqcodec.torch.checkpoint import to_tensor
 from tqcodec.torch.inference import coefficients
 from tqcodec.torch.inference.coefficients import Coefficients
 from tqcodec.torch.inference.held import Forward, Holder, hold
-from tqcodec.torch.inference.lazy import Lazy, LazyFile
+from tqcodec.torch.inference.lazy import Lazy, LazyFile, Owned
 from tqcodec.torch.versions import with_versions
 
 Mode = Literal["weights", "transform", "lazy"]
@@ -64,13 +64,9 @@ def network(
     if mode not in MODES:
         raise ValueError(f"tqcodec: mode is {mode!r}, not one of {', '.join(MODES)}")
     if isinstance(source, TensorFile):
-        return _network(model, source, mode)
+        return _network(model, source, mode, None)
     file = TensorFile(source)
-    try:
-        return _network(model, file, mode)
-    finally:
-        if mode != "lazy":
-            file.close()
+    return _network(model, file, mode, Owned(file))
 
 
 @dataclass
@@ -85,14 +81,14 @@ class _Weight:
         return [f"{module}.{name}" if module else name for module, name in self.places]
 
 
-def _network(model: nn.Module, file: TensorFile, mode: Mode) -> nn.Module:
+def _network(model: nn.Module, file: TensorFile, mode: Mode, owned: Owned | None) -> nn.Module:
     _check_meta(model)
     entries = _entries(file)
     held = [] if mode == "weights" else _held(model, entries, mode)
     copied = _copy(model, held)
     taken = {key for weight in held for key in weight.keys}
     rest = {name: to_tensor(file[name]) for name in file if name not in taken}
-    lazy = LazyFile(file) if mode == "lazy" else None
+    lazy = LazyFile(file, owned) if mode == "lazy" else None
     for weight in held:
         _replace(copied, weight, file, lazy)
     try:
