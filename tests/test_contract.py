@@ -42,7 +42,7 @@ def owners(library: str) -> set[str]:
 SHARED = ("settings", "statistics", "kinds", "tensor", "histograms", "tables", "side", "effort")
 MATRIX = ("errors", "common", "format", *(f"encoder.{name}" for name in SHARED))
 BELOW = ("errors", "common", "format", "arrays", "transform_tensor")
-READING = ("arrays", "transform_tensor", "file", "streaming", "operations")
+READING = ("arrays", "transform_tensor", "file", "streaming", "multiplications")
 TOP = ("errors", "version", "common", "native", "format", "encoder", *READING, "api")
 # Each layer: what of the package it may import besides itself, and which libraries besides numpy.
 LAYERS: dict[str, tuple[Sequence[str], set[str]]] = {
@@ -58,7 +58,7 @@ LAYERS: dict[str, tuple[Sequence[str], set[str]]] = {
     "transform_tensor": (("format", "arrays"), set()),
     "file": (BELOW, set()),
     "streaming": ((*BELOW, "file"), set()),
-    "operations": ((*BELOW, "file"), set()),
+    "multiplications": ((*BELOW, "file"), set()),
     "api": (TOP, {"typing_extensions"}),  # for type checkers only
     "torch": (TOP, {"torch", "PIL", "ml_dtypes", "typing_extensions"}),
     "cli": ((*TOP, "torch", ""), {"matplotlib", "safetensors", "tqdm", "ml_dtypes"}),

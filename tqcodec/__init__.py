@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from tqcodec.encoder.settings import Settings
     from tqcodec.encoder.statistics import Statistics
     from tqcodec.file import TensorFile
-    from tqcodec.operations import Operations, operations
+    from tqcodec.multiplications import Operations, operations
     from tqcodec.streaming import stream
     from tqcodec.transform_tensor import TransformTensor
 
@@ -77,12 +77,12 @@ _PLACES = {
     "EncodeReport": "tqcodec.encoder.findings",
     "Origin": "tqcodec.encoder.kinds",
     "TensorFile": "tqcodec.file",
-    "Operations": "tqcodec.operations",
+    "Operations": "tqcodec.multiplications",
     "Settings": "tqcodec.encoder.settings",
     "Statistics": "tqcodec.encoder.statistics",
     "TransformTensor": "tqcodec.transform_tensor",
     "coding_gain": "tqcodec.encoder.gain",
-    "operations": "tqcodec.operations",
+    "operations": "tqcodec.multiplications",
     "stream": "tqcodec.streaming",
 }
 

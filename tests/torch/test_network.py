@@ -21,7 +21,7 @@ from torch.nn import functional
 import tqcodec
 import tqcodec.torch
 from tqcodec.errors import DecodeError, EvaluationError
-from tqcodec.operations import Operations, of_tensor
+from tqcodec.multiplications import Operations, of_tensor
 from tqcodec.torch.inference import coefficients
 from tqcodec.torch.inference.coefficients import Coefficients
 from tqcodec.torch.inference.held import HOLDER, Held, hold, holder_of

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tqcodec.operations import Operations, used_channels
+from tqcodec.multiplications import Operations, used_channels
 from tqcodec.torch.inference.held import Holder, holder_of
 from tqcodec.transform_tensor import TransformTensor, narrowest
 

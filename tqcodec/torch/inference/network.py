@@ -17,7 +17,7 @@ from tqcodec.errors import EvaluationError
 from tqcodec.file import TensorFile
 from tqcodec.format.entries import Entry
 from tqcodec.format.registry import Coding
-from tqcodec.operations import of_tensor
+from tqcodec.multiplications import of_tensor
 from tqcodec.torch.checkpoint import to_tensor
 from tqcodec.torch.inference import coefficients
 from tqcodec.torch.inference.coefficients import Coefficients
