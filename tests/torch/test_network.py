@@ -50,13 +50,21 @@ def random_tensor(rng: Rng, shape: tuple[int, ...], bases: Any, kept: float) -> 
         shape,
         np.dtype(np.float32),
         ("out", "in", *["taps"] * (len(shape) - 2)),
-        narrowest(rng.integers(-9, 9, (out, len(columns)))),
+        narrowest(wild(rng, (out, len(columns)))),
         columns,
         (rows[0], rows[1], rows[2]),
         rng.choice([8, 9, 12], len(columns)),
         rng.integers(20, 40, lengths[0]),
         (1, round(math.log2(0.0002 / size))),
     )
+
+
+def wild(rng: Rng, size: tuple[int, int]) -> Any:
+    """Coefficients, some columns of which have a few of more than 8 bits."""
+    found = rng.integers(-9, 9, size)
+    far = rng.random(size) < 0.02
+    far &= rng.random(size[1]) < rng.choice([0.0, 0.3, 1.0])
+    return np.where(far, rng.integers(-500, 500, size), found)
 
 
 def close(found: Tensor, expected: Tensor, tolerance: float) -> bool:

@@ -25,7 +25,7 @@ CONVOLUTIONS: Final = {1: functional.conv1d, 2: functional.conv2d, 3: functional
 
 
 class Coefficients(Holder):
-    """A weight in the transform domain: 8 bits for a coefficient in most networks.
+    """A weight in the transform domain: 8 bits a coefficient, and 8 or 24 more in columns beyond.
 
     Weights are rebuilt in float32 and then rounded to the type of the network.
 
@@ -36,6 +36,8 @@ class Coefficients(Holder):
     """
 
     coefficients: Tensor
+    wide: Tensor | None
+    wide_columns: Tensor | None
     columns: Tensor | None
     multipliers: Tensor | None
     multiplier_of: Tensor | None
@@ -54,7 +56,7 @@ class Coefficients(Holder):
         self._spread = [tensor.shape[d] for d in order]
         self._places = [int(place) for place in np.argsort(order)]
         self._step = tensor.step
-        self._keep("coefficients", tensor.coefficients)
+        self._keep_coefficients(tensor.coefficients)
         whole = len(tensor.columns) == tensor.channels[1] * tensor.channels[2]
         self._keep("columns", None if whole else narrowest(tensor.columns))
         self._keep("row_scales", narrowest(tensor.row_scales))
@@ -68,6 +70,16 @@ class Coefficients(Holder):
     def _keep(self, name: str, array: NDArray[Any] | None) -> None:
         found = None if array is None else torch.from_numpy(np.ascontiguousarray(array))
         self.register_buffer(name, None if found is None else found.to(self.like.device), False)
+
+    def _keep_coefficients(self, values: NDArray[Any]) -> None:
+        """In 8 bits, and in a few columns what lies beyond these; in more bits where most do."""
+        narrow = values.clip(-128, 127).astype(np.int8)
+        rest = values.astype(np.int32) - narrow
+        beyond = np.flatnonzero(rest.any(axis=0))
+        few = 0 < len(beyond) < values.shape[1] / 2
+        self._keep("coefficients", narrow if few or not len(beyond) else narrowest(values))
+        self._keep("wide", narrowest(rest[:, beyond]) if few else None)
+        self._keep("wide_columns", narrowest(beyond) if few else None)
 
     def _keep_multipliers(self, multipliers: NDArray[np.int64]) -> None:
         """Few different ones, and one byte a column; no byte where all are the same."""
@@ -99,9 +111,13 @@ class Coefficients(Holder):
     def _rows(self) -> Tensor:
         return self.row_scales.float()
 
-    def _scaled(self, coefficients: Tensor) -> Tensor:
-        """Coefficients by multipliers and step, float32 (..., kept columns)."""
-        values = coefficients.float()
+    def _scaled(self, rows: Tensor | None = None) -> Tensor:
+        """Coefficients by multipliers and step, of some rows or all: float32 (..., columns)."""
+        narrow, wide = self.coefficients, self.wide
+        values = (narrow if rows is None else narrow[rows]).float()
+        if wide is not None and self.wide_columns is not None:
+            rest = (wide if rows is None else wide[rows]).float()
+            values.index_add_(-1, self.wide_columns.long(), rest)
         if self.multipliers is not None and self.multiplier_of is not None:
             return values * (self.multipliers.float() * self._step)[self.multiplier_of.long()]
         return values * self._step
@@ -126,7 +142,7 @@ class Coefficients(Holder):
 
     def forward(self) -> Tensor:
         """The weight, rebuilt."""
-        sums = self._synthesis(self._scaled(self.coefficients))
+        sums = self._synthesis(self._scaled())
         out = self.basis("out")
         if out is not None:
             sums = out.T @ sums
@@ -135,7 +151,7 @@ class Coefficients(Holder):
 
     def kernel(self) -> Tensor:
         """Coefficients as the weights of a layer on kept columns: (O', kept columns)."""
-        scaled = self._scaled(self.coefficients)
+        scaled = self._scaled()
         if self.out_basis is None:
             scaled = scaled * self._rows()[:, None]
         return scaled.to(self.like.dtype)
@@ -177,7 +193,7 @@ class Coefficients(Holder):
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Rows of the weight, of a matrix without an output basis."""
-        sums = self._synthesis(self._scaled(self.coefficients[indices]))
+        sums = self._synthesis(self._scaled(indices))
         return (sums * self._rows()[indices][..., None]).to(self.like.dtype)
 
     def extra_repr(self) -> str:
