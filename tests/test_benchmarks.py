@@ -283,6 +283,34 @@ benchmark.hostile_files = lambda: [("basis", benchmark.basis_file(256, 256)), ("
     assert rows(printed, "none")[0][2] == "header.signature"
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from Linux")
+def test_inference(folder: Path) -> None:
+    (folder / "net.py").write_text(
+        """
+from collections import OrderedDict
+from torch import nn
+def net():
+    fc = nn.Linear(16, 24, bias=False)
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(OrderedDict(conv=nn.Conv2d(8, 16, 3), pool=pool, fc=fc))
+"""
+    )
+    shape = ["--input", "8", "6", "6", "--batch", "1", "2"]
+    printed = run(folder, "inference", "net.py:net", "net.tqc", *shape)
+    found = {row[0]: row for row in map(str.split, printed.splitlines())}
+    assert list(found) == [
+        "way",
+        "float32",
+        "bfloat16",
+        "int8",
+        "transform",
+        "multiplications",
+        "lazy",
+    ]
+    assert float(found["lazy"][7]) == 0  # the error
+    assert float(found["transform"][7]) < 1e-5
+
+
 def test_allocation(folder: Path) -> None:
     printed = run(
         folder,

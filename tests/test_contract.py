@@ -41,7 +41,9 @@ def owners(library: str) -> set[str]:
 # What the two halves of the encoder share; it knows neither of them.
 SHARED = ("settings", "statistics", "kinds", "tensor", "histograms", "tables", "side", "effort")
 MATRIX = ("errors", "common", "format", *(f"encoder.{name}" for name in SHARED))
-TOP = ("errors", "version", "common", "native", "format", "encoder", "arrays", "file", "api")
+BELOW = ("errors", "common", "format", "arrays", "transform_tensor")
+READING = ("arrays", "transform_tensor", "file", "streaming", "multiplications")
+TOP = ("errors", "version", "common", "native", "format", "encoder", *READING, "api")
 # Each layer: what of the package it may import besides itself, and which libraries besides numpy.
 LAYERS: dict[str, tuple[Sequence[str], set[str]]] = {
     "version": ((), set()),
@@ -53,7 +55,10 @@ LAYERS: dict[str, tuple[Sequence[str], set[str]]] = {
     "encoder.matrix": ((*MATRIX, "native"), {"scipy"}),
     "encoder": (("errors", "version", "common", "format"), {"scipy"}),
     "arrays": (("errors", "common", "format"), {"ml_dtypes"}),
-    "file": (("errors", "common", "format", "arrays"), set()),
+    "transform_tensor": (("format", "arrays"), set()),
+    "file": (BELOW, set()),
+    "streaming": ((*BELOW, "file"), set()),
+    "multiplications": ((*BELOW, "file"), set()),
     "api": (TOP, {"typing_extensions"}),  # for type checkers only
     "torch": (TOP, {"torch", "PIL", "ml_dtypes", "typing_extensions"}),
     "cli": ((*TOP, "torch", ""), {"matplotlib", "safetensors", "tqdm", "ml_dtypes"}),
@@ -132,9 +137,11 @@ sys.stdout.write("done")
 
 def test_public_names() -> None:
     errors = ["DecodeError", "EncodeError", "EncodeReport", "EncodeWarning", "EvaluationError"]
-    more = ["InternalError", "LimitError", "MalformedError", "Origin"]
-    classes = ["Settings", "Statistics", "TQCError", "TensorFile", "UnsupportedError"]
-    verbs = ["coding_gain", "decode", "encode", "load", "open", "save", "verify"]
+    more = ["InternalError", "LimitError", "MalformedError", "Operations", "Origin"]
+    classes = ["Settings", "Statistics", "TQCError", "TensorFile", "TransformTensor"]
+    classes += ["UnsupportedError"]
+    verbs = ["coding_gain", "decode", "encode", "load", "open", "operations", "save", "stream"]
+    verbs += ["verify"]
     names = ["FORMAT_VERSION", *errors, *more, *classes, *verbs]
     assert tqcodec.__all__ == names
     assert all(getattr(tqcodec, name) is not None for name in names)

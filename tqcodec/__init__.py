@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from tqcodec.encoder.settings import Settings
     from tqcodec.encoder.statistics import Statistics
     from tqcodec.file import TensorFile
+    from tqcodec.multiplications import Operations, operations
+    from tqcodec.streaming import stream
+    from tqcodec.transform_tensor import TransformTensor
 
 __version__ = VERSION
 __all__ = [
@@ -52,27 +55,35 @@ __all__ = [
     "InternalError",
     "LimitError",
     "MalformedError",
+    "Operations",
     "Origin",
     "Settings",
     "Statistics",
     "TQCError",
     "TensorFile",
+    "TransformTensor",
     "UnsupportedError",
     "coding_gain",
     "decode",
     "encode",
     "load",
     "open",
+    "operations",
     "save",
+    "stream",
     "verify",
 ]
 _PLACES = {
     "EncodeReport": "tqcodec.encoder.findings",
     "Origin": "tqcodec.encoder.kinds",
     "TensorFile": "tqcodec.file",
+    "Operations": "tqcodec.multiplications",
     "Settings": "tqcodec.encoder.settings",
     "Statistics": "tqcodec.encoder.statistics",
+    "TransformTensor": "tqcodec.transform_tensor",
     "coding_gain": "tqcodec.encoder.gain",
+    "operations": "tqcodec.multiplications",
+    "stream": "tqcodec.streaming",
 }
 
 

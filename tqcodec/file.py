@@ -20,17 +20,20 @@ from numpy.typing import NDArray
 
 from tqcodec.arrays import Array, numpy_dtype
 from tqcodec.common import streams
+from tqcodec.common.arriving import BYTES, Arriving
 from tqcodec.common.checks import PathLike, need, need_options, path_of
 from tqcodec.common.progress import Progress
-from tqcodec.format.container import Container, default_limit
+from tqcodec.format import reconstruct
+from tqcodec.format.container import TRUSTED, Container, default_limit
 from tqcodec.format.entries import Entry
 from tqcodec.format.header import Header
-from tqcodec.format.native_decoder import NativeFile
+from tqcodec.format.native_decoder import Fetch, NativeFile
 from tqcodec.format.records import CodedTensor
+from tqcodec.format.registry import Coding
+from tqcodec.transform_tensor import TransformTensor, of_domain, of_values
 
 Found = TypeVar("Found")
 
-BYTES = (bytes, bytearray, memoryview)
 _SEEKING = threading.Lock()  # only where a file cannot be read at a position
 
 
@@ -56,13 +59,14 @@ class TensorFile(Mapping[str, Array]):
     of. Once it is closed, names and metadata are still there, tensors are not (ValueError).
 
     Args:
-        source: path of a file or a pipe, or its bytes.
+        source: path of a file or a pipe, or its bytes. (`tqcodec.stream` gives what is arriving:
+            a tensor can then be asked for while its bytes are held.)
         limit, workers, progress: as in `Reading`.
     """
 
     def __init__(
         self,
-        source: bytes | PathLike,
+        source: bytes | PathLike | Arriving,
         limit: int | None = None,
         workers: int = 1,
         progress: Progress | None = None,
@@ -72,8 +76,11 @@ class TensorFile(Mapping[str, Array]):
         self._closed = False
         self._path: str | None = None
         self._file: BinaryIO | None = None
+        self._arriving: Arriving | None = None
         self._data = memoryview(b"")
-        if isinstance(source, BYTES):
+        if isinstance(source, Arriving):
+            self._arriving = source
+        elif isinstance(source, BYTES):
             self._data = memoryview(source).cast("B")
         else:
             source = path_of(source)
@@ -86,12 +93,16 @@ class TensorFile(Mapping[str, Array]):
                     with file:
                         self._data = memoryview(file.read())
         self._length = self._size()
-        self._most = limit if limit is not None else default_limit(self._length)
         self._native: NativeFile | None = None
         try:
+            # Where nobody knows the length, the directory says it.
+            length = self._length if self._length is not None else self.container.length
+            believed = length if self._length is not None else min(length, TRUSTED)
+            self._most = limit if limit is not None else default_limit(believed)
+            # Of what is arriving, the bytes of the next tensor are not there.
+            self._together = self._most if self._arriving is None else 0
             with suppress(MemoryError):
-                place = self._data if self._file is None else self._file.fileno()
-                self._native = NativeFile.of(place, self._length)
+                self._native = NativeFile.of(self._place(), length)
             decoder = self._native
             names = [t.name for t in decoder.tensors] if decoder else self.container.index
             self._index = {name: i for i, name in enumerate(names)}
@@ -105,11 +116,22 @@ class TensorFile(Mapping[str, Array]):
         """The file as the format layer sees it."""
         return Container(self._fetch, self._length, self._limit)
 
-    def _size(self) -> int:
+    def _size(self) -> int | None:
+        """Bytes of the file, None where nobody knows."""
+        if self._arriving is not None:
+            return self._arriving.length
         return len(self._data) if self._file is None else os.fstat(self._file.fileno()).st_size
+
+    def _place(self) -> memoryview | int | Fetch:
+        """Where the decoder in C finds the file."""
+        if self._arriving is not None:
+            return self._arriving.fetch
+        return self._data if self._file is None else self._file.fileno()
 
     def _fetch(self, offset: int, length: int) -> bytes:
         self._check_open()
+        if self._arriving is not None:
+            return self._arriving.fetch(offset, length)
         if self._file is None:
             return bytes(self._data[offset : offset + length])
         data = _read_at(self._file, offset, length)
@@ -148,7 +170,7 @@ class TensorFile(Mapping[str, Array]):
         index = self._index[name]
 
         def one(decoder: NativeFile) -> Array | None:
-            patterns = decoder.tensor(index, self._most)
+            patterns = decoder.tensor(index, self._together)
             return None if patterns is None else _array(decoder, index, patterns)
 
         found = self._by_c([index], one)
@@ -170,6 +192,24 @@ class TensorFile(Mapping[str, Array]):
         record, _ = self.container.head(entry)
         record.coefficients[:] = found.reshape(record.coefficients.shape)
         return record
+
+    def transform(self, name: str) -> TransformTensor:
+        """A tensor in the transform domain, nothing reconstructed.
+
+        One that has none, because it is coded exactly or as a vector, comes as what it is, in
+        `TransformTensor.values`.
+
+        Raises:
+            DecodeError: it cannot be decoded.
+            KeyError: there is no such tensor.
+        """
+        entry = self.container.directory.entries[self._index[name]]
+        if entry.same_as is not None:
+            entry = self.container.directory.entries[entry.same_as]
+        if entry.needs is not None or entry.coding != Coding.TRANSFORM:
+            return of_values(self[name])
+        domain = reconstruct.domain(self.record(entry), entry.shape)
+        return of_domain(domain, numpy_dtype(entry.dtype))
 
     def decode_all(self) -> dict[str, Array]:
         """All tensors, in the order of the file; errors as of `tqcodec.decode`."""

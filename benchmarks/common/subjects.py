@@ -44,7 +44,7 @@ class Subject:
 def build(builder: str, arguments: Sequence[str]) -> Subject:
     """Call a builder: the name of a function here, or FILE.py:FUNCTION."""
     path, _, function = builder.rpartition(":")
-    module = _module(Path(path)) if path else sys.modules[__name__]
+    module = module_of(Path(path)) if path else sys.modules[__name__]
     call: Callable[..., Subject] = getattr(module, function)
     return call(*arguments)
 
@@ -58,7 +58,7 @@ def cifar10(code: str, depth: str, train: str, test: str) -> Subject:
         train: `.npz` file of the training images, the first of which calibrate.
         test: `.npz` file of the test images; `images` (N, 32, 32, 3) uint8 and `labels` (N,).
     """
-    module = _module(Path(code))
+    module = module_of(Path(code))
     model = module.load_resnet(int(depth))
     calibration = _cifar10(module, train, slice(CALIBRATION_IMAGES))
     return _subject(model, calibration, _cifar10(module, test, slice(None)), 50)
@@ -66,7 +66,7 @@ def cifar10(code: str, depth: str, train: str, test: str) -> Subject:
 
 def cifar10_held_out(code: str, depth: str, train: str) -> Subject:
     """As `cifar10`, but tested on the next 2,000 training images: for choices, not for results."""
-    module = _module(Path(code))
+    module = module_of(Path(code))
     model = module.load_resnet(int(depth))
     calibration = _cifar10(module, train, slice(CALIBRATION_IMAGES))
     held_out = slice(CALIBRATION_IMAGES, 2 * CALIBRATION_IMAGES)
@@ -187,7 +187,7 @@ def _split(inputs: torch.Tensor, labels: torch.Tensor, size: int) -> Batches:
     return list(zip(inputs.split(size), labels.split(size), strict=True))
 
 
-def _module(path: Path) -> ModuleType:
+def module_of(path: Path) -> ModuleType:
     """Load a Python file as a module."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:

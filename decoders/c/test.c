@@ -6,6 +6,8 @@
  */
 #include "tqcdec.h"
 
+#include <float.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -249,6 +251,64 @@ static void test_ways(const uint8_t *data, size_t size, const uint8_t *expected)
     tqc_close(file);
 }
 
+/* The sum of 10.2 for one weight, term by term. */
+static double weight_sum(const tqc_coefficients *c, uint64_t o, uint64_t i, uint64_t t) {
+    double sum = 0;
+    uint64_t row, k;
+    for (row = 0; row < c->channels[0]; row++) {
+        double out = c->basis[0] != NULL ? c->basis[0][row * c->length[0] + o] : row == o;
+        for (k = 0; out != 0 && k < c->kept; k++) {
+            uint64_t in = c->column[k] / c->channels[2], tap = c->column[k] % c->channels[2];
+            double term =
+                out * c->coefficients[row * c->kept + k] * (double)tqc_expand(c->multipliers[c->column[k]], 3);
+            term *= c->basis[1] != NULL ? c->basis[1][in * c->length[1] + i] : in == i;
+            term *= c->basis[2] != NULL ? c->basis[2][tap * c->length[2] + t] : tap == t;
+            sum += term;
+        }
+    }
+    return sum;
+}
+
+/* The weight of a place of a tensor, by the roles of its dimensions. */
+static double weight_at(const tqc_coefficients *c, const tqc_tensor *t, uint64_t place) {
+    uint64_t position[3] = {0, 0, 0}, below[3] = {1, 1, 1};
+    unsigned d = t->dimensions;
+    while (d-- > 0) { /* the last dimension of an axis varies fastest */
+        position[c->roles[d]] += place % t->shape[d] * below[c->roles[d]];
+        below[c->roles[d]] *= t->shape[d];
+        place /= t->shape[d];
+    }
+    return (weight_sum(c, position[0], position[1], position[2]) + 0.0) *
+           (ldexp(c->scale_mantissa, c->scale_exponent) * (double)tqc_expand(c->row_scales[position[0]], 5));
+}
+
+/* The weights that follow from a copy of each record, when the workspace has long been used again, are the tensor's. */
+static void test_records(const uint8_t *data, size_t size, const uint8_t *expected) {
+    tqc_file *file;
+    tqc_workspace *workspace = tqc_workspace_open(NULL);
+    size_t i;
+    uint64_t n;
+    CHECK(tqc_open_memory(data, size, NULL, &file, NULL) == TQC_DECODED);
+    for (i = 0; i < tqc_tensor_count(file); i++) {
+        const tqc_tensor *t = tqc_tensor_at(file, i);
+        tqc_coefficients c, copy;
+        void *memory;
+        if (t->coding != TQC_TRANSFORM || strcmp(t->dtype, "F32") != 0) continue;
+        CHECK(tqc_decode_coefficients(file, i, workspace, &c, NULL) == TQC_DECODED && c.dimensions == t->dimensions);
+        CHECK((memory = malloc((size_t)tqc_coefficients_size(&c) + 1)) != NULL);
+        tqc_coefficients_copy(&c, memory, &copy);
+        CHECK(tqc_decode_all(file, workspace, NULL, 0, NULL) == TQC_DECODED);
+        for (n = 0; n < t->elements; n += 1 + t->elements / 500) {
+            double exact = weight_at(&copy, t, n);
+            float weight = (float)(exact > FLT_MAX ? FLT_MAX : exact < -FLT_MAX ? -FLT_MAX : exact);
+            CHECK(is_f32(expected + t->position + 4 * n, &weight, 1));
+        }
+        free(memory);
+    }
+    tqc_workspace_close(workspace);
+    tqc_close(file);
+}
+
 static void test_failing_allocations(const uint8_t *data, size_t size, uint8_t *out, const uint8_t *expected,
                                      uint64_t bytes) {
     counter c;
@@ -331,6 +391,7 @@ static void test_file(const uint8_t *data, size_t size) {
     CHECK(expected != NULL && out != NULL);
     CHECK(decode(data, size, NULL, expected, NULL) == TQC_DECODED);
     test_ways(data, size, expected);
+    test_records(data, size, expected);
     test_failing_reads(data, size, out);
     if (size < 4096) {
         test_failing_allocations(data, size, out, expected, bytes);

@@ -3639,6 +3639,7 @@ static tqc_verdict decode_coefficients(const tqc_file *f, arena *a, uint32_t ind
         c->channels[axis] = h->channels[axis];
         c->basis[axis] = h->bases[axis].rows;
     }
+    c->dimensions = e->told.dimensions;
     c->roles = h->roles;
     c->scale_mantissa = h->scale_mantissa;
     c->scale_exponent = h->scale_exponent;
@@ -3666,6 +3667,43 @@ tqc_verdict tqc_decode_coefficients(const tqc_file *file, size_t index, tqc_work
     if (verdict != TQC_DECODED) return leave(a, verdict);
     a->error = NULL; /* the memory stays until the workspace is entered again */
     return TQC_DECODED;
+}
+
+/* A copy of `size` bytes at *place, which moves behind it; only the place moves where there is no memory. */
+static const void *copied(unsigned char *memory, uint64_t *place, const void *from, uint64_t size) {
+    unsigned char *to = memory == NULL ? NULL : memory + *place;
+    if (from == NULL) return NULL;
+    if (to != NULL && size > 0) memcpy(to, from, (size_t)size);
+    *place += size;
+    return to;
+}
+
+/* Arrays of the largest elements first, so that all are aligned. */
+static uint64_t copy_coefficients(const tqc_coefficients *from, unsigned char *memory, tqc_coefficients *to) {
+    uint64_t place = 0, positions;
+    unsigned axis;
+    *to = *from;
+    for (axis = 0; axis < AXES; axis++) {
+        positions = from->channels[axis] * from->length[axis];
+        to->basis[axis] = copied(memory, &place, from->basis[axis], positions * sizeof *from->basis[axis]);
+    }
+    to->column = copied(memory, &place, from->column, from->kept * sizeof *from->column);
+    positions = from->channels[OUT] * from->kept;
+    to->coefficients = copied(memory, &place, from->coefficients, positions * sizeof *from->coefficients);
+    to->roles = copied(memory, &place, from->roles, from->dimensions);
+    to->depths = copied(memory, &place, from->depths, from->columns);
+    to->multipliers = copied(memory, &place, from->multipliers, from->columns);
+    to->row_scales = copied(memory, &place, from->row_scales, from->length[OUT]);
+    return place;
+}
+
+uint64_t tqc_coefficients_size(const tqc_coefficients *from) {
+    tqc_coefficients unused;
+    return copy_coefficients(from, NULL, &unused);
+}
+
+void tqc_coefficients_copy(const tqc_coefficients *from, void *memory, tqc_coefficients *to) {
+    copy_coefficients(from, memory, to);
 }
 
 tqc_verdict tqc_decode_segments(const tqc_tables *tables, const tqc_tensor *tensor, const tqc_segment *segments,

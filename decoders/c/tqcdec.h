@@ -134,6 +134,7 @@ typedef struct {
     uint64_t length[3];     /* O, I, T */
     uint64_t channels[3];   /* O', I', T' */
     const double *basis[3]; /* synthesis rows, channels x length, integers; NULL on an axis without a basis */
+    unsigned dimensions;    /* of the tensor */
     const uint8_t *roles;   /* of the dimensions: 0 OUT, 1 IN, 2 TAPS */
     uint32_t scale_mantissa;
     int32_t scale_exponent;
@@ -150,6 +151,12 @@ typedef struct {
 
 tqc_verdict tqc_decode_coefficients(const tqc_file *file, size_t index, tqc_workspace *workspace,
                                     tqc_coefficients *coefficients, tqc_error *error);
+
+/* All of it in the caller's memory, where it stays: `memory` has tqc_coefficients_size(from) bytes and is aligned for
+ * doubles; the pointers of `to` lead into it. */
+uint64_t tqc_coefficients_size(const tqc_coefficients *from);
+void tqc_coefficients_copy(const tqc_coefficients *from, void *memory, tqc_coefficients *to);
+
 uint64_t tqc_expand(unsigned code, unsigned mantissa); /* 9.4: mantissa 5 for row scales, 3 for multipliers */
 
 /* ---- one tensor without a file ---- */

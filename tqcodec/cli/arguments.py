@@ -13,6 +13,7 @@ from tqcodec.version import VERSION
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
 
+DOMAINS = ("weights", "transform")
 MOST_WORKERS = 1024  # as for `Settings.workers`
 
 
@@ -72,6 +73,10 @@ def make_parser() -> argparse.ArgumentParser:
         needed = command in (calibrate, sweep)
         command.add_argument("-o", "--output", metavar="OUT", help=output, required=needed)
         command.add_argument("-f", "--force", action="store_true", help="overwrite OUT")
+    text = "weights, or transform: coefficients, bases and steps that they follow from"
+    decode.add_argument("--domain", choices=DOMAINS, default=DOMAINS[0], help=text)
+    text = "show multiplications of each layer, dense and in the transform domain"
+    info.add_argument("--operations", action="store_true", help=text)
     _add_encode_options(encode)
     _add_network_options(encode, required=False)
     text = "which state dict of a checkpoint that holds several, such as model_ema"

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import stat
 import sys
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,7 +28,7 @@ from tqcodec.arrays import dtype_of, numpy_dtype
 from tqcodec.common import foreign, npz, streams
 from tqcodec.common.atomic import check_writable, replacing
 from tqcodec.errors import EncodeError
-from tqcodec.format.dtypes import DTYPES
+from tqcodec.format.dtypes import DTYPES, DType
 
 Array = NDArray[Any]
 
@@ -118,6 +119,14 @@ def source(name: str) -> bytes | Path:
             return sys.stdin.buffer.read()
     path = Path(name)
     return streams.read(path) if path.exists() and not path.is_file() else path
+
+
+def arriving(name: str) -> AbstractContextManager[BinaryIO] | None:
+    """The bytes of standard input or of a pipe, to be read as they come; None for a file."""
+    if name == STANDARD:
+        return nullcontext(sys.stdin.buffer)
+    path = Path(name)
+    return path.open("rb", buffering=0) if path.exists() and not path.is_file() else None
 
 
 @contextmanager
@@ -369,33 +378,68 @@ def _as_oserror(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+Kind = tuple[DType, tuple[int, ...]]  # element type and shape of a tensor
+
+
 def _write_safetensors(
     file: BinaryIO, tensors: Mapping[str, Array], metadata: Mapping[str, str]
 ) -> None:
-    """A safetensors file, tensor by tensor: the library wants a path of its own, or all bytes.
+    """A safetensors file, tensor by tensor: the library wants a path of its own, or all bytes."""
+    kinds = {name: (dtype_of(name, array), array.shape) for name, array in tensors.items()}
+    header, places = _layout(kinds, metadata)
+    file.write(header)
+    for name in places:
+        file.write(_little(tensors[name]))
+
+
+def _layout(kinds: Mapping[str, Kind], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
+    """What a safetensors file begins with, and the place of each tensor behind it, ascending.
 
     As the library does it, the tensors with the largest elements come first, so that all are
     aligned, and the header ends at a multiple of 8 bytes.
     """
-    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
     header: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
-    end = 0
-    for name in names:
-        array = tensors[name]
-        begin, end = end, end + array.nbytes
-        kind = dtype_of(name, array).name
-        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [begin, end]}
+    places, end = {}, 0
+    for name in sorted(kinds, key=lambda name: (-kinds[name][0].size, name)):
+        dtype, shape = kinds[name]
+        begin, end = end, end + math.prod(shape) * dtype.size
+        header[name] = {"dtype": dtype.name, "shape": shape, "data_offsets": [begin, end]}
+        places[name] = begin
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     if len(text) > MOST_HEADER:
         raise EncodeError(
             f"names and metadata take {len(text)} bytes, safetensors hold {MOST_HEADER}"
         )
-    file.write(len(text).to_bytes(8, "little"))
-    file.write(text)
-    for name in names:
-        little = tensors[name].astype(tensors[name].dtype.newbyteorder("<"), copy=False)
-        file.write(little.reshape(-1).view(np.uint8).data)
+    return len(text).to_bytes(8, "little") + text, places
+
+
+def _little(array: Array) -> memoryview:
+    little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
+    return little.reshape(-1).view(np.uint8).data
+
+
+def write_arriving(
+    name: str,
+    kinds: Mapping[str, Kind],
+    metadata: Mapping[str, str],
+    tensors: Iterable[tuple[str, Array]],
+) -> None:
+    """A safetensors file of tensors that come in any order, each written when it comes.
+
+    Raises:
+        OSError: the file cannot be written; an old one is untouched, as for any other error.
+    """
+    path = Path(name)
+    header, places = _layout(kinds, metadata)
+    with replacing(path) as temporary, _as_oserror(path), temporary.open("wb") as file:
+        if not file.seekable():
+            _write_safetensors(file, dict(tensors), metadata)
+            return
+        file.write(header)
+        for tensor, array in tensors:
+            file.seek(len(header) + places[tensor])
+            file.write(_little(array))
 
 
 def _write_npz(path: Path, tensors: Mapping[str, Array]) -> None:

@@ -327,28 +327,16 @@ def _encode(arguments: Namespace) -> int:
 
 
 def _decode(arguments: Namespace) -> int:
-    from tqcodec import api, arrays
-    from tqcodec.cli import checkpoints, text
+    from tqcodec.cli import checkpoints, decode, text
 
     output = _output(arguments, ".safetensors")
     checkpoints.check_suffix(output)
-    source = checkpoints.source(arguments.input)
-    limit, workers = arguments.limit, arguments.workers
-    with (
-        terminal_progress() as progress,
-        api.open(source, limit=limit, workers=workers, progress=progress) as file,
-    ):
-        metadata = file.metadata()
-        entries = (e for e in file.container.directory.entries if e.needs is None)
-        checkpoints.check_tensors(output, {e.name: arrays.numpy_dtype(e.dtype) for e in entries})
-        tensors = file.decode_all()
-    checkpoints.write(output, checkpoints.Checkpoint(tensors, metadata))
-    decoded = sum(array.nbytes for array in tensors.values())
+    with terminal_progress() as progress:
+        tensors, decoded = decode.decode(arguments, output, progress)
     if arguments.json:
-        _print_json({"output": output, "tensors": len(tensors), "decoded_bytes": decoded})
+        _print_json({"output": output, "tensors": tensors, "decoded_bytes": decoded})
     else:
-        line = f"{text.printable(output)}: {len(tensors)} tensors, {decoded} bytes"
-        _print([line], output)
+        _print([f"{text.printable(output)}: {tensors} tensors, {decoded} bytes"], output)
     return 0
 
 
@@ -367,6 +355,8 @@ def _info(arguments: Namespace) -> int:
         data = describe.info(file, progress)
         if given is not None:
             gains.add_gains(data, file, given, progress)
+        if arguments.operations:
+            data["operations"] = describe.operations(file)
     if arguments.json:
         _print_json(data)
     else:

@@ -31,6 +31,7 @@ from tqcodec.format.registry import (
     Quantizer,
 )
 from tqcodec.format.vectors import Vector
+from tqcodec.multiplications import operations as operations_of
 
 Data = dict[str, Any]
 
@@ -108,6 +109,19 @@ def _tensor(file: TensorFile, entry: Entry) -> Data:
     if entry.coding == Coding.TRANSFORM and not tied and entry.needs is None:
         out |= _channels(file.record(entry), entry)
     return out
+
+
+def operations(file: TensorFile) -> Data:
+    """Multiplications of each layer, of `tqcodec.operations`, and their sums.
+
+    `least` is what a network in the mode "transform" takes for each position; where that is dense,
+    `rebuilding` comes once a pass.
+    """
+    layers = [
+        {**asdict(layer), "way": layer.way, "least": layer.least} for layer in operations_of(file)
+    ]
+    sums = {key: sum(layer[key] for layer in layers) for key in ("dense", "least")}
+    return {"layers": layers, **sums}
 
 
 def _is_weight(entry: Entry) -> bool:

@@ -76,6 +76,21 @@ def info_lines(data: Data, whole: bool = False) -> Iterator[str]:
         yield f"kinds: {'; '.join(counts)}"
     yield summary_line(data)
     yield from _gain_lines(tensors)
+    if "operations" in data:
+        yield from _operation_lines(data["operations"])
+
+
+def _operation_lines(data: Data) -> Iterator[str]:
+    """A table of `describe.operations`, a line for each layer."""
+    rows = [["name", "shape", "way", "kept/all", "dense", "transform", "rebuilding"]]
+    for layer in data["layers"]:
+        name, shape = printable(layer["name"]), "x".join(map(str, layer["shape"]))
+        kept = f"{layer['kept']}/{layer['columns']}" if layer["columns"] else "-"
+        numbers = (layer["dense"], layer["transform"], layer["rebuilding"] or None)
+        rows.append([name, shape, layer["way"], kept, *[_optional(n, str) for n in numbers]])
+    yield "multiplications for each position of the output, and to rebuild weights once a pass"
+    yield from aligned(rows, left=3)
+    yield f"{data['dense']} dense, {data['least']} each layer by its way"
 
 
 def _ranked(tensors: Sequence[Data]) -> list[Data]:

@@ -26,6 +26,7 @@ from tqcodec.format.tables import Tables, read_tables
 EVERYTHING: Final = 1 << 63  # a limit of decoded bytes that is none
 FREE_BYTES: Final = 32 << 20  # decoded, of any file
 BYTES_PER_BYTE: Final = 1000  # decoded, for each byte of the file
+TRUSTED: Final = 1 << 22  # bytes that a directory may claim to come, where nobody knows the length
 
 Fetch = Callable[[int, int], bytes]  # (offset, length) -> that many bytes, or fewer at the end
 
@@ -35,8 +36,10 @@ class Container:
 
     Args:
         fetch: gives bytes of the file by (offset, length).
-        length: bytes of the whole file.
-        limit: largest number of decoded bytes; None for 32 MiB plus 1000 times the file's length.
+        length: bytes of the whole file; None where they are not known yet, and the directory is
+            believed.
+        limit: largest number of decoded bytes; None for 32 MiB plus 1000 times the file's length,
+            of which no more than 4 MiB are believed.
 
     Attributes:
         header: the header.
@@ -49,10 +52,8 @@ class Container:
         DecodeError: the header or the directory cannot be decoded, or promises too much.
     """
 
-    def __init__(self, fetch: Fetch, length: int, limit: int | None = None) -> None:
+    def __init__(self, fetch: Fetch, length: int | None, limit: int | None = None) -> None:
         self._fetch = fetch
-        self.length = length
-        self.limit = limit if limit is not None else default_limit(length)
         self.header = header = read_header(fetch(0, HEADER_SIZE))
         stored = fetch(HEADER_SIZE, header.stored)
         self.directory_size = len(stored)
@@ -64,8 +65,11 @@ class Container:
         start = HEADER_SIZE + header.stored
         self.directory = read_directory(plain, header.stored, start, Reader(b"", HEADER_SIZE))
         end = start + sum(s.length for s in self.directory.segments())
-        if end != length:
+        if length is not None and length != end:
             raise MalformedError("container.length", f"{length} bytes, not {end}", min(end, length))
+        self.length = end
+        believed = length if length is not None else min(end, TRUSTED)
+        self.limit = limit if limit is not None else default_limit(believed)
         self.index = {entry.name: i for i, entry in enumerate(self.directory.entries)}
         self._tables: Tables | None = None
         # The last bundle read, by its index: patterns by name.

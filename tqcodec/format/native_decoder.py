@@ -26,6 +26,7 @@ _library = native.library(native.DECODER)
 
 Done = TypeVar("Done")
 Patterns = NDArray[np.unsignedinteger]
+Fetch = Callable[[int, int], bytes]  # (offset, length) -> that many bytes
 
 SMALL = 1 << 14  # elements; smaller tensors often share a bundle, so one task takes them all
 TASK = 1 << 21  # elements of a task, more or less
@@ -93,11 +94,11 @@ class NativeFile:
         self._ahead: dict[int, Patterns] = {}
 
     @staticmethod
-    def of(source: bytes | memoryview | int, length: int) -> NativeFile | None:
-        """A file in memory, or one on disk by its descriptor, which stays open.
+    def of(source: bytes | memoryview | int | Fetch, length: int) -> NativeFile | None:
+        """A file in memory, one on disk by its descriptor, which stays open, or one elsewhere.
 
         Args:
-            source: the bytes or the descriptor.
+            source: the bytes, the descriptor, or a function that gives bytes by (offset, length).
             length: bytes of the file.
 
         Returns:
@@ -105,7 +106,9 @@ class NativeFile:
         """
         if _library is None:
             return None
-        if not isinstance(source, int):
+        if callable(source):
+            file = _library.open_fetch(source, length)
+        elif not isinstance(source, int):
             file = _library.open_memory(source)
         elif hasattr(_library, "open_descriptor"):
             file = _library.open_descriptor(source, length)

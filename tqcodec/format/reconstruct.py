@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -24,6 +25,8 @@ ROW_SCALE_MANTISSA: Final = 5  # bits
 MULTIPLIER_MANTISSA: Final = 3
 BLOCK: Final = 1 << 17  # weights rebuilt at a time, to bound memory
 
+Rows = NDArray[np.int64] | None  # synthesis rows of an axis, None without a basis
+
 
 def expand(codes: NDArray[np.uint8], mantissa: int) -> NDArray[np.int64]:
     """Integers of 8-bit codes: c below 2^m; else (2^m + low m bits) << (c >> m) - 1."""
@@ -33,7 +36,7 @@ def expand(codes: NDArray[np.uint8], mantissa: int) -> NDArray[np.int64]:
     return np.where(exponent == 0, fraction, normal)
 
 
-def basis_rows(basis: Basis, axis_shape: Sequence[int]) -> NDArray[np.int64] | None:
+def basis_rows(basis: Basis, axis_shape: Sequence[int]) -> Rows:
     """Synthesis rows of a basis: int64 (channels, axis length), or None without a basis."""
     if basis.kind == BasisKind.DCT:
         return dct_rows(axis_shape)
@@ -42,7 +45,7 @@ def basis_rows(basis: Basis, axis_shape: Sequence[int]) -> NDArray[np.int64] | N
     return basis.entries.astype(np.int64) << basis.shifts.values.astype(np.int64)[:, None]
 
 
-def all_rows(coded: CodedTensor, shape: Sequence[int]) -> list[NDArray[np.int64] | None]:
+def all_rows(coded: CodedTensor, shape: Sequence[int]) -> list[Rows]:
     """Synthesis rows of the three axes."""
     taps_shape = taps_lengths(shape, coded.roles)
     return [
@@ -75,61 +78,112 @@ def _largest(vector: Vector) -> int:
     return int(vector.values.max()) if len(vector.values) else 0
 
 
-def transform_domain(coded: CodedTensor, rows: slice) -> NDArray[np.float64]:
-    """Integers q * m of some coefficient rows in all columns: float64 (rows, I', T')."""
-    inner, taps = len(coded.levels[Axis.IN].values), len(coded.levels[Axis.TAPS].values)
-    part = coded.coefficients[rows].astype(np.float64)
+@dataclass(frozen=True, eq=False)
+class Domain:
+    """A tensor in the transform domain, in the integers of 10.1 from which its weights follow.
+
+    Attributes:
+        shape: dimensions of the tensor.
+        roles: axis of each dimension.
+        coefficients: signed integers (O', kept columns).
+        columns: numbers i' * T' + t' of the kept columns, ascending.
+        bases: synthesis rows of the axes out, in, taps: int64 (channels, length of the axis); None
+            for an axis without a basis, whose channels are its positions.
+        multipliers: of each kept column, int64.
+        row_scales: of each position of the output axis, int64.
+        scale: (mantissa, exponent): the step is ``mantissa * 2 ** exponent``.
+    """
+
+    shape: tuple[int, ...]
+    roles: tuple[Axis, ...]
+    coefficients: NDArray[np.signedinteger]
+    columns: NDArray[np.integer]
+    bases: tuple[Rows, Rows, Rows]
+    multipliers: NDArray[np.int64]
+    row_scales: NDArray[np.int64]
+    scale: tuple[int, int]
+
+    @property
+    def channels(self) -> tuple[int, int, int]:
+        """Channels of the three axes: O', I', T'."""
+        lengths = axis_lengths(self.shape, self.roles)
+        out, inn, taps = (
+            length if basis is None else len(basis)
+            for basis, length in zip(self.bases, lengths, strict=True)
+        )
+        return out, inn, taps
+
+    def columns_of(self, rows: slice) -> NDArray[np.float64]:
+        """Integers q * m of some coefficient rows in all columns: float64 (rows, I', T')."""
+        _, inner, taps = self.channels
+        part = self.coefficients[rows].astype(np.float64)
+        if not (self.multipliers == 1).all():
+            part *= self.multipliers
+        if len(self.columns) < inner * taps:
+            full = np.zeros((len(part), inner * taps))
+            full[:, self.columns] = part
+            part = full
+        return part.reshape(len(part), inner, taps)
+
+
+def domain(coded: CodedTensor, shape: tuple[int, ...]) -> Domain:
+    """The transform domain of a record, its coefficients filled."""
+    out, inn, taps = all_rows(coded, shape)
     kept = coded.kept
-    if len(kept) < inner * taps:
-        full = np.zeros((len(part), inner * taps))
-        full[:, kept] = part
-        part = full
-    if len(coded.multipliers.values) and not (coded.multipliers.values == 1).all():
-        part = part * expand(coded.multipliers.values, MULTIPLIER_MANTISSA)
-    return part.reshape(len(part), inner, taps)
+    return Domain(
+        shape,
+        coded.roles,
+        coded.coefficients,
+        kept,
+        (out, inn, taps),
+        expand(coded.multipliers.values[kept], MULTIPLIER_MANTISSA),
+        expand(coded.row_scales.values, ROW_SCALE_MANTISSA),
+        coded.scale,
+    )
 
 
 def reconstruct(
     coded: CodedTensor, shape: tuple[int, ...], dtype: DType
 ) -> NDArray[np.unsignedinteger]:
+    """Bit patterns of the weights of a record, as of `weights`."""
+    return weights(domain(coded, shape), dtype)
+
+
+def weights(domain: Domain, dtype: DType) -> NDArray[np.unsignedinteger]:
     """Bit patterns of the weights, of the tensor's shape.
 
     Args:
-        coded: the record, coefficients filled; its `sum_bound` is below 2^53.
-        shape: dimensions of the tensor.
+        domain: of a record whose `sum_bound` is below 2^53.
         dtype: element type, floating point.
     """
-    lengths = axis_lengths(shape, coded.roles)
-    bases = all_rows(coded, shape)
-    scale = math.ldexp(coded.scale[0], coded.scale[1])
+    lengths = axis_lengths(domain.shape, domain.roles)
+    scale = math.ldexp(domain.scale[0], domain.scale[1])
     weights = np.empty(lengths, dtype.pattern)
-    out_basis = bases[Axis.OUT]
+    out_basis = domain.bases[Axis.OUT]
     for rows in _row_blocks(lengths, out_basis):
         if out_basis is None:
-            sums = _columns(transform_domain(coded, rows), bases)
+            sums = _columns(domain.columns_of(rows), domain.bases)
         else:
-            sums = _columns(transform_domain(coded, slice(None)), bases)
+            sums = _columns(domain.columns_of(slice(None)), domain.bases)
             synthesis = out_basis.astype(np.float64).T
             flat = sums.reshape(len(sums), lengths[1] * lengths[2])
             sums = (synthesis @ flat).reshape(lengths)
-        steps = scale * expand(coded.row_scales.values[rows], ROW_SCALE_MANTISSA)
+        steps = scale * domain.row_scales[rows]
         sums += 0.0  # leaves no negative zero: the sums stand for integers
         sums *= steps[:, None, None]
         np.clip(sums, -dtype.largest, dtype.largest, out=sums)
         weights[rows] = round_to(sums, dtype)
-    return _arrange(weights, shape, coded.roles)
+    return _arrange(weights, domain.shape, domain.roles)
 
 
-def _row_blocks(lengths: tuple[int, int, int], out_basis: NDArray[np.int64] | None) -> list[slice]:
+def _row_blocks(lengths: tuple[int, int, int], out_basis: Rows) -> list[slice]:
     """Blocks of rows; one block where an output basis needs all rows at once."""
     count = lengths[0]
     height = count if out_basis is not None else max(1, BLOCK // max(1, lengths[1] * lengths[2]))
     return [slice(r, min(r + height, count)) for r in range(0, count, max(1, height))]
 
 
-def _columns(
-    part: NDArray[np.float64], bases: Sequence[NDArray[np.int64] | None]
-) -> NDArray[np.float64]:
+def _columns(part: NDArray[np.float64], bases: Sequence[Rows]) -> NDArray[np.float64]:
     """Sums over the channels of the taps and of the input axis."""
     in_basis, taps_basis = bases[Axis.IN], bases[Axis.TAPS]
     if taps_basis is not None:

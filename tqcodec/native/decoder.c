@@ -1,5 +1,5 @@
-/* Python's way to the decoder in C (decoders/c): files on disk and in memory, without the interpreter
-   lock.
+/* Python's way to the decoder in C (decoders/c): files on disk, in memory and behind a function, without
+   the interpreter lock.
 
    A file that does not decode is reported as None or False, without a reason: the caller then has
    tqcodec/format/container.py say what is wrong. */
@@ -17,8 +17,9 @@
 
 typedef struct {
     PyObject_HEAD
-    Py_buffer data; /* stays while the file is open; none where it is on disk */
+    Py_buffer data; /* stays while the file is open; none where it is elsewhere */
     int descriptor;
+    PyObject *fetch; /* gives bytes by (offset, size); NULL where the file is elsewhere */
     tqc_file *file;
 } File;
 
@@ -26,6 +27,7 @@ static void File_dealloc(File *self)
 {
     tqc_close(self->file);
     if (self->data.obj) PyBuffer_Release(&self->data);
+    Py_XDECREF(self->fetch);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
@@ -195,6 +197,7 @@ static File *new_file(void)
     if (self) {
         self->data.obj = NULL;
         self->descriptor = -1;
+        self->fetch = NULL;
         self->file = NULL;
     }
     return self;
@@ -255,11 +258,39 @@ static PyObject *open_descriptor(PyObject *Py_UNUSED(module), PyObject *argument
 }
 #endif
 
+/* Bytes from a function of Python; an exception of its own is lost, as it is a read that failed. */
+static int fetch_at(void *context, uint64_t offset, void *buffer, size_t size)
+{
+    const File *self = context;
+    PyGILState_STATE state = PyGILState_Ensure();
+    PyObject *bytes = PyObject_CallFunction(self->fetch, "KK", (unsigned long long)offset, (unsigned long long)size);
+    int good = bytes && PyBytes_Check(bytes) && (size_t)PyBytes_GET_SIZE(bytes) == size;
+    if (good) memcpy(buffer, PyBytes_AS_STRING(bytes), size);
+    Py_XDECREF(bytes);
+    PyErr_Clear();
+    PyGILState_Release(state);
+    return good ? 0 : -1;
+}
+
+/* open_fetch(function, length): likewise, of a file whose bytes a function gives by (offset, size). */
+static PyObject *open_fetch(PyObject *Py_UNUSED(module), PyObject *arguments)
+{
+    PyObject *fetch;
+    unsigned long long length;
+    if (!PyArg_ParseTuple(arguments, "OK", &fetch, &length)) return NULL;
+    File *self = new_file();
+    if (!self) return NULL;
+    self->fetch = Py_NewRef(fetch);
+    tqc_source source = {.read = fetch_at, .context = self, .length = length};
+    return opened(self, tqc_open_source(&source, &UNLIMITED, &self->file, NULL));
+}
+
 static PyMethodDef methods[] = {
     {"open_memory", open_memory, METH_O, NULL},
 #ifndef _WIN32
     {"open_descriptor", open_descriptor, METH_VARARGS, NULL},
 #endif
+    {"open_fetch", open_fetch, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

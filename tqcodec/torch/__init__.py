@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from numpy.typing import NDArray
 
-from tqcodec import api
+from tqcodec import api, streaming
 from tqcodec.common.atomic import check_writable, replacing
 from tqcodec.common.checks import PathLike, need, need_function, path_of
 from tqcodec.common.progress import Progress
@@ -36,8 +36,10 @@ from tqcodec.torch import search, tuning
 from tqcodec.torch.calibration.calibrate import calibrate
 from tqcodec.torch.checkpoint import decoded, origins, to_arrays, to_tensor
 from tqcodec.torch.evaluation import Comparison, Reference, compare
+from tqcodec.torch.inference.network import network
 from tqcodec.torch.search import Evaluate
 from tqcodec.torch.versions import versions, versions_of
+from tqcodec.transform_tensor import TransformTensor
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -52,8 +54,10 @@ __all__ = [
     "decode",
     "encode",
     "load",
+    "network",
     "open",
     "save",
+    "stream",
 ]
 
 Model = torch.nn.Module | Mapping[str, torch.Tensor]
@@ -198,6 +202,14 @@ def open(source: bytes | PathLike, **options: Unpack[Reading]) -> StateFile:
     return StateFile(api.open(source, **options))
 
 
+def stream(
+    source: streaming.Source, *, limit: int | None = None
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """`tqcodec.stream` of tensors of PyTorch."""
+    found = streaming.stream(source, "weights", limit=limit)
+    return ((name, to_tensor(array)) for name, array in found)
+
+
 class StateFile(Mapping[str, torch.Tensor]):
     """Read-only mapping from names to tensors, each decoded when it is asked for."""
 
@@ -223,6 +235,10 @@ class StateFile(Mapping[str, torch.Tensor]):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return to_tensor(self._file[name])
+
+    def transform(self, name: str) -> TransformTensor:
+        """A tensor in the transform domain, in arrays of numpy, as of `TensorFile`."""
+        return self._file.transform(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._file)

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { after, before, describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
@@ -15,6 +15,28 @@ async function tensorsOf(file) {
   const tensors = new Map();
   for (const name of file.keys()) tensors.set(name, await file.tensor(name));
   return tensors;
+}
+
+const LARGEST = 2 ** 128 - 2 ** 104; // of F32
+
+/** The weight at a place of a tensor, term by term (specification, 10.2). */
+function weightAt({ roles, lengths, channels, bases, kept, coefficients, multipliers, rowScales, scale }, shape, place) {
+  const position = [0, 0, 0];
+  const below = [1, 1, 1];
+  for (let d = shape.length - 1; d >= 0; d--) {
+    position[roles[d]] += (place % shape[d]) * below[roles[d]];
+    below[roles[d]] *= shape[d];
+    place = Math.floor(place / shape[d]);
+  }
+  const at = (axis, row) => bases[axis]?.[row * lengths[axis] + position[axis]] ?? Number(row === position[axis]);
+  let sum = 0;
+  for (let row = 0; row < channels[0]; row++) {
+    for (let k = 0; k < kept.length; k++) {
+      const [i, t] = [Math.floor(kept[k] / channels[2]), kept[k] % channels[2]];
+      sum += at(0, row) * at(1, i) * at(2, t) * coefficients[row * kept.length + k] * multipliers[kept[k]];
+    }
+  }
+  return (sum + 0) * (scale * rowScales[position[0]]);
 }
 
 describe("open", () => {
@@ -52,6 +74,28 @@ describe("open", () => {
     assert.deepEqual([...record.bases[2]], [12, 8, 8, 12, 1, -2, -1, 2]);
     assert.deepEqual([record.bases[0], record.scale, [...record.rowScales]], [null, 3 / 32, [1, 1, 1, 1, 2]]);
     assert.equal(await file.record("b"), null);
+  });
+
+  it("gives records from which the weights follow", async () => {
+    let seen = 0;
+    const vectors = new URL("../../../conformance/accept/", import.meta.url);
+    const paths = readdirSync(vectors).filter((path) => path.endsWith(".tqc"));
+    const files = [...NAMES.map((name) => fixture(name)), ...paths.map((path) => new Uint8Array(readFileSync(new URL(path, vectors))))];
+    for (const bytes of files) {
+      const file = await open(bytes);
+      for (const name of file.keys()) {
+        const record = await file.record(name);
+        const { shape, dtype, data } = await file.tensor(name);
+        assert.equal(record === null, file.info(file.info(name).tiedTo ?? name).coding !== "transform");
+        if (record === null || dtype !== "F32") continue;
+        seen++;
+        for (let n = 0; n < data.length; n += 1 + Math.floor(data.length / 300)) {
+          const weight = Math.max(-LARGEST, Math.min(LARGEST, weightAt(record, shape, n)));
+          assert.equal(data[n], Math.fround(weight), `${name} at ${n}`);
+        }
+      }
+    }
+    assert.ok(seen > 50, `${seen} records`);
   });
 
   it("reports damage of one tensor for that tensor alone", async () => {

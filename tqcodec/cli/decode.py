@@ -1,0 +1,107 @@
+"""What `decode` does: files of tensors, of coefficients, and of what is still arriving."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+
+from tqcodec import api, arrays
+from tqcodec.arrays import Array
+from tqcodec.cli import checkpoints
+from tqcodec.cli.checkpoints import STANDARD, Checkpoint
+from tqcodec.common import streams
+from tqcodec.common.arriving import Arriving
+from tqcodec.common.progress import Progress
+from tqcodec.errors import EncodeError
+from tqcodec.file import TensorFile
+from tqcodec.streaming import Stream
+from tqcodec.transform_tensor import AXES, TransformTensor, narrowest
+
+KEY: Final = "tqcodec.transform"  # of the metadata: dtype, shape and roles of all tensors
+
+
+def decode(arguments: Namespace, output: str, progress: Progress | None) -> tuple[int, int]:
+    """Write the tensors of a file; how many they are, and their bytes."""
+    of_weights = arguments.domain == "weights"
+    plain = output != STANDARD and Path(output).suffix == ".safetensors"
+    if not of_weights and not plain and output != STANDARD:
+        raise EncodeError(f"{output}: coefficients are written as .safetensors only")
+    if of_weights and plain:
+        coming = checkpoints.arriving(arguments.input)
+        if coming is not None:
+            with streams.naming(_shown(arguments.input)), coming as source:
+                return _decode_arriving(source, output, arguments.limit, progress)
+    options = {"limit": arguments.limit, "workers": arguments.workers, "progress": progress}
+    with api.open(checkpoints.source(arguments.input), **options) as file:
+        metadata = file.metadata()
+        if of_weights:
+            checkpoints.check_tensors(output, _dtypes(file))
+            tensors = file.decode_all()
+        else:
+            tensors, about = coefficients(file)
+            metadata |= {KEY: json.dumps(about)}
+    checkpoints.write(output, Checkpoint(tensors, metadata))
+    return len(tensors), sum(array.nbytes for array in tensors.values())
+
+
+def _shown(name: str) -> str:
+    return "standard input" if name == STANDARD else name
+
+
+def _dtypes(file: TensorFile) -> dict[str, np.dtype[Any]]:
+    entries = (e for e in file.container.directory.entries if e.needs is None)
+    return {e.name: arrays.numpy_dtype(e.dtype) for e in entries}
+
+
+def _decode_arriving(
+    source: BinaryIO, output: str, limit: int | None, progress: Progress | None
+) -> tuple[int, int]:
+    """As `decode`, each tensor when its bytes are there."""
+    stream = Stream(Arriving(source), limit)
+    entries = stream.file.container.directory.entries
+    checkpoints.check_tensors(output, _dtypes(stream.file))
+    kinds = {entry.name: (entry.dtype, entry.shape) for entry in entries}
+
+    def tensors() -> Iterator[tuple[str, Array]]:
+        for done, (name, array) in enumerate(stream.tensors("weights"), 1):
+            assert not isinstance(array, TransformTensor), "weights are asked for"
+            yield name, array
+            if progress is not None:
+                progress("decode", done, len(entries))
+
+    checkpoints.write_arriving(output, kinds, stream.file.metadata(), tensors())
+    return len(entries), sum(entry.size for entry in entries)
+
+
+def coefficients(file: TensorFile) -> tuple[dict[str, Array], dict[str, Any]]:
+    """All tensors of a file in the transform domain, under the names of docs/use.md.
+
+    Returns:
+        arrays by `PART/NAME`, and what else has to be known of each tensor, by its name.
+    """
+    parts: dict[str, Array] = {}
+    about: dict[str, Any] = {}
+    for name in file:
+        tensor = file.transform(name)
+        parts |= {f"{part}/{name}": array for part, array in _parts(tensor).items()}
+        about[name] = {"dtype": tensor.dtype.name, "shape": tensor.shape, "roles": tensor.roles}
+    return parts, about
+
+
+def _parts(tensor: TransformTensor) -> dict[str, Array]:
+    if tensor.values is not None:
+        return {"values": tensor.values}
+    bases = zip(AXES, tensor.bases, strict=True)
+    return {
+        "coefficients": tensor.coefficients,
+        "columns": narrowest(tensor.columns),
+        "multipliers": narrowest(tensor.multipliers),
+        "row_scales": narrowest(tensor.row_scales),
+        "step": np.array(tensor.step),
+        **{f"basis_{axis}": narrowest(rows) for axis, rows in bases if rows is not None},
+    }

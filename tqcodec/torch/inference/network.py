@@ -1,0 +1,204 @@
+"""Networks with the weights of a file: dense, as coefficients, or decoded when they are needed."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tqcodec.common import foreign
+from tqcodec.common.checks import PathLike, need
+from tqcodec.errors import EvaluationError
+from tqcodec.file import TensorFile
+from tqcodec.format.entries import Entry
+from tqcodec.format.registry import Coding
+from tqcodec.multiplications import of_tensor
+from tqcodec.torch.checkpoint import to_tensor
+from tqcodec.torch.inference import coefficients
+from tqcodec.torch.inference.coefficients import Coefficients
+from tqcodec.torch.inference.held import Forward, Holder, hold
+from tqcodec.torch.inference.lazy import Lazy, LazyFile, Owned
+from tqcodec.torch.versions import with_versions
+
+Mode = Literal["weights", "transform", "lazy"]
+MODES: Final = ("weights", "transform", "lazy")
+
+CONVOLUTIONS: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED: Final = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+ATTENTION: Final = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+def network(
+    model: nn.Module, source: bytes | PathLike | TensorFile, mode: Mode = "weights"
+) -> nn.Module:
+    """A copy of a network with the weights of a file, which is to be run and not to be trained.
+
+    In the modes "transform" and "lazy" the weights of convolutions of 1 to 3 dimensions, transposed
+    ones too, linear layers, embeddings and attention are no parameters: they are made when
+    `module.weight` is read. All else is loaded as it is, and so are weights that share a bundle in
+    the file, those of embeddings with a largest norm, and in the mode "transform" those that are
+    coded exactly. Weights that modules share stay shared. `state_dict()` has all weights, dense;
+    `load_state_dict` refuses those that are held.
+
+    Args:
+        model: the network; it is not changed. It may be on the meta device.
+        source: path of a file, its bytes, or an open file. In the mode "lazy" it is read as long as
+            the network is in use, and must not be closed.
+        mode: "weights": parameters as ever. "transform": coefficients stay integers in memory;
+            convolutions, linear layers and embeddings compute from them where that takes fewer
+            multiplications, else from weights that are rebuilt at each pass. "lazy": weights are
+            decoded at each pass, one ahead in a thread, and let go; the results are those of
+            "weights" to the bit.
+
+    Raises:
+        DecodeError: the file cannot be decoded.
+        EvaluationError: file and network do not fit.
+        OSError: the file cannot be read.
+    """
+    need("the model", model, nn.Module, "an nn.Module")
+    if mode not in MODES:
+        raise ValueError(f"tqcodec: mode is {mode!r}, not one of {', '.join(MODES)}")
+    if isinstance(source, TensorFile):
+        return _network(model, source, mode, None)
+    file = TensorFile(source)
+    return _network(model, file, mode, Owned(file))
+
+
+@dataclass
+class _Weight:
+    """A parameter that may be held, and all places of the network where it is."""
+
+    parameter: Tensor
+    places: list[tuple[str, str]]  # name of the module, name of the parameter
+
+    @property
+    def keys(self) -> list[str]:
+        return [f"{module}.{name}" if module else name for module, name in self.places]
+
+
+def _network(model: nn.Module, file: TensorFile, mode: Mode, owned: Owned | None) -> nn.Module:
+    _check_meta(model)
+    entries = _entries(file)
+    held = [] if mode == "weights" else _held(model, entries, mode)
+    copied = _copy(model, held)
+    taken = {key for weight in held for key in weight.keys}
+    rest = {name: to_tensor(file[name]) for name in file if name not in taken}
+    lazy = LazyFile(file, owned) if mode == "lazy" else None
+    for weight in held:
+        _replace(copied, weight, file, lazy)
+    try:
+        copied.load_state_dict(with_versions(rest, file.metadata()))
+    except Exception as error:  # modules may load as they like
+        raise EvaluationError(foreign.described(error)) from error
+    return copied
+
+
+def _check_meta(model: nn.Module) -> None:
+    """Refuse a network that no state dict makes whole."""
+    known = model.state_dict()
+    for name, buffer in model.named_buffers():
+        if buffer.is_meta and name not in known:
+            raise EvaluationError(
+                f"the buffer {name!r} is on the meta device and in no state dict: make the network "
+                "on a real device"
+            )
+
+
+def _entries(file: TensorFile) -> Mapping[str, Entry]:
+    """What a file has of each tensor; of tied ones, of that which they are tied to."""
+    entries = file.container.directory.entries
+    return {e.name: e if e.same_as is None else entries[e.same_as] for e in entries}
+
+
+def _held(model: nn.Module, entries: Mapping[str, Entry], mode: Mode) -> list[_Weight]:
+    """The weights of a network that are to be held."""
+    found: dict[int, _Weight] = {}
+    refused: set[int] = set()
+    for path, module in model.named_modules(remove_duplicate=False):
+        names = _names(module)
+        for name, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            weight = found.setdefault(id(parameter), _Weight(parameter, []))
+            weight.places.append((path, name))
+            entry = entries.get(weight.keys[-1])
+            if name not in names or entry is None or not _fits(entry, parameter, mode):
+                refused.add(id(parameter))
+    return [weight for key, weight in found.items() if key not in refused]
+
+
+def _names(module: nn.Module) -> tuple[str, ...]:
+    """Parameters of a module that may be held."""
+    if isinstance(module, nn.Embedding):
+        return ("weight",) if module.max_norm is None else ()
+    if isinstance(module, nn.MultiheadAttention):
+        return ATTENTION
+    return ("weight",) if isinstance(module, (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)) else ()
+
+
+def _fits(entry: Entry, parameter: Tensor, mode: Mode) -> bool:
+    own = entry.coding == Coding.TRANSFORM if mode == "transform" else entry.bundle is None
+    real = entry.needs is None and entry.dtype.is_float and parameter.is_floating_point()
+    return own and real and entry.elements > 0 and entry.shape == tuple(parameter.shape)
+
+
+def _copy(model: nn.Module, held: list[_Weight]) -> nn.Module:
+    """A copy without the weights that are held, and with memory for what is on the meta device."""
+    memo: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_meta:
+            memo[id(tensor)] = _empty_like(tensor, "cpu")
+    for weight in held:
+        memo[id(weight.parameter)] = _empty_like(weight.parameter, "meta")
+    return copy.deepcopy(model, memo)
+
+
+def _empty_like(tensor: Tensor, device: str) -> Tensor:
+    empty = torch.empty_like(tensor, device=device, requires_grad=False)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
+    return empty
+
+
+def _replace(copied: nn.Module, weight: _Weight, file: TensorFile, lazy: LazyFile | None) -> None:
+    """Put a holder in all places of a weight."""
+    modules = [(copied.get_submodule(path), name) for path, name in weight.places]
+    forwards = [None if lazy is not None else _forward(module) for module, _ in modules]
+    key = weight.keys[-1]
+    if lazy is not None:
+        holder: Holder = Lazy(lazy, key, tuple(weight.parameter.shape), weight.parameter)
+    else:
+        computing = [m for (m, _), f in zip(modules, forwards, strict=True) if f is not None]
+        holder = _coefficients(key, file, weight.parameter, computing)
+    for (module, name), forward in zip(modules, forwards, strict=True):
+        if name in module._parameters:  # else it has been met by another name
+            hold(module, name, holder, forward)
+
+
+def _coefficients(
+    key: str, file: TensorFile, like: Tensor, computing: list[nn.Module]
+) -> Coefficients:
+    tensor = file.transform(key)
+    of = next((module for module in computing if isinstance(module, CONVOLUTIONS)), None)
+    groups, stride = (of.groups, math.prod(of.stride)) if of is not None else (1, 1)
+    operations = of_tensor(key, tensor, groups, stride)
+    if not computing:
+        operations = replace(operations, transform=None)
+    return Coefficients(tensor, like, operations)
+
+
+def _forward(module: nn.Module) -> Forward | None:
+    """How a module computes from coefficients; None where its class has a way of its own."""
+    own = type(module).forward
+    if isinstance(module, CONVOLUTIONS):
+        plain = next(kind for kind in CONVOLUTIONS if isinstance(module, kind))
+        usual = own is plain.forward and type(module)._conv_forward is plain._conv_forward
+        return coefficients.convolution if usual else None
+    if own is nn.Linear.forward:
+        return coefficients.linear
+    return coefficients.embedding if own is nn.Embedding.forward else None
