@@ -53,7 +53,7 @@ LAYERS: dict[str, tuple[Sequence[str], set[str]]] = {
     "format": (("errors", "common", "native"), {"constriction", "msgpack"}),
     **{f"encoder.{name}": (MATRIX, set()) for name in SHARED},
     "encoder.matrix": ((*MATRIX, "native"), {"scipy"}),
-    "encoder": (("errors", "version", "common", "format"), {"scipy"}),
+    "encoder": (("errors", "version", "common", "format"), {"scipy", "typing_extensions"}),
     "arrays": (("errors", "common", "format"), {"ml_dtypes"}),
     "transform_tensor": (("format", "arrays"), set()),
     "file": (BELOW, set()),
