@@ -20,16 +20,14 @@ from tqcodec.torch.batches import SEEDS, check_network, copied, device_of
 from tqcodec.torch.synthetic.examples import parts_like
 from tqcodec.torch.synthetic.leaves import dead_leaves
 from tqcodec.torch.synthetic.parts import ALONE, Part, Parts, batch_of
-from tqcodec.torch.synthetic.steps import Moments, Recipe, move
+from tqcodec.torch.synthetic.steps import DEFAULT, Moments, Recipe, move
 from tqcodec.torch.synthetic.tokens import Writer, random_tokens, vocabulary_of
 from tqcodec.torch.unchanged import unchanged
 
 COUNT = 256
-BATCH = 32  # at most; a batch normalisation's statistics are those of so many inputs
 MOST_COUNT = 1 << 20
 MOST_SIZE = 1 << 14  # of a side, as of image files
 MOST_TOKENS = 1 << 20
-RECIPE = Recipe()
 
 Numbers = float | Sequence[float]
 Size = int | tuple[int, int]
@@ -44,6 +42,7 @@ def synthetic_inputs(
     std: Numbers = 1.0,
     example: Any = None,
     tokens: int | None = None,
+    recipe: Recipe = DEFAULT,
     seed: int = 0,
     device: str | torch.device | None = None,
     progress: Progress | None = None,
@@ -76,15 +75,16 @@ def synthetic_inputs(
             first is the input, or a mapping of keyword arguments; samples along dimension 0. The
             inputs have its shapes and types, and its means and spreads (`synthetic.examples`).
         tokens: length of a text for networks that take integers (samples, length).
+        recipe: steps of gradient and what they weigh.
         seed: of all that is random.
         device: where the network runs; by default that of its first parameter. Elsewhere a copy of
             the network does.
         progress: called with ("synthetic inputs", steps done, of how many).
 
     Returns:
-        Batches of at most 32 samples on the CPU, as `calibrate` takes them: tensors, or mappings
-        where the example was one. Floats are of the type of the network's first parameter, or of
-        the example.
+        Batches of at most `recipe.batch` samples on the CPU, as `calibrate` takes them: tensors, or
+        mappings where the example was one. Floats are of the type of the network's first parameter,
+        or of the example.
 
     Raises:
         EncodeError: arguments that do not fit the network, or a network that fails on such inputs.
@@ -92,6 +92,7 @@ def synthetic_inputs(
     check_network(model)
     need_number("count", count, 1, MOST_COUNT)
     need_number("seed", seed, *SEEDS)
+    need("recipe", recipe, Recipe, "a Recipe")
     need_function("progress", progress)
     if sum(way is not None for way in (size, tokens, example)) != 1:
         raise EncodeError(
@@ -107,9 +108,9 @@ def synthetic_inputs(
         parts = _tokens(network, count, tokens, generator)
     else:
         parts = parts_like(example, count, generator)
-    batches = _split(parts, count, where)
+    batches = _split(parts, count, recipe.batch, where)
     with _explained(), unchanged(network, where, seed):
-        finish = _finish(network, batches[0], tokens, generator)
+        finish = _finish(network, batches[0], tokens, recipe, generator)
         return _finished(batches, finish, progress)
 
 
@@ -165,9 +166,9 @@ def _tokens(model: nn.Module, count: int, length: int, generator: torch.Generato
     return {ALONE: Part(random_tokens(count, length, vocabulary_of(model), generator))}
 
 
-def _split(parts: Parts, count: int, device: torch.device) -> list[Parts]:
-    """Batches of about equal size."""
-    batches = math.ceil(count / BATCH)
+def _split(parts: Parts, count: int, most: int, device: torch.device) -> list[Parts]:
+    """Batches of about equal size, `most` samples at most; two at least, which tuning needs."""
+    batches = max(min(2, count), math.ceil(count / most))
     bounds = [count * i // batches for i in range(batches + 1)]
     return [
         {name: part.chosen(slice(start, end), device) for name, part in parts.items()}
@@ -189,7 +190,7 @@ class _Finish:
 
 
 def _finish(
-    model: nn.Module, first: Parts, tokens: int | None, generator: torch.Generator
+    model: nn.Module, first: Parts, tokens: int | None, recipe: Recipe, generator: torch.Generator
 ) -> _Finish:
     """What a network can do for its inputs.
 
@@ -197,16 +198,17 @@ def _finish(
         model: the network.
         first: the first batch.
         tokens: length of texts, if it takes such.
+        recipe: how inputs are moved.
         generator: of what is random.
     """
     moments = Moments(model)
-    if moments.norms and any(part.gain is not None for part in first.values()):
+    if recipe.steps and moments.norms and any(part.gain is not None for part in first.values()):
 
         def moved(parts: Parts, number: int, done: Callable[[], None]) -> Parts:
             with moments.watching():
-                return move(model, moments, parts, number, RECIPE, generator, done)
+                return move(model, moments, parts, number, recipe, generator, done)
 
-        return _Finish(RECIPE.steps, moved)
+        return _Finish(recipe.steps, moved)
     if tokens is not None:
         writer = Writer(model, vocabulary_of(model))
         if writer.writes(first[ALONE].values):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tqcodec.errors import EncodeError
 from tqcodec.torch.batches import check_output, first_logits
 from tqcodec.torch.synthetic.parts import Part, Parts, call_of
 
@@ -37,6 +38,7 @@ class Recipe:
         moments: weight of means and variances.
         outputs: weight of the outputs.
         smoothness: weight of the mean difference of neighbouring pixels.
+        batch: most samples that are moved together. Means and variances are those of a batch.
     """
 
     steps: int = 40
@@ -44,6 +46,15 @@ class Recipe:
     moments: float = 1.0
     outputs: float = 0.1
     smoothness: float = 0.2
+    batch: int = 32
+
+    def __post_init__(self) -> None:
+        numbers = (self.rate, self.moments, self.outputs, self.smoothness)
+        if self.steps < 0 or self.batch < 1 or not all(0 <= x < math.inf for x in numbers):
+            raise EncodeError(f"{self}: numbers must be finite and at least 0, batch at least 1")
+
+
+DEFAULT = Recipe()
 
 
 class Moments:
