@@ -28,6 +28,7 @@ COUNT = 256
 MOST_COUNT = 1 << 20
 MOST_SIZE = 1 << 14  # of a side, as of image files
 MOST_TOKENS = 1 << 20
+STRIDE = 32
 
 Numbers = float | Sequence[float]
 Size = int | tuple[int, int]
@@ -67,8 +68,9 @@ def synthetic_inputs(
     Args:
         model: the network.
         count: number of samples.
-        size: of pictures: the side in pixels, or (height, width). They have as many channels as the
-            first convolution takes.
+        size: of pictures: the side in pixels, or (height, width). Those that are made are smaller
+            (`recipe.side`) if the network takes such. They have as many channels as the first
+            convolution takes.
         mean: of the channels on the scale of 0 to 255, taken off; one for each, or one for all.
         std: of the channels on that scale, divided by.
         example: one batch, for networks that take something else: a tensor, a tuple of which the
@@ -103,7 +105,8 @@ def synthetic_inputs(
     where = device_of(network)
     generator = torch.Generator().manual_seed(seed)
     if size is not None:
-        parts = _pictures(network, count, size, mean, std, generator)
+        sides = _sides(network, size, recipe.side)
+        parts = _pictures(network, count, sides, mean, std, generator)
     elif tokens is not None:
         parts = _tokens(network, count, tokens, generator)
     else:
@@ -130,27 +133,58 @@ def _on(model: nn.Module, device: str | torch.device | None) -> nn.Module:
 def _pictures(
     model: nn.Module,
     count: int,
-    size: Size,
+    sides: tuple[int, int],
     mean: Numbers,
     std: Numbers,
     generator: torch.Generator,
 ) -> Parts:
     """Dead leaves, normalised as the network wants them."""
-    need("size", size, (int, tuple, list), "a number of pixels or (height, width)")
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2:
-        raise EncodeError(f"size {size} is not (height, width)")
-    for side in sides:
-        need_number("size", side, 1, MOST_SIZE)
-    channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
+    channels = _channels(model)
     means, stds = (_by_channel(*one, channels) for one in (("mean", mean), ("std", std)))
     if not stds.all():
         raise EncodeError("std must not be 0")
     seed = int(torch.randint(1 << 62, (), generator=generator))
     leaves = torch.from_numpy(dead_leaves(count, *sides, channels=channels, seed=seed))
-    kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    part = Part(leaves.float() / 255, 255 / stds, -means / stds, is_picture=True, dtype=kind)
-    return {ALONE: part}
+    scale = {"gain": 255 / stds, "offset": -means / stds, "dtype": _type_of(model)}
+    return {ALONE: Part(leaves.float() / 255, is_picture=True, **scale)}
+
+
+def _sides(model: nn.Module, size: Size, most: int) -> tuple[int, int]:
+    """Height and width of the pictures: those asked for, or smaller where the network takes them.
+
+    Args:
+        model: the network.
+        size: as in `synthetic_inputs`.
+        most: of the short side, in pixels.
+    """
+    need("size", size, (int, tuple, list), "a number of pixels or (height, width)")
+    given = (size, size) if isinstance(size, int) else tuple(size)
+    if len(given) != 2:
+        raise EncodeError(f"size {size} is not (height, width)")
+    for side in given:
+        need_number("size", side, 1, MOST_SIZE)
+    height, width = given
+    if min(given) <= most:
+        return height, width
+    # Multiples of what networks usually divide by, as their own sizes are.
+    smaller = [max(1, round(side * most / min(given) / STRIDE)) * STRIDE for side in given]
+    kind, where = _type_of(model), device_of(model)
+    try:
+        with unchanged(model, where, 0), torch.no_grad():
+            model(torch.zeros(2, _channels(model), *smaller, dtype=kind, device=where))
+    except Exception:  # a network for one size: what else is wrong shows when it runs on that
+        return height, width
+    return smaller[0], smaller[1]
+
+
+def _channels(model: nn.Module) -> int:
+    """Of the pictures that a network takes."""
+    return next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
+
+
+def _type_of(model: nn.Module) -> torch.dtype:
+    """Of the floats that a network takes."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
 def _by_channel(what: str, values: Numbers, channels: int) -> Tensor:

@@ -39,6 +39,8 @@ class Recipe:
         outputs: weight of the outputs.
         smoothness: weight of the mean difference of neighbouring pixels.
         batch: most samples that are moved together. Means and variances are those of a batch.
+        side: most of a picture's short side, in pixels. Smaller pictures take less time and serve
+            as well; of a network that takes no other size than its own they have that.
     """
 
     steps: int = 40
@@ -47,11 +49,18 @@ class Recipe:
     outputs: float = 0.1
     smoothness: float = 0.2
     batch: int = 32
+    side: int = 128
 
     def __post_init__(self) -> None:
         numbers = (self.rate, self.moments, self.outputs, self.smoothness)
-        if self.steps < 0 or self.batch < 1 or not all(0 <= x < math.inf for x in numbers):
-            raise EncodeError(f"{self}: numbers must be finite and at least 0, batch at least 1")
+        if (
+            self.steps < 0
+            or min(self.batch, self.side) < 1
+            or not all(0 <= x < math.inf for x in numbers)
+        ):
+            raise EncodeError(
+                f"{self}: numbers must be finite and at least 0, batch and side at least 1"
+            )
 
 
 DEFAULT = Recipe()
