@@ -92,6 +92,10 @@ def tiny():
     power = torch.tensor([0.2, 1, 5]).view(3, 1, 1)  # unequal, for steps by column
     batches = [(power * torch.randn(16, 3, 8, 8), torch.arange(16) % 10) for _ in range(2)]
     return Subject(model, batches, batches, batches)
+
+def made_up():
+    from benchmarks.synthetic.cases import classifier
+    return classifier(tiny(), tiny().test, {"size": 8})
 """
 
 
@@ -333,6 +337,15 @@ def test_tools(folder: Path) -> None:
     assert len(found) == 11 + 4
     # Each was really turned off: something is lost, or gained.
     assert not [row for row in found if row.split()[-2:] in (["0.000", "1.00"], ["-0.000", "1.00"])]
+
+
+def test_synthetic(folder: Path) -> None:
+    made = ["--made", "leaves", "count=8", "steps=0", "--made", "moved", "count=8", "steps=2"]
+    network = ["--network", "tiny", "builder.py:made_up"]
+    printed = run(folder, "synthetic", *network, "--bits", "6", "--out", "rows.csv", *made)
+    for contender in ("weights alone", "real inputs", "leaves", "moved"):
+        assert re.search(rf"^{contender} +\d\.\d{{4}} \(", printed, re.M)
+    assert len((folder / "rows.csv").read_text().splitlines()) == 5
 
 
 def test_compare(folder: Path) -> None:

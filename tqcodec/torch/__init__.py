@@ -38,6 +38,7 @@ from tqcodec.torch.checkpoint import decoded, origins, to_arrays, to_tensor
 from tqcodec.torch.evaluation import Comparison, Reference, compare
 from tqcodec.torch.inference.network import network
 from tqcodec.torch.search import Evaluate
+from tqcodec.torch.synthetic.make import synthetic_inputs
 from tqcodec.torch.versions import versions, versions_of
 from tqcodec.transform_tensor import TransformTensor
 
@@ -58,6 +59,7 @@ __all__ = [
     "open",
     "save",
     "stream",
+    "synthetic_inputs",
 ]
 
 Model = torch.nn.Module | Mapping[str, torch.Tensor]
