@@ -58,6 +58,28 @@ class Own(nn.BatchNorm2d):
         return super().forward(x).relu()
 
 
+class Reader(nn.BatchNorm2d):
+    """Looks at its own statistics."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).clamp(max=float(self.running_mean.max()))  # type: ignore[union-attr]
+
+
+class Other(nn.BatchNorm2d):
+    """With another eps than it says."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        numbers = self.running_mean, self.running_var, self.weight, self.bias
+        return nn.functional.batch_norm(x, *numbers, eps=0.1)
+
+
+class Conditional(nn.BatchNorm2d):
+    """Takes more than its input."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x) * y
+
+
 class Named(nn.BatchNorm2d):
     """Another name, the same forward."""
 
@@ -93,6 +115,7 @@ FOLDED: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "sync": (lambda: nn.SyncBatchNorm(CHANNELS), 3),
     "lazy": (lazy, 3),
     "subclass": (lambda: Named(CHANNELS), 3),
+    "with an activation": (lambda: Own(CHANNELS), 3),
     "instance": (
         lambda: nn.InstanceNorm2d(CHANNELS, affine=True, track_running_stats=True),
         3,
@@ -103,8 +126,10 @@ FOLDED: dict[str, tuple[Callable[[], nn.Module], int]] = {
 }
 LEFT: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "no weight and bias": (lambda: nn.BatchNorm2d(CHANNELS, affine=False), 3),
-    "a forward of its own": (lambda: Own(CHANNELS), 3),
-    "a forward of its own ": (Frozen, 3),
+    "a forward of its own": (Frozen, 3),
+    "a forward of its own ": (lambda: Reader(CHANNELS), 3),
+    "a forward of its own  ": (lambda: Other(CHANNELS), 3),
+    "a forward of its own   ": (lambda: Conditional(CHANNELS), 3),
 }
 NONE: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "without statistics": (lambda: nn.BatchNorm2d(CHANNELS, track_running_stats=False), 3),

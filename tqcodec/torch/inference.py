@@ -12,19 +12,23 @@ again, which the new weight and bias do not expect.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.overrides import TorchFunctionMode
 
 from tqcodec.arrays import dtype_of
 from tqcodec.encoder.findings import Finding
@@ -39,7 +43,11 @@ ROLES = ("weight", "bias", "running_mean", "running_var")
 # In evaluation mode all of them compute the formula above where there are running statistics;
 # InstanceNorm does so too, and only then.
 FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward, _InstanceNorm.forward)
+AXES = (4, 2, 3, 5)  # of the inputs of normalisations, the most frequent first
 NAMED = 3  # layers that a message names
+
+
+_BATCH_NORM = inspect.signature(functional.batch_norm)
 
 
 @dataclass(frozen=True)
@@ -98,10 +106,11 @@ def fold(model: nn.Module, arrays: Mapping[str, Array], settings: Settings | Non
     """The state dict of a network in inference form. Neither of them is changed.
 
     Folded are the layers of torch (batch normalisation of all kinds, instance normalisation) that
-    have weight, bias and running statistics. The others with running statistics are left as they
-    are: those without weight and bias, of classes with a forward of their own, kept in train mode
-    while the network is in evaluation mode, whose tensors are shared with something else, under a
-    rule `exact` or `weight`, and where the result would not be finite or less precise.
+    have weight, bias and running statistics, and subclasses that do nothing else with these. The
+    others with running statistics are left as they are: those without weight and bias, of other
+    classes with a forward of their own, kept in train mode while the network is in evaluation mode,
+    whose tensors are shared with something else, under a rule `exact` or `weight`, and where the
+    result would not be finite or less precise.
 
     Args:
         model: the network.
@@ -194,11 +203,11 @@ def _objection(
     module: nn.Module, tensors: Sequence[Tensor | None], names: Sequence[Sequence[str]]
 ) -> str | None:
     """Why a layer is not known to compute the formula with its tensors, None if it is."""
-    own = getattr(type(module), "forward", None) not in FORWARDS or "forward" in vars(module)
-    if own:
-        return "a forward of its own"
     if any(tensor is None for tensor in tensors):
         return "no weight and bias"
+    usual = getattr(type(module), "forward", None) in FORWARDS and "forward" not in vars(module)
+    if not usual and not _only_normalises(module):
+        return "a forward of its own"
     # A module may compute a tensor of that name, or give its state dict another one.
     same = all(getattr(module, r, None) is t for r, t in zip(ROLES, tensors, strict=True))
     if not same or not all(names):
@@ -208,6 +217,49 @@ def _objection(
     eps: Any = module.eps
     usual = isinstance(eps, Real) and 0 <= float(eps) < math.inf
     return None if len(shapes) == 1 and floats and usual else "odd tensors or eps"
+
+
+class _Uses(TorchFunctionMode):
+    """While entered, keeps the calls of functions of torch that get one of some tensors."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        super().__init__()
+        self._ids = {id(tensor) for tensor in tensors}
+        self.found: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        flat = [*args, *kwargs.values()]
+        flat += [one for value in flat if isinstance(value, (list, tuple)) for one in value]
+        if any(id(one) in self._ids for one in flat):
+            self.found.append((func, args, kwargs))
+        return func(*args, **kwargs)
+
+
+def _only_normalises(module: nn.Module) -> bool:
+    """True for a subclass that calls `batch_norm` with its tensors, and uses them nowhere else.
+
+    Many libraries have one with an activation behind it. A copy of it is run on zeros.
+    """
+    if not isinstance(module, (_BatchNorm, _InstanceNorm)):
+        return False
+    for axes in AXES:
+        with suppress(Exception), torch.no_grad(), torch.random.fork_rng([]):
+            layer = to_evaluation(copied(module)).cpu()
+            tensors = [getattr(layer, role) for role in ROLES]
+            inputs = torch.zeros(2, len(tensors[0]), *[2] * (axes - 2), dtype=tensors[0].dtype)
+            with _Uses(tensors) as uses:
+                layer(inputs)
+            ((function, args, kwargs),) = uses.found
+            call = _BATCH_NORM.bind(*args, **kwargs)
+            call.apply_defaults()
+            given = call.arguments
+            known = all(given[role] is one for role, one in zip(ROLES, tensors, strict=True))
+            fixed = not given["training"] and given["eps"] == layer.eps
+            return function is functional.batch_norm and known and fixed
+    return False
 
 
 def _held(model: nn.Module) -> Iterator[Tensor]:
