@@ -22,8 +22,8 @@ from subjects import Subject, build
 
 import tqcodec
 import tqcodec.torch
-from tqcodec.encoder import corrections, job
-from tqcodec.encoder.matrix import choice, coding, feedback, grid, metric
+from tqcodec.encoder import corrections
+from tqcodec.encoder.matrix import choice, feedback, grid, metric, outcome, quantizer
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.format.registry import Axis
 
@@ -75,7 +75,7 @@ def _plain_corrected(sources: Any, statistics: Any, matrices: Any, names: Any) -
 @contextmanager
 def _no_gains() -> Iterator[None]:
     with (
-        mock.patch.object(coding, "gains_of", _ones),
+        mock.patch.object(outcome, "gains_of", _ones),
         mock.patch.object(feedback, "gains_of", _ones),
     ):
         yield
@@ -83,7 +83,7 @@ def _no_gains() -> Iterator[None]:
 
 @contextmanager
 def _no_rate_term() -> Iterator[None]:
-    with mock.patch.object(job, "TRELLIS_FEEDBACK_LAMBDA", 1e-6):
+    with mock.patch.object(quantizer, "TRELLIS_FEEDBACK_LAMBDA", 1e-6):
         yield
 
 

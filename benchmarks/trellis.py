@@ -19,9 +19,8 @@ import numpy as np
 from tensors import read_weights
 
 import tqcodec
-from tqcodec.encoder import job
-from tqcodec.encoder.matrix.method import Method
-from tqcodec.encoder.matrix.quantizer import TRELLIS_LAMBDA, UNIFORM_LAMBDA, Rates
+from tqcodec.encoder.matrix import quantizer
+from tqcodec.encoder.matrix.quantizer import TRELLIS_LAMBDA, UNIFORM_LAMBDA, Method, Rates
 
 ERRORS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 STEPS = 2.0 ** np.arange(-5, 1.6, 0.25)
@@ -59,7 +58,7 @@ def print_files(path: Path) -> None:
     for snr in RATIOS:
         sizes = []
         for steps in SEGMENTS:
-            with mock.patch.object(job, "MAX_STEPS", steps):
+            with mock.patch.object(quantizer, "MAX_STEPS", steps):
                 sizes.append(len(tqcodec.encode(tensors, tqcodec.Settings(snr=snr))))
         short, long = sizes
         print(f"{path.stem:>32}{snr:>7g} dB{short:>12}{long:>12}{long / short - 1:>9.2%}")

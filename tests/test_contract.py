@@ -39,7 +39,7 @@ def owners(library: str) -> set[str]:
 
 
 # What the two halves of the encoder share; it knows neither of them.
-SHARED = ("settings", "statistics", "kinds", "tensor", "histograms", "tables", "side")
+SHARED = ("settings", "statistics", "kinds", "tensor", "histograms", "tables", "side", "effort")
 MATRIX = ("errors", "common", "format", *(f"encoder.{name}" for name in SHARED))
 TOP = ("errors", "version", "common", "native", "format", "encoder", "arrays", "file", "api")
 # Each layer: what of the package it may import besides itself, and which libraries besides numpy.

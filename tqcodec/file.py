@@ -86,6 +86,7 @@ class TensorFile(Mapping[str, Array]):
                     with file:
                         self._data = memoryview(file.read())
         self._length = self._size()
+        self._most = limit if limit is not None else default_limit(self._length)
         self._native: NativeFile | None = None
         try:
             with suppress(MemoryError):
@@ -133,8 +134,7 @@ class TensorFile(Mapping[str, Array]):
         """
         self._check_open()
         decoder, found = self._native, None
-        limit = self._limit if self._limit is not None else default_limit(self._length)
-        if decoder is not None and sum(decoder.tensors[i].size for i in indices) <= limit:
+        if decoder is not None and sum(decoder.tensors[i].size for i in indices) <= self._most:
             with suppress(MemoryError):
                 found = act(decoder)
             self._check_open()  # else the bytes may be those of a file opened meanwhile
@@ -148,7 +148,7 @@ class TensorFile(Mapping[str, Array]):
         index = self._index[name]
 
         def one(decoder: NativeFile) -> Array | None:
-            patterns = decoder.tensor(index)
+            patterns = decoder.tensor(index, self._most)
             return None if patterns is None else _array(decoder, index, patterns)
 
         found = self._by_c([index], one)

@@ -6,6 +6,8 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import ml_dtypes
 import numpy as np
@@ -178,3 +180,79 @@ def test_it_decodes_what_python_decodes_and_nothing_else() -> None:
             assert not by_c(data)
         else:
             assert_equal(tqcodec.decode(data), expected)
+
+
+# Tensors that are decoded together, where they are read in their order
+
+
+def layers(count: int = 12) -> bytes:
+    """A file of small matrices that share no bundle."""
+    rng = np.random.default_rng(1)
+    found = {f"w{i}": rng.normal(size=(64, 40 + i)).astype(np.float32) for i in range(count)}
+    return tqcodec.encode(found, tqcodec.Settings(bits=3))
+
+
+def decoded_together(data: bytes, names: list[str], limit: int | None = None) -> list[int]:
+    """Tensors of each call of the decoder while these are read, which give what Python does."""
+    expected, calls = by_python(data), []
+    decode = NativeFile._decode
+
+    def counted(self: NativeFile, task: list[int]) -> Any:
+        calls.append(len(task))
+        return decode(self, task)
+
+    with mock.patch.object(NativeFile, "_decode", counted), tqcodec.open(data, limit=limit) as file:
+        for name in names:
+            np.testing.assert_array_equal(file[name], expected[name])
+    return calls
+
+
+def test_what_is_read_in_order_is_decoded_together() -> None:
+    names = [f"w{i}" for i in range(12)]
+    assert decoded_together(layers(), names) == [1, 11]
+    assert decoded_together(layers(), names * 2) == [1, 11] * 2
+
+
+def test_what_is_read_in_another_order_is_decoded_alone() -> None:
+    names = [f"w{i}" for i in (7, 0, 11, 3, 9, 1, 5)]
+    assert decoded_together(layers(), names) == [1] * 7
+
+
+def test_no_more_is_decoded_ahead_than_the_limit_and_some_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [f"w{i}" for i in range(12)]
+    sizes = [64 * (40 + i) * 4 for i in range(12)]
+    assert decoded_together(layers(), names, limit=sum(sizes[1:4])) == [1, 3, 2, 2, 2, 2]
+    monkeypatch.setattr(native_decoder, "AHEAD", sum(sizes[1:4]))
+    assert decoded_together(layers(), names) == [1, 3, 2, 2, 2, 2]
+
+
+def test_one_that_is_damaged_hurts_none_before_it() -> None:
+    data = bytearray(layers())
+    with tqcodec.open(bytes(data)) as file:
+        entry = file.container.directory.entries[5]
+    data[entry.segments[0].offset + 3] ^= 1
+    expected = by_python(layers())
+    with tqcodec.open(bytes(data)) as file:
+        for name in file:
+            if name == "w5":
+                with pytest.raises(MalformedError, match=r"segment\.crc"):
+                    file[name]
+            else:
+                np.testing.assert_array_equal(file[name], expected[name])
+
+
+def test_threads_that_read_in_order_get_arrays_of_their_own() -> None:
+    data = layers()
+    expected = by_python(data)
+    with tqcodec.open(data) as file:
+
+        def read(_: int) -> None:
+            for name in file:
+                array = file[name]
+                np.testing.assert_array_equal(array, expected[name])
+                array[:] = 0
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(read, range(40)))

@@ -22,8 +22,8 @@ from tqcodec.encoder.matrix import feedback
 from tqcodec.encoder.matrix import metric as metrics
 from tqcodec.encoder.matrix.feedback import quantize_with_feedback
 from tqcodec.encoder.matrix.grid import MOST_COLUMN, MOST_ROW, Steps, _steps, grid_of
-from tqcodec.encoder.matrix.method import Method
 from tqcodec.encoder.matrix.metric import Metric, metric_of
+from tqcodec.encoder.matrix.quantizer import Method
 from tqcodec.encoder.matrix.transform import ELT_REGULARISATION, elt, klt
 from tqcodec.encoder.statistics import ARRAYS, FORMAT, Statistics, WeightStatistics
 from tqcodec.format.reconstruct import MULTIPLIER_MANTISSA, ROW_SCALE_MANTISSA, expand

@@ -18,7 +18,7 @@ import pytest
 
 import tqcodec
 from tqcodec import Settings
-from tqcodec.encoder.matrix.method import Method
+from tqcodec.encoder.matrix.quantizer import Method
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "sizes.json"
 TOLERANCE = 0.005

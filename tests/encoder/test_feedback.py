@@ -15,8 +15,8 @@ from strategies import Array, Rng, coders, using
 from tqcodec.encoder.matrix import feedback
 from tqcodec.encoder.matrix import metric as metrics
 from tqcodec.encoder.matrix.feedback import Fed, quantize_with_feedback
-from tqcodec.encoder.matrix.method import Method
 from tqcodec.encoder.matrix.metric import Metric, assumed_metric
+from tqcodec.encoder.matrix.quantizer import Method
 
 ROWS = 12
 Assume = Callable[[int, tuple[int, ...]], Metric]

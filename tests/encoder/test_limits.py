@@ -24,7 +24,7 @@ from tqcodec import EncodeError, EncodeWarning, Settings
 from tqcodec.encoder import histograms, pipeline, tables
 from tqcodec.encoder.budget import within_limits
 from tqcodec.encoder.histograms import BINS, REACH, Histograms
-from tqcodec.encoder.matrix import coding
+from tqcodec.encoder.matrix import record
 from tqcodec.encoder.provenance import provenance
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.format import native, registry
@@ -244,7 +244,7 @@ def test_what_the_encoder_writes_is_below_the_limits_by_construction() -> None:
     assert histograms.MOST_LOW_BITS <= registry.MAX_LOW_BITS
     most = [tables.Table(-REACH, (1,) * (2 * REACH) + (4096 - 2 * REACH,), 0, 23)]
     assert len(write_tables(most * registry.MAX_TABLES)) < registry.MAX_TABLES_SIZE
-    assert 1 << coding.SCALE_BITS <= registry.MAX_SCALE_MANTISSA
+    assert 1 << record.SCALE_BITS <= registry.MAX_SCALE_MANTISSA
     for dtype in DTYPES.values():
         assert 1 << dtype.exponent_bits <= registry.MAX_OFFSET
     assert pipeline.PASSES > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from unittest import mock
@@ -10,11 +9,12 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from tqcodec.encoder import rate_control, target
-from tqcodec.encoder.matrix.method import Method
-from tqcodec.encoder.rate_control import SEARCHES, Estimate, search
+from tqcodec.encoder import rate_control
+from tqcodec.encoder.matrix.quantizer import Method
+from tqcodec.encoder.rate_control import SEARCHES, Estimate, seek
 from tqcodec.encoder.settings import Settings
-from tqcodec.encoder.target import Correction, Target
+from tqcodec.encoder.step_search import EXTREME
+from tqcodec.encoder.target import Target
 
 WEIGHTS = 100_000
 Curve = Callable[[float], tuple[float, float]]  # from a step to distortion and bits
@@ -60,7 +60,7 @@ def sought(curve: Curve, wish: Target, start: float) -> tuple[float, Estimate, i
     """Step, what is found there, and number of estimates."""
     asked: list[float] = []
 
-    def estimate(_analyses: object, _method: object, step: float) -> Estimate:
+    def estimate(_surveys: object, _method: object, step: float) -> Estimate:
         asked.append(step)
         return Estimate(*curve(step), [])
 
@@ -68,7 +68,7 @@ def sought(curve: Curve, wish: Target, start: float) -> tuple[float, Estimate, i
         return wish.octaves(found.distortion, found.bits)
 
     with mock.patch.object(rate_control, "estimate", estimate):
-        step, found = search([], Method(0, 0.0), start, miss, wish.tolerance)
+        step, found = seek([], Method(0, 0.0), start, miss, wish.tolerance)
     assert (found.distortion, found.bits) == curve(step) and step in asked
     assert asked[0] == start and len(asked) <= SEARCHES
     return step, found, len(asked)
@@ -76,7 +76,7 @@ def sought(curve: Curve, wish: Target, start: float) -> tuple[float, Estimate, i
 
 def assert_met(wish: Target, found: Estimate) -> None:
     """Within 0.02 dB, or 0.3 % of the bits; five times that in a hurry."""
-    slack, settings = 5 if wish.hurried else 1, wish.settings
+    slack, settings = wish.slack, wish.settings
     if settings.target_snr is not None:
         reached = 10 * math.log10(wish.energy / found.distortion)
         assert abs(reached - settings.target_snr) <= 0.02 * slack + 1e-9
@@ -89,12 +89,12 @@ def assert_met(wish: Target, found: Estimate) -> None:
         assert abs(found.bits / limit - 1 + 0.0015) <= 0.003 * slack + 1e-9
 
 
-@pytest.mark.parametrize("hurried", [False, True])
+@pytest.mark.parametrize("slack", [1.0, 5.0])
 @pytest.mark.parametrize("wish", WISHES, ids=str)
 @pytest.mark.parametrize("name", CURVES)
-def test_the_step_meets_the_target(name: str, wish: Settings, hurried: bool) -> None:
+def test_the_step_meets_the_target(name: str, wish: Settings, slack: float) -> None:
     """From afar, from near, from either side."""
-    goal = Target(wish, WEIGHTS, ENERGY[name] * WEIGHTS, hurried)
+    goal = Target(wish, WEIGHTS, ENERGY[name] * WEIGHTS, slack)
     for octave in (-20, -7.3, -1, 0.0, 0.4, 3):
         _, found, _ = sought(CURVES[name], goal, 2.0**octave)
         assert_met(goal, found)
@@ -107,7 +107,7 @@ def test_a_straight_curve_takes_two_tries(wish: Settings) -> None:
     def straight(step: float) -> tuple[float, float]:
         return WEIGHTS * step**2 / 12, WEIGHTS * (2 - math.log2(step))
 
-    goal = Target(wish, WEIGHTS, float(WEIGHTS), False)
+    goal = Target(wish, WEIGHTS, float(WEIGHTS))
     for octave in (-5, 0, 5):
         _, found, tries = sought(straight, goal, 2.0**octave)
         assert_met(goal, found)
@@ -118,7 +118,7 @@ def test_a_straight_curve_takes_two_tries(wish: Settings) -> None:
 @pytest.mark.parametrize("width", [1e-4, 0.003])
 @pytest.mark.parametrize("wish", [Settings(snr=28), Settings(bits=3)], ids=str)
 def test_small_steps_of_the_curve_do_no_harm(width: float, wish: Settings) -> None:
-    goal = Target(wish, WEIGHTS, float(WEIGHTS), False)
+    goal = Target(wish, WEIGHTS, float(WEIGHTS))
     for octave in (-6, 0, 4):
         _, found, _ = sought(stepped(CURVES["one"], width), goal, 2.0**octave)
         assert_met(goal, found)
@@ -127,7 +127,7 @@ def test_small_steps_of_the_curve_do_no_harm(width: float, wish: Settings) -> No
 @pytest.mark.parametrize("wish", [Settings(snr=28), Settings(bits=4)], ids=str)
 def test_the_best_beside_a_jump_is_taken(wish: Settings) -> None:
     """With jumps of an octave nothing meets the target; what comes out is one of the two beside."""
-    goal = Target(wish, WEIGHTS, float(WEIGHTS), False)
+    goal = Target(wish, WEIGHTS, float(WEIGHTS))
     curve = stepped(CURVES["one"], 1.0)
     nearest = min(abs(goal.octaves(*curve(2.0**x))) for x in range(-30, 10))
     for octave in (-6.2, 0.3, 4.1):
@@ -139,7 +139,7 @@ def test_the_best_beside_a_jump_is_taken(wish: Settings) -> None:
 @pytest.mark.parametrize("wish", [Settings(snr=28), Settings(bits=4)], ids=str)
 def test_a_search_crosses_flat_ground(wish: Settings) -> None:
     """From where the curve is flat, on either side of the target."""
-    goal = Target(wish, WEIGHTS, float(WEIGHTS), False)
+    goal = Target(wish, WEIGHTS, float(WEIGHTS))
     step, _, _ = sought(CURVES["one"], goal, 1.0)
     for low, high in ((1.1 * step, 4 * step), (0.2 * step, 0.7 * step)):
         curve = flat(CURVES["one"], low, high)
@@ -150,7 +150,7 @@ def test_a_search_crosses_flat_ground(wish: Settings) -> None:
 
 def test_a_curve_without_the_target_ends_at_the_ends() -> None:
     """The step runs to one end without overflow, and what came nearest is taken."""
-    goal = Target(Settings(bits=4), WEIGHTS, float(WEIGHTS), False)
+    goal = Target(Settings(bits=4), WEIGHTS, float(WEIGHTS))
     for bits in (1.0, 7.0):
         asked: list[float] = []
 
@@ -164,79 +164,8 @@ def test_a_curve_without_the_target_ends_at_the_ends() -> None:
         assert found.bits == bits * WEIGHTS
         towards = 1 if bits > 4 else -1
         assert np.all(np.diff(asked[:SEARCHES]) * towards >= 0)
-        assert max(map(abs, asked)) <= target.EXTREME
-        assert abs(asked[SEARCHES - 1]) == target.EXTREME
-
-
-# Correction
-
-
-def test_without_two_sides_the_next_step_is_on_the_other_one() -> None:
-    for octaves in (-30.0, -2.0, -0.01, 0.01, 2.0, 30.0):
-        following = Correction().next_step(8.0, octaves)
-        assert math.log2(following) == pytest.approx(3 - octaves)  # slope 1 to begin with
-    assert Correction().next_step(1.0, 1e6) == 2.0**-target.EXTREME
-    assert Correction().next_step(1.0, -1e6) == 2.0**target.EXTREME
-
-
-def test_the_slope_is_that_of_the_last_two_within_bounds() -> None:
-    for slope, used in ((0.5, 0.5), (2.0, 2.0), (0.01, target.SLOPES[0]), (9.0, target.SLOPES[1])):
-        correction = Correction()
-        correction.next_step(4.0, 1.0 + slope)
-        following = correction.next_step(2.0, 1.0)
-        assert math.log2(following) == pytest.approx(1 - 1 / used)
-
-
-def test_between_two_sides_the_next_step_is_between_them() -> None:
-    """Where the line between them crosses the target, but no closer to an end than a tenth."""
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        x0, width = rng.uniform(-9, 9), rng.uniform(0.01, 5)
-        below, above = -(10.0 ** rng.uniform(-4, 2)), 10.0 ** rng.uniform(-4, 2)
-        tries = [(x0, below), (x0 + width, above)]
-        for order in itertools.permutations(tries):
-            correction = Correction()
-            for x, octaves in order:
-                following = correction.next_step(2.0**x, octaves)
-            part = (math.log2(following) - x0) / width
-            assert part == pytest.approx(min(max(below / (below - above), 0.1), 0.9))
-
-
-def test_the_nearest_tries_on_either_side_count() -> None:
-    correction = Correction()
-    for x, octaves in ((-3.0, -3.0), (4.0, 6.0), (-1.0, -1.0), (2.0, 1.0)):
-        following = correction.next_step(2.0**x, octaves)
-    assert math.log2(following) == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize("jump", [-0.7, 0.0, 1.3])
-@pytest.mark.parametrize("sides", [(-1.0, 1.0), (-1e-3, 2.0), (-3.0, 0.01)])
-def test_a_jump_ends_the_search(jump: float, sides: tuple[float, float]) -> None:
-    """The steps close in on it until nothing is worth trying between them, and not before."""
-    correction, x = Correction(), jump + 1.7
-    tries = []
-    while not correction.is_narrow:
-        tries.append((x, sides[0] if x < jump else sides[1]))
-        assert len(tries) <= 60, "the search goes on for ever"
-        x = math.log2(correction.next_step(2.0**x, tries[-1][1]))
-        below = max((x for x, y in tries if y <= 0), default=-math.inf)
-        above = min((x for x, y in tries if y > 0), default=math.inf)
-        assert correction.is_narrow == (above - below < target.NARROWEST)
-    assert below < jump <= above
-
-
-def test_narrow_is_what_has_the_target_inside() -> None:
-    """Near steps on one side of it end nothing, nor do tries in the wrong order."""
-    for tries in (
-        [(0.0, 1.0), (0.001, 1.1)],
-        [(0.0, -1.0), (0.001, -0.9)],
-        [(0.0, 1.0), (0.001, -1.0)],
-        [(0.0, -1.0), (0.004, 1.0)],
-    ):
-        assert not Correction(tries).is_narrow
-    assert not Correction().is_narrow
-    assert Correction([(0.0, -1.0), (5.0, 3.0), (0.002, 1.0)]).is_narrow
-    assert Correction([(0.0, 0.0), (0.002, 1.0)]).is_narrow
+        assert max(map(abs, asked)) <= EXTREME
+        assert abs(asked[SEARCHES - 1]) == EXTREME
 
 
 # Target
@@ -244,11 +173,11 @@ def test_narrow_is_what_has_the_target_inside() -> None:
 
 def test_octaves_are_those_of_the_step() -> None:
     """Positive where the step is too coarse."""
-    snr = Target(Settings(snr=20), 1000, 500.0, False)
+    snr = Target(Settings(snr=20), 1000, 500.0)
     assert snr.octaves(5.0, 0.0) == pytest.approx(0)
     assert snr.octaves(4 * 5.0, 0.0) == pytest.approx(1)  # twice the step, four times the error
     assert snr.octaves(5.0 / 4, 0.0) == pytest.approx(-1)
-    bits = Target(Settings(bits=3), 1000, 500.0, False)
+    bits = Target(Settings(bits=3), 1000, 500.0)
     assert bits.octaves(0.0, 3000) == 0
     assert bits.octaves(0.0, 2000) == pytest.approx(1)  # a bit less for each weight
     assert bits.octaves(0.0, 4500) == pytest.approx(-1.5)
@@ -257,28 +186,27 @@ def test_octaves_are_those_of_the_step() -> None:
 
 def test_tolerances() -> None:
     for slack in (1, 5):
-        hurried = slack > 1
-        assert Target(Settings(snr=20), 10, 1.0, hurried).tolerance == pytest.approx(
+        assert Target(Settings(snr=20), 10, 1.0, slack).tolerance == pytest.approx(
             slack * 0.02 / (20 * math.log10(2))
         )
-        assert Target(Settings(bits=2), 10, 1.0, hurried).tolerance == pytest.approx(
+        assert Target(Settings(bits=2), 10, 1.0, slack).tolerance == pytest.approx(
             slack * 0.003 * 2
         )
-        assert Target(Settings(max_size=500), 1000, 1.0, hurried).tolerance == pytest.approx(
+        assert Target(Settings(max_size=500), 1000, 1.0, slack).tolerance == pytest.approx(
             slack * 0.003 * 4, rel=0.002
         )
 
 
 def test_files_that_are_too_large() -> None:
-    limited = Target(Settings(max_size=1000), 4000, 1.0, False)
+    limited = Target(Settings(max_size=1000), 4000, 1.0)
     assert not limited.is_above(1000) and limited.is_above(1001)
-    wanted = Target(Settings(bits=2), 5000, 1.0, False)
+    wanted = Target(Settings(bits=2), 5000, 1.0)
     assert not wanted.is_above(1253) and wanted.is_above(1254)
 
 
 def test_what_meets_the_limit_ranks_before_all_that_does_not() -> None:
     """Below it the largest file, above it the smallest."""
-    goal = Target(Settings(max_size=1000), 4000, 1.0, False)
+    goal = Target(Settings(max_size=1000), 4000, 1.0)
     sizes = [997, 990, 500, 1, 1001, 1002, 1500, 10**9]
     ranks = [goal.rank(goal.octaves(0.0, 8.0 * size), size) for size in sizes]
     assert ranks == sorted(ranks) and len(set(ranks)) == len(ranks) and math.isfinite(ranks[-1])
@@ -286,7 +214,7 @@ def test_what_meets_the_limit_ranks_before_all_that_does_not() -> None:
 
 
 def test_without_a_limit_the_nearest_size_ranks_first() -> None:
-    goal = Target(Settings(bits=2), 4000, 1.0, False)
+    goal = Target(Settings(bits=2), 4000, 1.0)
     sizes = [1000, 1001, 998, 1010, 980, 1500]
     ranks = [goal.rank(goal.octaves(0.0, 8.0 * size), size) for size in sizes]
     assert ranks == sorted(ranks) and ranks[0] == 0

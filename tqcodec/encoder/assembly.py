@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.encoder import budget, side, tables
+from tqcodec.encoder.effort import EFFORTS
 from tqcodec.encoder.histograms import Histograms
-from tqcodec.encoder.matrix.draft import Coded, with_tables
+from tqcodec.encoder.matrix.draft import Draft, Quantized
 from tqcodec.encoder.matrix.error import decibels
 from tqcodec.encoder.plan import SMALL
-from tqcodec.encoder.settings import TRELLIS_EFFORT, Settings
+from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.tables import TableSet
 from tqcodec.encoder.tensor import Item, Source
 from tqcodec.format import writer
 from tqcodec.format.entries import crc
 from tqcodec.format.planes import Part
+from tqcodec.format.records import CodedTensor
 from tqcodec.format.registry import MAX_SYMBOLS, PayloadKind
 from tqcodec.format.tables import Table, Tables
-from tqcodec.format.writer import Bundled, Draft, Raw, Record, Tied
+from tqcodec.format.writer import Bundled, Layout, Raw, Record, Tied
 
 INDEX_CLUSTERS, VECTOR_CLUSTERS, ENTRY_CLUSTERS, EXPONENT_CLUSTERS = 48, 16, 8, 12
-FAST_SIZES = (8, 24)  # numbers of clusters tried at the efforts without trellis
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,47 +74,54 @@ def _fit(
 def assemble(
     sources: Mapping[str, Source],
     items: Sequence[Item],
-    matrices: Mapping[str, Coded],
+    drafts: Mapping[str, Draft],
     parts: Mapping[str, Part],
     settings: Settings,
     provenance: str,
-) -> Draft:
-    """The file of coded matrices and of parts, in the order of the items."""
-    parts = {**parts, **{n: one.part for n, one in matrices.items() if one.part is not None}}
-    ratios = {n: decibels(one.error, one.energy) for n, one in matrices.items()}
-    matrices = {name: one for name, one in matrices.items() if one.part is None}
-    coded = list(matrices.values())
+) -> Layout:
+    """The file of drafts and of parts, in the order of the items."""
+    quantized, parts = {}, dict(parts)
+    for name, draft in drafts.items():
+        if isinstance(draft.content, Quantized):
+            quantized[name] = draft.content
+        else:
+            parts[name] = draft.content
+    contents, known = _with_tables(quantized, parts, EFFORTS[settings.effort].table_counts)
+    records = _records(sources, items, contents, drafts)
+    return writer.lay_out(records, known, dict(settings.metadata), provenance)
+
+
+def _with_tables(
+    quantized: Mapping[str, Quantized], parts: Mapping[str, Part], table_counts: Sequence[int]
+) -> tuple[dict[str, CodedTensor | Part | Raw], Tables]:
+    """What the file holds for each tensor, and its tables."""
+    matrices = list(quantized.values())
     plain = {name for name, part in parts.items() if side.is_incompressible(part)}
     tabled = {name: part for name, part in parts.items() if name not in plain}
-    ranged = any(c.record.payload_kind == PayloadKind.RANGE for c in coded)
+    ranged = any(one.record.payload_kind == PayloadKind.RANGE for one in matrices)
+    exponents = [side.exponent_histograms([part]) for part in tabled.values()]
     wanted = [
-        _Wanted([c.indices for c in coded], INDEX_CLUSTERS, symmetric=True, needed=ranged),
-        _Wanted([c.vectors for c in coded], VECTOR_CLUSTERS, symmetric=False),
-        _Wanted([c.entries for c in coded], ENTRY_CLUSTERS, symmetric=True),
-        _Wanted(
-            [side.exponent_histograms([p]) for p in tabled.values()],
-            EXPONENT_CLUSTERS,
-            symmetric=False,
-        ),
+        _Wanted([one.indices for one in matrices], INDEX_CLUSTERS, symmetric=True, needed=ranged),
+        _Wanted([one.vectors for one in matrices], VECTOR_CLUSTERS, symmetric=False),
+        _Wanted([one.entries for one in matrices], ENTRY_CLUSTERS, symmetric=True),
+        _Wanted(exponents, EXPONENT_CLUSTERS, symmetric=False),
     ]
-    sizes = FAST_SIZES if settings.effort < TRELLIS_EFFORT else tables.SIZES
-    known, (classes, vectors, entries, exponents) = _fit(wanted, sizes)
-    contents: dict[str, Coded | Part | Raw] = {}
-    for i, (name, one) in enumerate(matrices.items()):
-        record = with_tables(one, classes[i], vectors[i], entries[i])
-        contents[name] = replace(one, record=record)
+    known, (of_indices, of_vectors, of_entries, of_exponents) = _fit(wanted, table_counts)
+    contents: dict[str, CodedTensor | Part | Raw] = {
+        name: one.with_tables(of_indices[i], of_vectors[i], of_entries[i])
+        for i, (name, one) in enumerate(quantized.items())
+    }
     contents |= {name: Raw(parts[name].patterns.tobytes()) for name in plain}
-    for (name, part), table in zip(tabled.items(), exponents, strict=True):
+    for (name, part), table in zip(tabled.items(), of_exponents, strict=True):
         contents[name] = side.with_table(part, int(table[0]))
-    records = _records(sources, items, contents, ratios)
-    return writer.draft(records, known, dict(settings.metadata), provenance)
+    return contents, known
 
 
 def _records(
     sources: Mapping[str, Source],
     items: Sequence[Item],
-    contents: Mapping[str, Coded | Part | Raw],
-    ratios: Mapping[str, int | None],
+    contents: Mapping[str, CodedTensor | Part | Raw],
+    drafts: Mapping[str, Draft],
 ) -> Iterator[Record]:
     bundle, filled = 0, 0
     for item in items:
@@ -122,18 +130,16 @@ def _records(
         if item.same_as is not None:
             yield Record(item.name, dtype, shape, 0, Tied(item.same_as))
             continue
-        content, snr, kind = contents[item.name], ratios.get(item.name), int(item.kind)
-        if isinstance(content, Coded):
-            yield Record(item.name, dtype, shape, content.check, content.record, snr, kind)
-            continue
-        if isinstance(content, Raw):
-            yield Record(item.name, dtype, shape, crc(source.patterns), content, kind=kind)
-            continue
-        check, size = crc(content.patterns), len(content.patterns)
-        if size > min(SMALL, MAX_SYMBOLS):
-            yield Record(item.name, dtype, shape, check, content, snr, kind)
+        content: CodedTensor | Part | Raw | Bundled = contents[item.name]
+        draft, snr = drafts.get(item.name), None
+        if draft is not None:
+            check, snr = draft.check, decibels(draft.error, draft.energy)
         else:
+            check = crc(content.patterns if isinstance(content, Part) else source.patterns)
+        if isinstance(content, Part) and len(content.patterns) <= min(SMALL, MAX_SYMBOLS):
+            size = len(content.patterns)
             if filled + size > MAX_SYMBOLS:
                 bundle, filled = bundle + 1, 0
             filled += size
-            yield Record(item.name, dtype, shape, check, Bundled(bundle, content), snr, kind)
+            content = Bundled(bundle, content)
+        yield Record(item.name, dtype, shape, check, content, snr, int(item.kind))

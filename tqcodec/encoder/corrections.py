@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.encoder.matrix.draft import Coded
+from tqcodec.encoder.matrix.draft import Draft
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.encoder.tensor import Item, Source
 from tqcodec.format.dtypes import round_to, to_float
@@ -29,7 +29,7 @@ def adjustable(items: Sequence[Item]) -> set[str]:
 def corrected(
     sources: Mapping[str, Source],
     statistics: Mapping[str, WeightStatistics],
-    matrices: Mapping[str, Coded],
+    drafts: Mapping[str, Draft],
     names: set[str],
 ) -> dict[str, NDArray[np.unsignedinteger]]:
     """Bit patterns of the side tensors that change.
@@ -37,7 +37,7 @@ def corrected(
     Args:
         sources: all tensors.
         statistics: of the matrices.
-        matrices: what was coded.
+        drafts: of the matrices.
         names: of the side tensors that may be changed.
     """
     values: dict[str, NDArray[np.float64]] = {}
@@ -50,8 +50,8 @@ def corrected(
             return None
         return values.setdefault(name, to_float(source.patterns, source.dtype).astype(np.float64))
 
-    for name, coded in matrices.items():
-        effect = coded.effect
+    for name, draft in drafts.items():
+        effect = draft.effect
         if effect is None:
             continue
         one, rows = statistics[name], len(effect.gains)

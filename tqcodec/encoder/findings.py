@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tqcodec.encoder.matrix.draft import Coded
+from tqcodec.encoder.matrix.draft import Draft
 from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.target import SNR_MISS
 from tqcodec.encoder.tensor import Item
@@ -59,13 +59,13 @@ class EncodeReport:
             warnings.warn(finding.message, EncodeWarning, stacklevel=stacklevel)
 
 
-def snr_of(coded: Coded) -> float:
+def snr_of(draft: Draft) -> float:
     """Signal-to-noise ratio in dB, as `EncodeReport` has it."""
-    if coded.error <= 0:
+    if draft.error <= 0:
         return math.inf
-    if coded.lost:
+    if draft.is_lost:
         return -math.inf
-    return 10 * math.log10(max(coded.energy, 1e-300) / coded.error)
+    return 10 * math.log10(max(draft.energy, 1e-300) / draft.error)
 
 
 def of_matrices(

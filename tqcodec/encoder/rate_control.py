@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from tqcodec.encoder import tables
 from tqcodec.encoder.histograms import Histograms, nearest_seen
-from tqcodec.encoder.matrix.method import Method
-from tqcodec.encoder.matrix.quantizer import Rates
-from tqcodec.encoder.matrix.survey import Analysis
+from tqcodec.encoder.matrix.quantizer import Method, Rates
+from tqcodec.encoder.matrix.survey import Survey
+from tqcodec.encoder.step_search import StepSearch
 from tqcodec.encoder.tables import TableSet
-from tqcodec.encoder.target import Correction
 
 SAMPLE_TABLES = (16,)  # clusters while the step is sought
 SEARCHES = 12
@@ -33,7 +32,7 @@ class Estimate:
     """What the samples say of a step.
 
     Attributes:
-        distortion: squared error of all matrices, weighed by their sensitivity.
+        distortion: squared error of all matrices, weighed.
         bits: of all coefficients, bases, levels and tables.
         rates: code lengths for each tensor, to quantize it by.
     """
@@ -43,30 +42,30 @@ class Estimate:
     rates: list[Rates]
 
 
-def estimate(analyses: Sequence[Analysis], method: Method, step: float) -> Estimate:
+def estimate(surveys: Sequence[Survey], method: Method, step: float) -> Estimate:
     """Quantize the samples at a step, in rounds that refit the tables."""
-    rates = [_no_rates(a.class_count, method.contexts) for a in analyses]
-    scaled = [a.sample / np.float32(a.step(step)) for a in analyses]
+    rates = [_no_rates(one.class_count, method.contexts) for one in surveys]
+    scaled = [one.sample / np.float32(one.step(step)) for one in surveys]
     for _ in range(ROUNDS):
         quantized = [
-            method.quantize(x, a.classes, r.scaled(method.lam))
-            for x, a, r in zip(scaled, analyses, rates, strict=True)
+            method.quantize(x, one.classes, r.scaled(method.lam))
+            for x, one, r in zip(scaled, surveys, rates, strict=True)
         ]
         counted = [
-            method.count(q, a.classes, a.class_count)
-            for q, a in zip(quantized, analyses, strict=True)
+            method.count(q, one.classes, one.class_count)
+            for q, one in zip(quantized, surveys, strict=True)
         ]
         joined = Histograms.join(counted)
         fitted = tables.fit(joined, max(SAMPLE_TABLES), True, SAMPLE_TABLES)
         rates = rates_of(fitted, counted)
-    shares = [a.size / max(1, q.size) for a, q in zip(analyses, quantized, strict=True)]
-    edges = np.cumsum([0, *(a.class_count for a in analyses)])[:-1]
+    shares = [one.size / max(1, q.size) for one, q in zip(surveys, quantized, strict=True)]
+    edges = np.cumsum([0, *(one.class_count for one in surveys)])[:-1]
     groups = np.add.reduceat(tables.group_bits(joined, fitted), edges)
     distortion = sum(
-        a.sensitivity * share * a.step(step) ** 2 * _squared(x, q)
-        for share, a, x, q in zip(shares, analyses, scaled, quantized, strict=True)
+        one.sample_weight * share * one.step(step) ** 2 * _squared(x, q)
+        for share, one, x, q in zip(shares, surveys, scaled, quantized, strict=True)
     )
-    bits = float((groups * shares).sum()) + sum(a.side_bits for a in analyses)
+    bits = float((groups * shares).sum()) + sum(one.side_bits for one in surveys)
     return Estimate(distortion, bits, rates)
 
 
@@ -96,45 +95,41 @@ def rates_of(fitted: TableSet, counted: Sequence[Histograms]) -> list[Rates]:
     return out
 
 
-def with_own_step(analysis: Analysis, method: Method, start: float) -> Analysis:
-    """The analysis with the step that gives a matrix the bits of its rule, if it has one."""
-    bits = analysis.item.options.bits
-    if bits is None or analysis.energy <= 0:
-        return analysis
+def with_own_step(survey: Survey, method: Method, start: float) -> Survey:
+    """The survey with the step that gives a matrix the bits of its rule, if it has one."""
+    bits = survey.matrix.item.options.bits
+    if bits is None or survey.energy <= 0:
+        return survey
     wanted = bits
 
     def miss(found: Estimate) -> float:
-        return wanted - found.bits / analysis.size
+        return wanted - found.bits / survey.size
 
-    step, _ = search([analysis], method, start, miss, OWN_TOLERANCE)
-    return replace(analysis, own_step=analysis.step(step))
+    step, _ = seek([survey], method, start, miss, OWN_TOLERANCE)
+    return replace(survey, own_step=survey.step(step))
 
 
-def search(
-    analyses: Sequence[Analysis],
+def seek(
+    surveys: Sequence[Survey],
     method: Method,
     start: float,
     miss: Callable[[Estimate], float],
     tolerance: float,
 ) -> tuple[float, Estimate]:
-    """Step at which `miss` vanishes.
+    """Step at which `miss` vanishes on the samples, and what they say of it.
 
     Args:
-        analyses: samples of all weight matrices.
+        surveys: of all weight matrices.
         method: the quantizer.
         start: first step tried.
         miss: by how much an estimate lies above its target, in octaves of the step.
         tolerance: largest miss that will do.
     """
-    step, correction = start, Correction()
-    best: tuple[float, float, Estimate] | None = None
-    for _ in range(SEARCHES):
-        found = estimate(analyses, method, step)
-        octaves = miss(found)
-        if best is None or abs(octaves) < best[0]:
-            best = (abs(octaves), step, found)
-        if best[0] <= tolerance:
-            break
-        step = correction.next_step(step, octaves)
+    search = StepSearch(start, tolerance, SEARCHES)
+    best: Estimate | None = None
+    while search.is_open:
+        found = estimate(surveys, method, search.step)
+        if search.tell(miss(found)):
+            best = found
     assert best is not None, "SEARCHES is positive"
-    return best[1], best[2]
+    return search.best_step, best

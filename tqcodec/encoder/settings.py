@@ -12,7 +12,6 @@ TRANSFORMS = ("auto", "none", "dct", "klt", "elt")
 PAYLOADS = ("range", "fixed")
 DECIBELS_PER_QUALITY = 0.4
 DEFAULT_QUALITY = 70.0
-TRELLIS_EFFORT = 3  # from here on the trellis quantizes
 
 
 @dataclass(frozen=True)

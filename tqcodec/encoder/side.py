@@ -43,22 +43,21 @@ def make_part(patterns: NDArray[np.unsignedinteger], dtype: DType, kept: int | N
     if kept == full:
         kept -= _spare_bits(flat, full)
     unsigned = not (flat >> (8 * dtype.size - 1)).any()
-    exponents = exponents_of(flat, dtype)
-    low, high = int(exponents.min(initial=0)), int(exponents.max(initial=0))
     if not len(flat):
         return Part(dtype, flat, kept, True, None, 0)
-    if low == high or exponents.min() == exponents.max():
+    exponents = exponents_of(flat, dtype)
+    if exponents.min() == exponents.max():
         return Part(dtype, flat, kept, unsigned, None, int(exponents[0]))
-    return Part(dtype, flat, kept, unsigned, 0, _offset(exponents, high))
+    return Part(dtype, flat, kept, unsigned, 0, _offset(exponents))
 
 
-def _offset(exponents: NDArray[np.int32], high: int) -> int:
+def _offset(exponents: NDArray[np.int32]) -> int:
     """The exponent in the middle of the table.
 
     Tables are shared, so exponents line up at their largest value; but where more of them can be
     coded without escape, as in a tensor of zeros and few other numbers, at their smallest one.
     """
-    offsets = (high - MIDDLE, int(exponents.min()))
+    offsets = (int(exponents.max()) - MIDDLE, int(exponents.min()))
     near = [int((np.abs(exponents - offset) <= REACH).sum()) for offset in offsets]
     return offsets[near[1] > near[0]]
 

@@ -1,9 +1,9 @@
-"""Target: how far a file is from what the user asked for, and which step to try next."""
+"""Target: how far a file is from what the user asked for."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tqcodec.encoder.settings import Settings
 
@@ -11,11 +11,7 @@ SNR_TOLERANCE = 0.02  # dB
 BITS_TOLERANCE = 0.003  # relative
 SNR_MISS = 0.25  # dB below the target that are worth a word
 FAR = 1e3  # octaves
-HURRY = 5.0  # times these tolerances for a fast encoding
 DECIBELS_PER_OCTAVE = 20 * math.log10(2)
-EXTREME = 64.0  # log2 of the finest and the coarsest step
-SLOPES = (0.15, 3.0)  # octaves of the target for one of the step: 1 at high rate
-NARROWEST = 0.003  # octaves between two steps with nothing between them: sizes may jump
 
 
 @dataclass(frozen=True)
@@ -26,21 +22,20 @@ class Target:
         settings: with the target.
         weights: elements of all weight matrices.
         energy: of all weight matrices, weighed as their error is.
-        hurried: True where a rough hit will do.
+        slack: how far from it will do, in tolerances.
     """
 
     settings: Settings
     weights: int
     energy: float
-    hurried: bool
+    slack: float = 1.0
 
     @property
     def tolerance(self) -> float:
-        """Distance that will do: 0.02 dB or 0.3 % of the bits, five times that in a hurry."""
-        slack = HURRY if self.hurried else 1.0
+        """Distance that will do: 0.02 dB or 0.3 % of the bits, times the slack."""
         if self.settings.target_snr is not None:
-            return slack * SNR_TOLERANCE / DECIBELS_PER_OCTAVE
-        return slack * BITS_TOLERANCE * self._wanted / self.weights
+            return self.slack * SNR_TOLERANCE / DECIBELS_PER_OCTAVE
+        return self.slack * BITS_TOLERANCE * self._wanted / self.weights
 
     @property
     def _wanted(self) -> float:
@@ -75,40 +70,3 @@ class Target:
         """Distance from the target; infinitely far where a hard limit is broken."""
         limit = self.settings.max_size
         return abs(octaves) + (1e6 * size if limit is not None and size > limit else 0)
-
-
-@dataclass
-class Correction:
-    """Steps that close in on a target: regula falsi, with the high-rate slope to begin with."""
-
-    tried: list[tuple[float, float]] = field(default_factory=list)  # log2 of the step, octaves
-
-    def next_step(self, step: float, octaves: float) -> float:
-        """A better step than `step`, which missed by `octaves`."""
-        x = math.log2(step)
-        self.tried.append((x, octaves))
-        if (ends := self._ends()) is not None:
-            (x0, y0), (x1, y1) = ends
-            # Not closer to either end than a tenth: a bent curve must not stall the search.
-            part = min(max(-y0 / (y1 - y0), 0.1), 0.9)
-            return float(2.0 ** (x0 + (x1 - x0) * part))
-        slope = 1.0
-        if len(self.tried) > 1:
-            (x0, y0), (x1, y1) = self.tried[-2:]
-            if x0 != x1:
-                slope = min(max((y1 - y0) / (x1 - x0), SLOPES[0]), SLOPES[1])
-        return float(2.0 ** min(max(x - octaves / slope, -EXTREME), EXTREME))
-
-    @property
-    def is_narrow(self) -> bool:
-        """True where the target lies between two steps that are nearly the same."""
-        ends = self._ends()
-        return ends is not None and ends[1][0] - ends[0][0] < NARROWEST
-
-    def _ends(self) -> tuple[tuple[float, float], tuple[float, float]] | None:
-        """The nearest tries on either side of the target, where there are some."""
-        below = [point for point in self.tried if point[1] <= 0]
-        above = [point for point in self.tried if point[1] > 0]
-        if below and above and max(below)[0] < min(above)[0]:
-            return max(below), min(above)
-        return None

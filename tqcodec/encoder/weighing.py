@@ -4,19 +4,88 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from tqcodec.encoder.matrix.metric import Metric
 from tqcodec.encoder.matrix.survey import CONVERT
 from tqcodec.encoder.matrix.transform import HIGH_RATE
 from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.tensor import Source
+from tqcodec.errors import EncodeError
 from tqcodec.format.dtypes import to_float
 
 # Step of a matrix without statistics: rms ** RMS_EXPONENT * size ** SIZE_EXPONENT, but at most
 # MOST_BEHIND times the relative step at which half of all weights lie.
 RMS_EXPONENT, SIZE_EXPONENT, MOST_BEHIND = 0.25, 0.375, 2.0
 FARTHEST = 60.0  # octaves of the first step
+LEAST_POWER = 2.0**-110  # of gradients times inputs, so that float32 holds what follows from it
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """How much an error of one matrix counts.
+
+    Attributes:
+        sensitivity: what a squared error of its weights costs, the inverse square of its step; 1
+            where a metric is in units of the logits.
+        judged: weight of the squared error where the target is judged; None where the metric says.
+        cost: of a squared error of its weights, by statistics or without.
+    """
+
+    sensitivity: float
+    judged: float | None
+    cost: float
+
+
+def weigh(
+    names: Sequence[str],
+    energies: Sequence[float],
+    sizes: Sequence[int],
+    metrics: Sequence[Metric | None],
+    settings: Settings,
+) -> list[Weighing]:
+    """How much errors of the matrices count, beside each other.
+
+    Args:
+        names: of the matrices.
+        energies: sum of squares of each.
+        sizes: elements of each.
+        metrics: what an error does, measured or assumed; None where all weights count alike.
+        settings: the target.
+
+    Raises:
+        EncodeError: statistics that are beyond float32.
+    """
+    powers = [None if m is None or m.assumed is not None else m.power for m in metrics]
+    _check_powers(names, powers, energies)
+    guessed = sensitivities(energies, sizes, settings)
+    if settings.snr is not None:
+        errors: Sequence[float] = guessed
+        judged: list[float | None] = list(guessed)
+    else:
+        guessed = errors = in_scale(guessed, powers)
+        # Beside matrices with statistics, those without are judged on the scale of these.
+        if not any(p is not None for p in powers):
+            errors = plain_weights(energies, sizes)
+        judged = [w if p is None else None for w, p in zip(errors, powers, strict=True)]
+    return [
+        Weighing(g if p is None else 1.0, j, g if p is None else p)
+        for g, p, j in zip(guessed, powers, judged, strict=True)
+    ]
+
+
+def _check_powers(
+    names: Sequence[str], powers: Sequence[float | None], energies: Sequence[float]
+) -> None:
+    for name, power, energy in zip(names, powers, energies, strict=True):
+        products = [] if power is None else [x for x in (power, power * energy) if x != 0]
+        if not all(LEAST_POWER < x < 1 / LEAST_POWER for x in products):
+            raise EncodeError(
+                f"statistics of {name!r}: gradients and inputs of such a size ({power:.3g}) "
+                "cannot be weighed; scale the network's outputs"
+            )
 
 
 def sensitivities(

@@ -18,18 +18,24 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
+from tqcodec.common.progress import Progress
 from tqcodec.errors import EncodeError
 
 # Threads of the libraries that multiply matrices: the processes share the processors.
 THREADS = ("OMP", "OPENBLAS", "MKL", "BLIS", "VECLIB_MAXIMUM")
 START = "import sys; sys.path[:] = {path!r}; from tqcodec.encoder import workers; workers.work()"
 
-Call = tuple[Any, ...]
+if TYPE_CHECKING:
+    from typing_extensions import TypeVarTuple, Unpack
+
+    Arguments = TypeVarTuple("Arguments")
+
+Result = TypeVar("Result")
 
 _kept: ContextVar[list[Workers] | None] = ContextVar("_kept", default=None)
 
@@ -64,7 +70,11 @@ class Workers:
                 )
                 self._processes.append(process)
 
-    def map(self, function: Callable[..., Any], calls: Sequence[Call]) -> Iterator[Any]:
+    def map(
+        self,
+        function: Callable[[Unpack[Arguments]], Result],
+        calls: Sequence[tuple[Unpack[Arguments]]],
+    ) -> Iterator[Result]:
         """Results in the order of the calls; after an exception the workers are of no use."""
         self._start(min(self._count, len(calls)))
         left = iter(enumerate(calls))
@@ -139,6 +149,36 @@ def workers_for(count: int) -> Iterator[Workers]:
         raise
 
 
+def map_calls(
+    function: Callable[[Unpack[Arguments]], Result],
+    calls: Sequence[tuple[Unpack[Arguments]]],
+    workers: int,
+    stage: str,
+    progress: Progress | None,
+) -> Iterator[Result]:
+    """Results of the calls in their order, from processes where more than one is wanted.
+
+    Args:
+        function: of a module, so that a process can import it.
+        calls: its arguments.
+        workers: most processes.
+        stage: name for `progress`.
+        progress: called with (stage, done, of).
+    """
+
+    def counted(results: Iterable[Result]) -> Iterator[Result]:
+        for done, result in enumerate(results, 1):
+            if progress is not None:
+                progress(stage, done, len(calls))
+            yield result
+
+    if min(workers, len(calls)) == 1:
+        yield from counted(function(*call) for call in calls)
+    else:
+        with workers_for(workers) as processes:
+            yield from counted(processes.map(function, calls))
+
+
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
     """Ctrl-C reaches all processes of a terminal; the parent ends those that start meanwhile."""
@@ -153,7 +193,7 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 def _ask(
-    process: subprocess.Popen[bytes], function: Callable[..., Any], call: Call
+    process: subprocess.Popen[bytes], function: Callable[..., Any], call: tuple[Any, ...]
 ) -> tuple[bool, Any]:
     """Whether a call was done, and its result or what was raised."""
     assert process.stdin is not None and process.stdout is not None, "pipes were asked for"

@@ -7,9 +7,11 @@ layers below.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -27,6 +29,7 @@ Patterns = NDArray[np.unsignedinteger]
 
 SMALL = 1 << 14  # elements; smaller tensors often share a bundle, so one task takes them all
 TASK = 1 << 21  # elements of a task, more or less
+AHEAD = 1 << 22  # bytes decoded together at most where only the first is asked for
 
 
 def available() -> bool:
@@ -84,6 +87,10 @@ class NativeFile:
                 self._members.setdefault(tensor.bundle, []).append(index)
         # The last bundle that was decoded, by its index.
         self._bundle: tuple[int, dict[int, Patterns]] = (-1, {})
+        alone = [i for i, t in enumerate(self.tensors) if t.same_as is None and t.bundle is None]
+        self._after = dict(itertools.pairwise(alone))  # of tensors that share nothing, the next one
+        self._expected = -1  # the tensor that is asked for next, if all are read in their order
+        self._ahead: dict[int, Patterns] = {}
 
     @staticmethod
     def of(source: bytes | memoryview | int, length: int) -> NativeFile | None:
@@ -106,18 +113,21 @@ class NativeFile:
             return None
         return None if file is None else NativeFile(file)
 
-    def tensor(self, index: int) -> Patterns | None:
+    def tensor(self, index: int, most: int) -> Patterns | None:
         """Bit patterns of one tensor, of its shape; None if it does not decode.
+
+        Args:
+            index: of the tensor.
+            most: bytes that may be decoded together, where others are decoded with it.
 
         Raises:
             MemoryError: the machine has not enough.
         """
         tensor = self.tensors[index]
         if tensor.same_as is not None:
-            return self.tensor(tensor.same_as)
+            return self.tensor(tensor.same_as, most)
         if tensor.bundle is None:
-            found = self._decode([index])
-            return None if found is None else found[0]
+            return self._alone(index, min(most, AHEAD))
         bundle = self._bundle  # another thread may put another one there
         if bundle[0] != tensor.bundle:
             members = self._members[tensor.bundle]
@@ -128,6 +138,34 @@ class NativeFile:
             self._bundle = bundle
         # A copy: what the caller does to one tensor must not reach the others.
         return bundle[1][index].copy()
+
+    def _alone(self, index: int, most: int) -> Patterns | None:
+        """As `tensor`, for one that shares nothing.
+
+        Who reads all in order gets small ones decoded together, `most` bytes at a time: one alone
+        leaves the decoder waiting for its own last step. Each is given away when it is asked for.
+        """
+        early = self._ahead.pop(index, None)  # which no other thread gets as well
+        if early is not None:
+            return early
+        task, size = [index], self.tensors[index].size
+        in_order = index == self._expected
+        while (following := self._after.get(task[-1])) is not None:
+            size += self.tensors[following].size
+            if not in_order or size > most:
+                break
+            task.append(following)
+        self._expected = -1 if following is None else following
+        found = None
+        if len(task) > 1:  # may fail for a tensor that nobody asked for
+            with suppress(MemoryError):
+                found = self._decode(task)
+        if found is None:
+            task, found = [index], self._decode([index])
+        if found is None:
+            return None
+        self._ahead = dict(zip(task[1:], found[1:], strict=True))
+        return found[0]
 
     def coefficients(self, index: int) -> NDArray[np.int32] | None:
         """Coefficients of a transform-coded tensor, flat: int32 (rows * kept columns).

@@ -75,7 +75,7 @@ class Record:
     kind: int | None = None
 
 
-class Draft:
+class Layout:
     """A file that has been laid down; its bytes are to be had when the reader has been asked.
 
     Attributes:
@@ -106,17 +106,17 @@ class Draft:
 def write(
     items: Iterable[Record], tables: Tables, metadata: Mapping[str, str], provenance: str = ""
 ) -> bytes:
-    """A whole file; arguments as of `draft`.
+    """A whole file; arguments as of `lay_out`.
 
     Raises:
         InternalError: a record, table, part or directory that breaks a rule.
     """
-    return draft(items, tables, metadata, provenance).finish()
+    return lay_out(items, tables, metadata, provenance).finish()
 
 
-def draft(
+def lay_out(
     items: Iterable[Record], tables: Tables, metadata: Mapping[str, str], provenance: str = ""
-) -> Draft:
+) -> Layout:
     """A whole file, of which only the size is known: for encoders that make several.
 
     Args:
@@ -160,7 +160,7 @@ def draft(
         provenance,
     )
     with _as_internal_error():
-        return Draft(_file(directory, [*first, *blocks, *bodies]))
+        return Layout(_file(directory, [*first, *blocks, *bodies]))
 
 
 @contextmanager

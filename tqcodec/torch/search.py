@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -64,17 +64,15 @@ def smallest(
     if not math.isfinite(original):
         raise EncodeError(f"evaluate gives {original} for the network as it is")
 
-    best: bytes | None = None
-    coarse: float | None = None  # the finest rate that is too coarse
-    fine: float | None = None  # the coarsest rate that is good enough
-    bits, measured, finest = START, 0, FINEST
-    while True:
+    bracket, best, measured = _Bracket(), None, 0
+    while (bits := bracket.next_bits()) is not None:
         try:
             data = encode(replace(settings, bits=bits))
         except EncodeError:
             if bits >= MOST:
                 raise
-            drop, finest = math.inf, MOST  # no file of so small a network is so small
+            drop = math.inf
+            bracket.finest = MOST  # no file of so small a network is so small
         else:
             load_state(decoded, state_of(data, limit=EVERYTHING, progress=progress))
             drop = original - float(evaluate(decoded))
@@ -82,25 +80,48 @@ def smallest(
         if progress is not None:
             progress("search", measured, max(measured, ABOUT))
         if drop <= target_drop:
-            shrinks = best is None or len(data) * BRACKET < len(best)
+            bracket.good(bits, shrinks=best is None or len(data) * BRACKET < len(best))
             best = data if best is None or len(data) < len(best) else best
-            fine = bits
-            if coarse is None and (bits <= COARSEST or not shrinks):
-                return best
+        elif bits >= bracket.finest:
+            bound = f"{target_drop:g} at most is asked for"
+            raise EncodeError(f"a drop of {drop:.4g} at {bits:g} bits per weight; {bound}")
         else:
-            coarse = bits
-            if bits >= finest:
-                bound = f"{target_drop:g} at most is asked for"
-                raise EncodeError(f"a drop of {drop:.4g} at {bits:g} bits per weight; {bound}")
-        if coarse is None:
-            bits = max(bits / FACTOR, COARSEST)
-        elif fine is None:
-            bits = min(bits * FACTOR, finest)
-        elif fine > BRACKET * coarse:
-            bits = math.sqrt(coarse * fine)
-        else:
-            assert best is not None, "where there is a fine rate"
-            return best
+            bracket.coarse = bits
+    assert best is not None, "the bracket ends where a rate is good enough"
+    return best
+
+
+@dataclass
+class _Bracket:
+    """Rates in bits per weight, between which the smallest good one lies.
+
+    Attributes:
+        coarse: the finest rate that is too coarse.
+        fine: the coarsest rate that is good enough.
+        finest: rate at which the search gives up.
+        is_flat: True where files no longer shrink with the rate.
+    """
+
+    coarse: float | None = None
+    fine: float | None = None
+    finest: float = FINEST
+    is_flat: bool = False
+
+    def good(self, bits: float, shrinks: bool) -> None:
+        """A rate is good enough; its file is smaller than those before, or not by much."""
+        self.fine, self.is_flat = bits, not shrinks
+
+    def next_bits(self) -> float | None:
+        """Rate to be measured next; None where nothing more is to be found."""
+        if self.coarse is None:
+            if self.fine is None:
+                return START
+            if self.fine <= COARSEST or self.is_flat:
+                return None
+            return max(self.fine / FACTOR, COARSEST)
+        if self.fine is None:
+            return min(self.coarse * FACTOR, self.finest)
+        return math.sqrt(self.coarse * self.fine) if self.fine > BRACKET * self.coarse else None
 
 
 def _check(target_drop: float, settings: Settings) -> None:

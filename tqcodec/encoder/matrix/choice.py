@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.encoder.effort import Effort
 from tqcodec.encoder.matrix.classes import class_of, fit_levels
 from tqcodec.encoder.matrix.feedback import quantize_with_feedback
 from tqcodec.encoder.matrix.grid import grid_of
-from tqcodec.encoder.matrix.method import Method
 from tqcodec.encoder.matrix.metric import Metric
+from tqcodec.encoder.matrix.quantizer import Method
 from tqcodec.encoder.matrix.transform import (
     IDENTITY,
     Transform,
@@ -111,14 +112,14 @@ def _in_steps(
     return coefficients * flat.reshape(shape)
 
 
-def choose(problem: Problem, wish: str, effort: int) -> Transform:
+def choose(problem: Problem, wish: str, effort: Effort) -> Transform:
     """The transform of one tensor at a step, its bases counted in the cost.
 
     Args:
         problem: the weights, the step and the metric.
         wish: ``auto``, ``none``, ``dct`` (taps), ``klt`` or ``elt`` (every axis longer than one
             that is small enough). Without statistics C_gg = I and the ELT is the KLT.
-        effort: 1 to 9; bases of the axes in and out are tried from 3.
+        effort: whether bases of the axes in and out are tried.
     """
     weights = problem.weights
     depthwise = weights.shape[1] == 1 and weights.shape[2] > 1
@@ -128,7 +129,7 @@ def choose(problem: Problem, wish: str, effort: int) -> Transform:
     forced = wish in ("klt", "elt")
     chosen = IDENTITY
     for axis in (Axis.TAPS, Axis.IN, Axis.OUT):
-        if axis != Axis.TAPS and (wish == "dct" or (wish == "auto" and effort < 3)):
+        if axis != Axis.TAPS and (wish == "dct" or (wish == "auto" and not effort.channel_bases)):
             break
         length = weights.shape[axis]
         wide = axis == Axis.TAPS or weights.size // length >= WIDE_ENOUGH * length

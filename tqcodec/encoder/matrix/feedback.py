@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from tqcodec.encoder.matrix.blocks import row_blocks
 from tqcodec.encoder.matrix.grid import Grid, grid_of
-from tqcodec.encoder.matrix.method import Method
 from tqcodec.encoder.matrix.metric import Metric
+from tqcodec.encoder.matrix.quantizer import Method
 
 WIDTH = 64  # columns whose errors are fed to all later ones at once
 AT_ONCE = 1 << 21  # coefficients quantized at a time

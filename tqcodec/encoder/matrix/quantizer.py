@@ -6,14 +6,21 @@ bit. Rates come from a `Rates` table of the real tables' code lengths.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.encoder import histograms
+from tqcodec.encoder.effort import Effort
+from tqcodec.encoder.histograms import Histograms
+from tqcodec.encoder.matrix.blocks import row_blocks
+from tqcodec.encoder.matrix.viterbi import best_paths, lagrangian
 from tqcodec.format import native
-from tqcodec.format.trellis import STATES, TRANSITIONS
+from tqcodec.format.registry import MAX_STEPS
+from tqcodec.format.trellis import indices_of
 from tqcodec.native import LOOPS, library
 
 _loops = library(LOOPS)
@@ -26,15 +33,10 @@ TRELLIS_LAMBDA: Final = 0.45
 # With error feedback rounding towards zero costs more: it is not white noise.
 UNIFORM_FEEDBACK_LAMBDA: Final = 0.06
 TRELLIS_FEEDBACK_LAMBDA: Final = 0.2
+# Step of the trellis with the distortion of a uniform step of 1, about.
+TRELLIS_STEP: Final = 0.56
+SHORTEST: Final = 32  # rows of a trellis segment, where more would leave too few lanes
 CHUNK: Final = 1 << 16  # coefficients quantized at a time, to stay in the cache
-
-# Predecessors (state, parity) of each state, two each.
-_INTO: Final = tuple(
-    tuple((s, b) for s in range(STATES) for b in (0, 1) if TRANSITIONS[s][b] == n)
-    for n in range(STATES)
-)
-# Coefficient magnitude 4n + offset and index magnitude 2n + parity, by (quantizer, parity).
-_OFFSET: Final = np.array([[0.0, 2.0], [-1.0, 1.0]], np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +55,83 @@ class Rates:
     def scaled(self, lam: float) -> NDArray[np.float32]:
         """Bits times lambda: float32 (classes, quantizers, magnitudes)."""
         return self.lengths[self.cluster] * np.float32(lam)
+
+
+@dataclass(frozen=True)
+class Method:
+    """How coefficients are quantized.
+
+    Attributes:
+        steps: rows of a trellis segment, at most; 0 for the uniform quantizer.
+        lam: lambda in squared steps a bit.
+        lanes: segments that a tile should have side by side, at least: a decoder advances them
+            together.
+    """
+
+    steps: int
+    lam: float
+    lanes: int = 1
+
+    @classmethod
+    def of(cls, effort: Effort, feedback: bool) -> Method:
+        """The method of an encoding, with error feedback or without."""
+        if not effort.trellis:
+            return cls(0, UNIFORM_FEEDBACK_LAMBDA if feedback else UNIFORM_LAMBDA)
+        lam = TRELLIS_FEEDBACK_LAMBDA if feedback else TRELLIS_LAMBDA
+        return cls(MAX_STEPS, lam, effort.lanes)
+
+    @property
+    def relative_step(self) -> float:
+        """Its step with the distortion of a uniform step of 1, about."""
+        return TRELLIS_STEP if self.steps else 1.0
+
+    @property
+    def contexts(self) -> int:
+        """Tables of each class."""
+        return 2 if self.steps else 1
+
+    def fitted(self, rows: int, columns: int) -> Method:
+        """The method for a matrix: segments so short that there are enough of them."""
+        steps = self.steps
+        while steps > SHORTEST and -(-rows // steps) * columns < self.lanes:
+            steps //= 2
+        return replace(self, steps=steps)
+
+    def quantize(
+        self, x: NDArray[np.float32], classes: NDArray[np.uint8], scaled: NDArray[np.float32]
+    ) -> NDArray[np.int32]:
+        """Integers for coefficients over steps, both (rows, columns).
+
+        Args:
+            x: coefficients over steps.
+            classes: of each.
+            scaled: ``rates.scaled(lam)``.
+        """
+        if self.steps:
+            return trellis(x, classes, scaled, self.steps)
+        return uniform(x, classes, scaled)
+
+    def indices(
+        self, q: NDArray[np.signedinteger]
+    ) -> Iterator[tuple[slice, NDArray[np.int32], NDArray[np.uint8] | None]]:
+        """Rows of coefficients, their indices and quantizers, block by block."""
+        for rows in row_blocks(q.shape[0], q.shape[1], max(1, self.steps)):
+            if self.steps:
+                yield rows, *indices_of(q[rows], self.steps)
+            else:
+                yield rows, q[rows].astype(np.int32), None
+
+    def count(
+        self, q: NDArray[np.signedinteger], classes: NDArray[np.uint8], number: int
+    ) -> Histograms:
+        """Histograms of the indices by class, one group for each of `number` classes."""
+
+        def blocks() -> Iterator[histograms.Counted]:
+            for rows, indices, quantizers in self.indices(q):
+                contexts = None if quantizers is None else quantizers.ravel()
+                yield indices.ravel(), classes[rows].ravel(), contexts
+
+        return histograms.count_blocks(blocks, number, self.steps > 0)
 
 
 def uniform(
@@ -75,29 +154,14 @@ def uniform(
         magnitude = np.abs(x[rows])
         base = classes[rows].astype(np.int32) * length
         up = np.floor(magnitude + np.float32(0.5))
-        best, cost = up, _cost(magnitude, up, up, base, length, flat)
+        best, cost = up, lagrangian(magnitude, up, up, base, length, flat)
         for candidate in (np.maximum(up - 1, 0), np.zeros_like(up)):
-            other = _cost(magnitude, candidate, candidate, base, length, flat)
+            other = lagrangian(magnitude, candidate, candidate, base, length, flat)
             better = other < cost
             best = np.where(better, candidate, best)
             cost = np.where(better, other, cost)
         out[rows] = np.copysign(best, x[rows])
     return out
-
-
-def _cost(
-    magnitude: NDArray[np.float32],
-    value: NDArray[np.float32],
-    index: NDArray[np.float32],
-    base: NDArray[np.int32],
-    length: int,
-    flat: NDArray[np.float32],
-) -> NDArray[np.float32]:
-    """Distortion plus scaled rate of candidates."""
-    error = magnitude - value
-    error *= error
-    error += flat.take(np.minimum(index, length - 1).astype(np.int32) + base)
-    return error
 
 
 def trellis(
@@ -128,7 +192,7 @@ def trellis(
         segments, kinds = _side_by_side(x[rows], height), _side_by_side(classes[rows], height)
         width = max(1, CHUNK // height)
         parts = [
-            _viterbi(segments[:, i : i + width], kinds[:, i : i + width], scaled)
+            best_paths(segments[:, i : i + width], kinds[:, i : i + width], scaled)
             for i in range(0, segments.shape[1], width)
         ]
         joined = np.concatenate(parts, axis=1).reshape(height, -1, x.shape[1])
@@ -161,98 +225,3 @@ def _by_loops(
 def _side_by_side(rows: NDArray[Number], height: int) -> NDArray[Number]:
     """From (groups * height, columns) to (height, segments)."""
     return rows.reshape(-1, height, rows.shape[1]).swapaxes(0, 1).reshape(height, -1)
-
-
-def _viterbi(
-    x: NDArray[np.float32], classes: NDArray[np.uint8], scaled: NDArray[np.float32]
-) -> NDArray[np.int32]:
-    """Best paths of segments side by side: x (steps, segments)."""
-    count, width = x.shape
-    magnitude = np.abs(x)
-    base = classes.astype(np.int32)
-    cost = np.full((STATES, width), np.float32(1e30))
-    cost[0] = 0
-    from_second = np.empty((count, STATES, width), np.bool_)
-    branches = _branches(magnitude, base, scaled)
-    for t in range(count):
-        fresh = np.empty_like(cost)
-        branch = branches.costs[:, :, t]
-        for state, ((s0, b0), (s1, b1)) in enumerate(_INTO):
-            first = cost[s0] + branch[s0 & 1, b0]
-            second = cost[s1] + branch[s1 & 1, b1]
-            np.less(second, first, out=from_second[t, state])
-            np.minimum(first, second, out=fresh[state])
-        cost = fresh
-    quantizer, parity = _trace(cost, from_second)
-    return _coefficients(x, magnitude, quantizer, parity, branches.zero)
-
-
-@dataclass(frozen=True, eq=False)
-class _Branches:
-    """Costs of the best coefficient by (quantizer, parity, step, segment); where it is zero."""
-
-    costs: NDArray[np.float32]
-    zero: NDArray[np.bool_]  # (quantizer, step, segment), for even parity
-
-
-def _branches(
-    magnitude: NDArray[np.float32], base: NDArray[np.int32], scaled: NDArray[np.float32]
-) -> _Branches:
-    costs = np.empty((2, 2, *magnitude.shape), np.float32)
-    zero = np.empty((2, *magnitude.shape), np.bool_)
-    square = magnitude * magnitude
-    for quantizer in (0, 1):
-        flat, length = scaled[:, quantizer].ravel(), scaled.shape[2]
-        offsets = base * length
-        for parity in (0, 1):
-            n = _nearest(magnitude, quantizer, parity)
-            value = 4 * n + _OFFSET[quantizer, parity]
-            if parity == 0:
-                np.maximum(value, 0, out=value)
-            index = 2 * n + np.float32(parity)
-            cost = _cost(magnitude, value, index, offsets, length, flat)
-            if parity == 0:
-                nothing = square + flat.take(offsets)
-                np.less_equal(nothing, cost, out=zero[quantizer])
-                np.minimum(cost, nothing, out=cost)
-            costs[quantizer, parity] = cost
-    return _Branches(costs, zero)
-
-
-def _nearest(magnitude: NDArray[np.float32], quantizer: int, parity: int) -> NDArray[np.float32]:
-    """n of the nearest magnitude 4n + offset that the branch has."""
-    shift = np.float32(0.5 - _OFFSET[quantizer, parity] / 4)
-    n = np.floor(magnitude * np.float32(0.25) + shift)
-    return np.maximum(n, 0, out=n)
-
-
-def _trace(
-    cost: NDArray[np.float32], from_second: NDArray[np.bool_]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Quantizer and parity along the cheapest path: uint8 (steps, segments) each."""
-    count, _, width = from_second.shape
-    previous = np.array([[s for s, _ in into] for into in _INTO], np.uint8).ravel()
-    parities = np.array([[b for _, b in into] for into in _INTO], np.uint8).ravel()
-    quantizer, parity = (np.empty((count, width), np.uint8) for _ in range(2))
-    state = cost.argmin(axis=0)
-    segments = np.arange(width)
-    for t in range(count - 1, -1, -1):
-        branch = 2 * state + from_second[t].ravel().take(state * width + segments)
-        parity[t] = parities[branch]
-        state = previous[branch].astype(np.int64)
-        quantizer[t] = state & 1
-    return quantizer, parity
-
-
-def _coefficients(
-    x: NDArray[np.float32],
-    magnitude: NDArray[np.float32],
-    quantizer: NDArray[np.uint8],
-    parity: NDArray[np.uint8],
-    zero: NDArray[np.bool_],
-) -> NDArray[np.int32]:
-    offset = _OFFSET[quantizer, parity]
-    n = np.floor(magnitude * np.float32(0.25) + (np.float32(0.5) - offset * np.float32(0.25)))
-    value = np.maximum(4 * np.maximum(n, 0) + offset, 0)
-    value[(parity == 0) & np.where(quantizer == 0, zero[0], zero[1])] = 0
-    return np.copysign(value, x).astype(np.int32)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.encoder.effort import Effort
 from tqcodec.encoder.matrix.choice import Problem, choose
 from tqcodec.encoder.matrix.classes import class_of, fit_levels
 from tqcodec.encoder.matrix.grid import grid_of
@@ -20,7 +21,6 @@ from tqcodec.encoder.matrix.transform import (
     basis_bits,
     finest_step,
 )
-from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.tensor import Item, Source
 from tqcodec.format.dtypes import DType, to_float
 from tqcodec.format.records import axis_lengths, axis_order, taps_lengths
@@ -30,16 +30,51 @@ CONVERT = 1 << 18  # weights converted at a time, to bound memory
 
 
 @dataclass(frozen=True, eq=False)
-class Analysis:
-    """One weight matrix as the rate control sees it.
+class Matrix:
+    """A weight matrix as its network sees it.
 
     Attributes:
         item: its plan.
+        sensitivity: what an error of its weights costs, the inverse square of its step; 1 where the
+            metric is in units of the logits.
+        judged: weight of its squared error where the target is judged; None where the metric says.
+        metric: what its errors do, or None where all its weights count alike.
+    """
+
+    item: Item
+    sensitivity: float
+    judged: float | None
+    metric: Metric | None
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the matrices of a network are surveyed.
+
+    Attributes:
+        step: about the step of the network, for the choice of the transform.
+        transform: wish for all that have none of their own, as in `Settings`.
+        effort: of the choice.
+        share: part of the coefficients to sample, at most 1.
+        steps: rows of a trellis segment.
+    """
+
+    step: float
+    transform: str
+    effort: Effort
+    share: float
+    steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """One weight matrix as the rate control sees it.
+
+    Attributes:
+        matrix: what was surveyed.
         size: number of weights.
         energy: of the weights, as the target counts it.
-        sensitivity: weight of the squared error of the sample in the distortion.
-        judged: weight of the squared error of the weights in the distortion; None where the metric
-            says what it is.
+        sample_weight: weight of the squared error of the sample in the distortion.
         factor: step of the sample over that of the network.
         finest: smallest step.
         transform: bases.
@@ -48,15 +83,13 @@ class Analysis:
             metric they are divided by their relative steps, so that all have the same.
         classes: uint8, class of each coefficient of the sample.
         side_bits: bits of bases and levels, about.
-        metric: what an error of the weights does; None where they all count alike.
         own_step: its step whatever that of the network, where a rule gives its bits.
     """
 
-    item: Item
+    matrix: Matrix
     size: int
     energy: float
-    sensitivity: float
-    judged: float | None
+    sample_weight: float
     factor: float
     finest: float
     transform: Transform
@@ -64,7 +97,6 @@ class Analysis:
     sample: NDArray[np.float32]
     classes: NDArray[np.uint8]
     side_bits: float
-    metric: Metric | None = None
     own_step: float | None = None
 
     def step(self, step: float) -> float:
@@ -84,7 +116,7 @@ class Analysis:
     @property
     def may_vanish(self) -> bool:
         """True where a rule or the statistics allow that nothing is left of the matrix."""
-        options = self.item.options
+        options = self.matrix.item.options
         return self.energy <= 0 or options.bits is not None or options.step > 1.0
 
     @property
@@ -96,7 +128,10 @@ class Analysis:
 def weights_of(
     patterns: NDArray[np.unsignedinteger], dtype: DType, roles: Sequence[Axis]
 ) -> NDArray[np.float32]:
-    """Weights as float32 (out, in, taps), contiguous."""
+    """Weights as float32 (out, in, taps), contiguous.
+
+    Made anew wherever they are needed: kept, they would take as much memory as the network.
+    """
     lengths = axis_lengths(patterns.shape, roles)
     arranged = patterns.transpose(axis_order(roles)).reshape(lengths)
     if dtype.name == "F32":
@@ -108,36 +143,14 @@ def weights_of(
     return out.reshape(lengths)
 
 
-def analyse(
-    source: Source,
-    item: Item,
-    step: float,
-    slope: float,
-    judged: float | None,
-    settings: Settings,
-    share: float,
-    steps: int,
-    metric: Metric | None,
-) -> Analysis:
-    """Analysis of one weight matrix.
-
-    Args:
-        source: the tensor.
-        item: its plan.
-        step: about the step of the network, for the choice of the transform.
-        slope: inverse square of its step; 1 where the metric is in units of the logits.
-        judged: as in `Analysis`.
-        settings: transform and effort.
-        share: part of the coefficients to sample, at most 1.
-        steps: rows of a trellis segment.
-        metric: what its errors do, or None.
-    """
+def make_survey(source: Source, matrix: Matrix, look: Look) -> Survey:
+    """The survey of one weight matrix."""
+    item, metric = matrix.item, matrix.metric
     weights = weights_of(source.patterns, source.dtype, item.roles)
-    wish = item.options.transform or settings.transform
-    factor = item.options.step / math.sqrt(slope)
+    factor = item.options.step / math.sqrt(matrix.sensitivity)
     taps = taps_lengths(source.patterns.shape, item.roles)
-    problem = Problem(weights, taps, step * factor, metric)
-    transform = choose(problem, wish, settings.effort)
+    problem = Problem(weights, taps, look.step * factor, metric)
+    transform = choose(problem, item.options.transform or look.transform, look.effort)
     coefficients = transform.analyse(weights)
     energy = float(np.einsum("oit,oit->", weights, weights, dtype=np.float64))
     norm, grid_bits, gain = math.sqrt(energy), 0.0, 1.0
@@ -152,21 +165,20 @@ def analyse(
         coefficients = grid.relative(coefficients)
         norm = float(np.linalg.norm(coefficients))
         grid_bits = _entropy(grid.rows.codes) + _entropy(grid.columns.codes)
-    if judged is not None:
-        energy, sensitivity = judged * energy, judged * gain
+    if matrix.judged is not None:
+        energy, sample_weight = matrix.judged * energy, matrix.judged * gain
     else:
         assert metric is not None, "only a metric says what an error does"
-        energy, sensitivity = metric.error(weights.reshape(len(weights), -1)), 1.0
+        energy, sample_weight = metric.error(weights.reshape(len(weights), -1)), 1.0
     levels = fit_levels(coefficients)
     flat = coefficients.reshape(len(coefficients), math.prod(coefficients.shape[1:]))
-    rows, columns = _sampled(flat.shape, share, steps)
+    rows, columns = _sampled(flat.shape, look.share, look.steps)
     level_bits = sum(_entropy(level) for level in levels)
-    return Analysis(
-        item=item,
+    return Survey(
+        matrix=matrix,
         size=weights.size,
         energy=energy,
-        sensitivity=sensitivity,
-        judged=judged,
+        sample_weight=sample_weight,
         factor=factor,
         finest=finest_step(norm),
         transform=transform,
@@ -174,7 +186,6 @@ def analyse(
         sample=flat[np.ix_(rows, columns)],
         classes=class_of((levels[0][rows], levels[1], levels[2]), columns),
         side_bits=level_bits + bases_bits + grid_bits,
-        metric=metric,
     )
 
 
