@@ -37,6 +37,7 @@ from tqcodec.torch.calibration.calibrate import calibrate
 from tqcodec.torch.checkpoint import decoded, origins, to_arrays, to_tensor
 from tqcodec.torch.evaluation import Comparison, Reference, compare
 from tqcodec.torch.search import Evaluate
+from tqcodec.torch.synthetic.make import synthetic_inputs
 from tqcodec.torch.versions import versions, versions_of
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ __all__ = [
     "load",
     "open",
     "save",
+    "synthetic_inputs",
 ]
 
 Model = torch.nn.Module | Mapping[str, torch.Tensor]

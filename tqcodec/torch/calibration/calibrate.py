@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
-from contextlib import contextmanager
+from collections.abc import Iterable, Sized
 from typing import Any
 
 import torch
@@ -24,11 +23,10 @@ from tqcodec.torch.batches import (
     device_of,
     first_logits,
     inputs_of,
-    modes_of,
 )
 from tqcodec.torch.calibration.capture import Capture, without_checkpoints
-from tqcodec.torch.calibration.layers import version_of
 from tqcodec.torch.calibration.recorder import Recorder
+from tqcodec.torch.unchanged import unchanged
 
 MOST_PROBES = 1 << 16
 
@@ -98,7 +96,7 @@ def calibrate(
     batches = batched(batches)
     total = len(batches) if isinstance(batches, Sized) else 0
     recorder, done = Recorder(model, block), 0
-    with _unchanged(model, device, seed):
+    with unchanged(model, device, seed):
         for done, batch in enumerate(batches, start=1):
             args, kwargs = arguments(inputs_of(batch), device)
             with Capture(recorder), without_checkpoints():
@@ -130,38 +128,3 @@ def _signs(logits: Tensor, probes: int, generator: torch.Generator) -> list[Tens
     shape = (len(logits), probes, *logits.shape[1:])
     bits = torch.randint(0, 2, shape, generator=generator, dtype=torch.int8)
     return list((2 * bits - 1).to(logits).unbind(1))
-
-
-@contextmanager
-def _unchanged(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
-    """Evaluation mode, activations with gradient and weights without, as long as it lasts."""
-    modes = modes_of(model)
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    held = [(module, dict(module._buffers.items())) for module in model.modules()]
-    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    versions = [version_of(buffer) for buffer, _ in values]
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
-        torch.manual_seed(seed)  # for networks and loaders that draw
-        try:
-            for module, _ in modes:
-                module.training = False
-            for parameter in wanted:
-                parameter.requires_grad_(False)
-            yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
-            for parameter in wanted:
-                with torch.inference_mode(parameter.is_inference()):  # else torch refuses
-                    parameter.requires_grad_()
-            for module, buffers in held:
-                if isinstance(module, torch.jit.ScriptModule):
-                    for name, buffer in buffers.items():
-                        setattr(module, name, buffer)
-                else:
-                    module._buffers.update(buffers)
-            for (buffer, value), version in zip(values, versions, strict=True):
-                if version_of(buffer) != version or buffer.is_inference():
-                    with torch.no_grad(), torch.inference_mode(buffer.is_inference()):
-                        buffer.copy_(value)

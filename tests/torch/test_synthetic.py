@@ -1,0 +1,273 @@
+"""Inputs that are made from the network alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import tqcodec.torch
+from tqcodec import EncodeError
+from tqcodec.torch.synthetic.leaves import dead_leaves, pink_noise
+from tqcodec.torch.synthetic.steps import Moments, is_classes
+
+
+class Classifier(nn.Module):
+    def __init__(self, channels: int = 3, classes: int = 4) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.drop = nn.Dropout(0.5)
+        self.linear = nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.drop(functional.relu(self.norm(self.conv(x))).mean((2, 3))))
+
+
+class Speaker(nn.Module):
+    """Says the token behind the one that it saw last."""
+
+    def __init__(self, tokens: int = 7) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding.from_pretrained(torch.eye(tokens))
+        self.linear = nn.Linear(tokens, tokens, bias=False)
+        self.linear.weight.data = 50 * torch.eye(tokens).roll(1, 0)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.linear(self.embedding(tokens))
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(5, 16)
+
+    def forward(self, features: Tensor, mask: Tensor, kind: str) -> dict[str, Tensor]:
+        assert kind == "kind" and mask.dtype == torch.int64
+        return {"out": self.linear(features) * mask[:, :1]}
+
+
+def classifier(**options: int) -> Classifier:
+    torch.manual_seed(0)
+    model = Classifier(**options).eval()
+    with torch.no_grad():
+        model.norm.running_mean.normal_()
+        model.norm.running_var.uniform_(0.5, 2)
+    return model
+
+
+def state_of(model: nn.Module) -> list[Any]:
+    """All that must stay as it was."""
+    return [
+        [(name, tensor.clone()) for name, tensor in model.state_dict().items()],
+        [module.training for module in model.modules()],
+        [(p.requires_grad, p.grad is None) for p in model.parameters()],
+        [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules()],
+        torch.random.get_rng_state().tolist(),
+        np.random.get_state()[1].tolist(),  # type: ignore[index]
+    ]
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def test_pictures() -> None:
+    model = classifier().train()
+    before, stages = state_of(model), []
+    batches = tqcodec.torch.synthetic_inputs(
+        model, 40, size=24, mean=127, std=(64, 128, 128), progress=lambda *s: stages.append(s)
+    )
+    assert same(before, state_of(model))
+    assert [tuple(b.shape) for b in batches] == [(20, 3, 24, 24)] * 2
+    low, high = -127 / torch.tensor([64, 128, 128]), 128 / torch.tensor([64, 128, 128])
+    for batch in batches:
+        assert (batch.amin((0, 2, 3)) >= low - 1e-5).all()
+        assert (batch.amax((0, 2, 3)) <= high + 1e-5).all()
+    assert stages[-1][1] == stages[-1][2] == len(stages)
+    again = tqcodec.torch.synthetic_inputs(model, 40, size=24, mean=127, std=(64, 128, 128))
+    assert same(batches, again)
+    other = tqcodec.torch.synthetic_inputs(model, 40, size=24, mean=127, std=128, seed=1)
+    assert not same(batches, other)
+    assert tqcodec.torch.calibrate(model, batches)
+
+
+def test_pictures_come_nearer_to_the_statistics() -> None:
+    model = classifier()
+
+    def distance(x: Tensor) -> float:
+        moments = Moments(model)
+        with moments.watching():
+            model(x.requires_grad_())
+        found = moments.distance()
+        assert isinstance(found, Tensor)
+        return found.item()
+
+    moved = torch.cat(tqcodec.torch.synthetic_inputs(model, 32, size=16, mean=127, std=128))
+    leaves = dead_leaves(32, 16, 16)
+    assert distance(moved) < 0.7 * distance((torch.from_numpy(leaves).float() - 127) / 128)
+
+
+def test_classes_differ() -> None:
+    model = classifier()
+    moved = torch.cat(tqcodec.torch.synthetic_inputs(model, 32, size=16, mean=127, std=128))
+    leaves = (torch.from_numpy(dead_leaves(32, 16, 16)).float() - 127) / 128
+    assert model(moved).std(0).mean() > 1.2 * model(leaves).std(0).mean()
+
+
+def test_classes_are_told_from_embeddings() -> None:
+    outputs = torch.randn(8, 10, generator=torch.Generator().manual_seed(0))
+    assert is_classes(outputs)
+    assert not is_classes(functional.normalize(outputs, dim=1))
+    assert not is_classes(outputs[:, :1])
+    assert not is_classes(outputs[:, :, None])
+
+
+class Detector(Classifier):
+    def forward(self, x: Tensor) -> Any:
+        return [functional.relu(self.norm(self.conv(x)))]
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+def test_other_outputs_and_types(kind: torch.dtype) -> None:
+    model = Detector(1).eval().to(kind)
+    batches = tqcodec.torch.synthetic_inputs(model, 5, size=(16, 24))
+    assert [tuple(b.shape) for b in batches] == [(2, 1, 16, 24), (3, 1, 16, 24)]
+    assert batches[0].dtype == kind
+
+
+def test_without_batch_normalisation_pictures_are_dead_leaves() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(5))
+    with pytest.raises(EncodeError, match="lazy"):
+        tqcodec.torch.synthetic_inputs(model, 3, size=16)
+    model(torch.zeros(1, 3, 16, 16))
+    batches = tqcodec.torch.synthetic_inputs(model, 3, size=16)
+    assert float(batches[0].min()) >= 0 and float(batches[0].max()) > 50
+
+
+def test_like_an_example() -> None:
+    generator = torch.Generator().manual_seed(0)
+    example = {
+        "features": torch.randn(10, 5, generator=generator) * torch.arange(5) + 3,
+        "mask": torch.tensor([[1, 1, 0], [1, 0, 0]] * 5),
+        "kind": "kind",
+    }
+    batches = tqcodec.torch.synthetic_inputs(Two(), 70, example=example)
+    assert [len(b["features"]) for b in batches] == [23, 23, 24]
+    features = torch.cat([b["features"] for b in batches])
+    assert features[:, 0].eq(3).all()
+    assert 0.5 < features.std(0)[4] / example["features"].std(0)[4] < 1.5
+    masks = torch.cat([b["mask"] for b in batches])
+    assert {tuple(row) for row in masks.tolist()} == {(1, 1, 0), (1, 0, 0)}
+    assert tqcodec.torch.calibrate(Two(), batches, outputs=lambda given: given["out"])
+
+
+def test_like_a_batch_of_tokens() -> None:
+    example = torch.tensor([[1, 5, 9, 2], [1, 7, 3, 2]]), None
+    batch = torch.cat(tqcodec.torch.synthetic_inputs(Speaker(10), 30, example=example))
+    assert batch[:, 0].eq(1).all() and batch[:, 3].eq(2).all()
+    assert int(batch[:, 1:3].min()) >= 3 and int(batch.max()) <= 9
+
+
+def test_like_sounds_and_pictures() -> None:
+    sound = torch.randn(4, 1, 400, generator=torch.Generator().manual_seed(0)) * 0.1
+    model = nn.Sequential(nn.Conv1d(1, 4, 9), nn.BatchNorm1d(4), nn.Flatten(), nn.Linear(1568, 2))
+    batch = torch.cat(tqcodec.torch.synthetic_inputs(model.eval(), 9, example=sound))
+    assert (
+        batch.shape == (9, 1, 400) and float(batch.abs().max()) <= float(sound.abs().max()) + 1e-6
+    )
+    picture = torch.rand(2, 3, 20, 30).half()
+    batch = tqcodec.torch.synthetic_inputs(nn.Conv2d(3, 1, 3).half(), 6, example=picture)[0]
+    assert batch.shape == (3, 3, 20, 30) and batch.dtype == torch.float16
+
+
+def test_tokens_and_texts() -> None:
+    class Encoder(Speaker):
+        def forward(self, tokens: Tensor) -> Tensor:
+            return super().forward(tokens) + self.embedding(tokens).mean(1, keepdim=True)
+
+    text = torch.cat(tqcodec.torch.synthetic_inputs(Speaker(), 12, tokens=6))
+    assert text.equal((text[:, :1] + torch.arange(6)) % 7)
+    random = torch.cat(tqcodec.torch.synthetic_inputs(Encoder(), 12, tokens=6))
+    assert random.shape == (12, 6) and set(random.flatten().tolist()) == set(range(7))
+
+
+class Failing(Classifier):
+    error: BaseException = RuntimeError("no\nsuch shape")
+
+    def forward(self, x: Tensor) -> Tensor:
+        super().forward(x)
+        self.norm.running_mean = torch.zeros(8)  # type: ignore[assignment]
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no\nsuch shape"), KeyboardInterrupt()])
+def test_left_as_it_was_by_an_exception(error: BaseException) -> None:
+    model = Failing().train()
+    model.error = error
+    model.norm.weight.requires_grad_(False)
+    before = state_of(model)
+    wanted = EncodeError if isinstance(error, Exception) else KeyboardInterrupt
+    with pytest.raises(wanted) as found:
+        tqcodec.torch.synthetic_inputs(model, 4, size=16)
+    assert same(before, state_of(model))
+    if wanted is EncodeError:
+        assert "no such shape" in str(found.value) and "example" in str(found.value)
+        assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "one of size"),
+        ({"size": 16, "tokens": 4}, "one of size"),
+        ({"size": 16, "mean": (1, 2)}, "mean"),
+        ({"size": 16, "std": 0}, "std"),
+        ({"size": 16, "std": float("nan")}, "std"),
+        ({"size": (1, 2, 3)}, "height, width"),
+        ({"tokens": 4}, "example"),
+        ({"example": {}}, "example"),
+        ({"example": [torch.zeros(2, 3).fill_(torch.inf)]}, "finite"),
+        ({"size": 16, "device": "nowhere"}, "device"),
+    ],
+)
+def test_what_cannot_be_made(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(EncodeError, match=message):
+        tqcodec.torch.synthetic_inputs(classifier(), 4, **arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"count": 0}, {"count": 1.5}, {"size": 0}, {"size": "a"}, {"seed": 1 << 70}]
+)
+def test_wrong_arguments(arguments: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError), match="tqcodec: "):
+        tqcodec.torch.synthetic_inputs(classifier(), **{"count": 4, "size": 16, **arguments})
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_dead_leaves(channels: int) -> None:
+    leaves = dead_leaves(20, 24, 40, channels, seed=3)
+    assert leaves.shape == (20, channels, 24, 40)
+    assert np.array_equal(leaves, dead_leaves(20, 24, 40, channels, seed=3))
+    assert not np.array_equal(leaves, dead_leaves(20, 24, 40, channels, seed=4))
+    x = leaves.astype(float)
+    assert 80 < x.mean() < 160 and 30 < x.std() < 90
+    # Neighbours are alike, and those further away less so.
+    apart = [np.corrcoef(x[..., :-d].ravel(), x[..., d:].ravel())[0, 1] for d in (1, 8)]
+    assert apart[0] > 0.7 and apart[1] < apart[0] - 0.1
+
+
+def test_noise() -> None:
+    noise = pink_noise((3, 2, 512), seed=1)
+    assert noise.shape == (3, 2, 512) and abs(noise.std() - 1) < 0.01
+    power = np.abs(np.fft.rfft(noise)).mean((0, 1))
+    assert power[1:5].mean() > 20 * power[200:].mean()
+    assert abs(pink_noise((2000, 3)).std() - 1) < 0.05

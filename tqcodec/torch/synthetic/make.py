@@ -1,0 +1,253 @@
+"""Makes inputs for calibration from a network alone."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tqcodec.common import foreign
+from tqcodec.common.checks import need, need_function, need_number
+from tqcodec.common.progress import Progress
+from tqcodec.errors import EncodeError, TQCError
+from tqcodec.torch.batches import SEEDS, check_network, copied, device_of
+from tqcodec.torch.synthetic.examples import parts_like
+from tqcodec.torch.synthetic.leaves import dead_leaves
+from tqcodec.torch.synthetic.parts import ALONE, Part, Parts, batch_of
+from tqcodec.torch.synthetic.steps import DEFAULT, Moments, Recipe, move
+from tqcodec.torch.synthetic.tokens import Writer, random_tokens, vocabulary_of
+from tqcodec.torch.unchanged import unchanged
+
+COUNT = 256
+MOST_COUNT = 1 << 20
+MOST_SIZE = 1 << 14  # of a side, as of image files
+MOST_TOKENS = 1 << 20
+
+Numbers = float | Sequence[float]
+Size = int | tuple[int, int]
+
+
+def synthetic_inputs(
+    model: nn.Module,
+    count: int = COUNT,
+    *,
+    size: Size | None = None,
+    mean: Numbers = 0.0,
+    std: Numbers = 1.0,
+    example: Any = None,
+    tokens: int | None = None,
+    recipe: Recipe = DEFAULT,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    progress: Progress | None = None,
+) -> list[Any]:
+    """Inputs for `calibrate` and `tune`, made from the network alone, where there is no data.
+
+    One of `size`, `tokens` and `example` says what the network takes.
+
+    - Pictures are dead leaves (Lee, Mumford, Huang, IJCV 2001): opaque shapes over each other.
+    - In a network with batch normalisation they, and the floats of an example, are then moved by
+      steps of gradient: the mean and the variance of each channel towards those that its running
+      statistics hold, and each output towards one of its own. That is a random class where outputs
+      are (samples, classes) and not all of one length, as those of embeddings are; else a random
+      direction from the mean of the outputs.
+    - Tokens are random. Where the outputs are scores for all tokens at each place, by the tokens up
+      to it alone, the network goes on from the first one and writes the others itself.
+
+    The network runs in evaluation mode and is left as it was, also by an exception. The same
+    arguments give the same inputs on one machine; torch's and numpy's own random states are not
+    touched.
+
+    Args:
+        model: the network.
+        count: number of samples.
+        size: of pictures: the side in pixels, or (height, width). They have as many channels as the
+            first convolution takes.
+        mean: of the channels on the scale of 0 to 255, taken off; one for each, or one for all.
+        std: of the channels on that scale, divided by.
+        example: one batch, for networks that take something else: a tensor, a tuple of which the
+            first is the input, or a mapping of keyword arguments; samples along dimension 0. The
+            inputs have its shapes and types, and its means and spreads (`synthetic.examples`).
+        tokens: length of a text for networks that take integers (samples, length).
+        recipe: steps of gradient and what they weigh.
+        seed: of all that is random.
+        device: where the network runs; by default that of its first parameter. Elsewhere a copy of
+            the network does.
+        progress: called with ("synthetic inputs", steps done, of how many).
+
+    Returns:
+        Batches of at most `recipe.batch` samples on the CPU, as `calibrate` takes them: tensors, or
+        mappings where the example was one. Floats are of the type of the network's first parameter,
+        or of the example.
+
+    Raises:
+        EncodeError: arguments that do not fit the network, or a network that fails on such inputs.
+    """
+    check_network(model)
+    need_number("count", count, 1, MOST_COUNT)
+    need_number("seed", seed, *SEEDS)
+    need("recipe", recipe, Recipe, "a Recipe")
+    need_function("progress", progress)
+    if sum(way is not None for way in (size, tokens, example)) != 1:
+        raise EncodeError(
+            "synthetic inputs: say what the network takes, by one of size (of pictures), tokens "
+            "(length of a text) and example (one batch)"
+        )
+    network = _on(model, device)
+    where = device_of(network)
+    generator = torch.Generator().manual_seed(seed)
+    if size is not None:
+        parts = _pictures(network, count, size, mean, std, generator)
+    elif tokens is not None:
+        parts = _tokens(network, count, tokens, generator)
+    else:
+        parts = parts_like(example, count, generator)
+    batches = _split(parts, count, recipe.batch, where)
+    with _explained(), unchanged(network, where, seed):
+        finish = _finish(network, batches[0], tokens, recipe, generator)
+        return _finished(batches, finish, progress)
+
+
+def _on(model: nn.Module, device: str | torch.device | None) -> nn.Module:
+    """The network, or a copy of it on another device."""
+    if device is None:
+        return model
+    try:
+        wanted = torch.empty(0, device=device).device
+        return model if wanted == device_of(model) else copied(model).to(wanted)
+    except TQCError:
+        raise
+    except Exception as error:
+        raise EncodeError(f"device {str(device)!r}: {foreign.described(error)}") from error
+
+
+def _pictures(
+    model: nn.Module,
+    count: int,
+    size: Size,
+    mean: Numbers,
+    std: Numbers,
+    generator: torch.Generator,
+) -> Parts:
+    """Dead leaves, normalised as the network wants them."""
+    need("size", size, (int, tuple, list), "a number of pixels or (height, width)")
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2:
+        raise EncodeError(f"size {size} is not (height, width)")
+    for side in sides:
+        need_number("size", side, 1, MOST_SIZE)
+    channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
+    means, stds = (_by_channel(*one, channels) for one in (("mean", mean), ("std", std)))
+    if not stds.all():
+        raise EncodeError("std must not be 0")
+    seed = int(torch.randint(1 << 62, (), generator=generator))
+    leaves = torch.from_numpy(dead_leaves(count, *sides, channels=channels, seed=seed))
+    kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    part = Part(leaves.float() / 255, 255 / stds, -means / stds, is_picture=True, dtype=kind)
+    return {ALONE: part}
+
+
+def _by_channel(what: str, values: Numbers, channels: int) -> Tensor:
+    """One number for each channel, float32 (channels, 1, 1)."""
+    given = torch.tensor(values, dtype=torch.float32).flatten()
+    if len(given) not in (1, channels) or not given.isfinite().all():
+        raise EncodeError(f"{what} {values}: not one finite number, nor one for each of {channels}")
+    return given.expand(channels).reshape(channels, 1, 1)
+
+
+def _tokens(model: nn.Module, count: int, length: int, generator: torch.Generator) -> Parts:
+    need_number("tokens", length, 1, MOST_TOKENS)
+    return {ALONE: Part(random_tokens(count, length, vocabulary_of(model), generator))}
+
+
+def _split(parts: Parts, count: int, most: int, device: torch.device) -> list[Parts]:
+    """Batches of about equal size, `most` samples at most; two at least, which tuning needs."""
+    batches = max(min(2, count), math.ceil(count / most))
+    bounds = [count * i // batches for i in range(batches + 1)]
+    return [
+        {name: part.chosen(slice(start, end), device) for name, part in parts.items()}
+        for start, end in itertools.pairwise(bounds)
+    ]
+
+
+@dataclass(frozen=True)
+class _Finish:
+    """What is done to each batch.
+
+    Attributes:
+        rounds: calls of `done` that it takes.
+        call: with the parts, the number of the batch and `done`; returns new parts.
+    """
+
+    rounds: int
+    call: Callable[[Parts, int, Callable[[], None]], Parts]
+
+
+def _finish(
+    model: nn.Module, first: Parts, tokens: int | None, recipe: Recipe, generator: torch.Generator
+) -> _Finish:
+    """What a network can do for its inputs.
+
+    Args:
+        model: the network.
+        first: the first batch.
+        tokens: length of texts, if it takes such.
+        recipe: how inputs are moved.
+        generator: of what is random.
+    """
+    moments = Moments(model)
+    if recipe.steps and moments.norms and any(part.gain is not None for part in first.values()):
+
+        def moved(parts: Parts, number: int, done: Callable[[], None]) -> Parts:
+            with moments.watching():
+                return move(model, moments, parts, number, recipe, generator, done)
+
+        return _Finish(recipe.steps, moved)
+    if tokens is not None:
+        writer = Writer(model, vocabulary_of(model))
+        if writer.writes(first[ALONE].values):
+
+            def written(parts: Parts, number: int, done: Callable[[], None]) -> Parts:
+                return {ALONE: Part(writer.written(parts[ALONE].values, generator, done))}
+
+            return _Finish(tokens - 1, written)
+    return _Finish(0, lambda parts, number, done: parts)
+
+
+def _finished(batches: list[Parts], finish: _Finish, progress: Progress | None) -> list[Any]:
+    total, steps = len(batches) * finish.rounds, 0
+
+    def done() -> None:
+        nonlocal steps
+        steps += 1
+        if progress is not None:
+            progress("synthetic inputs", steps, total)
+
+    made = []
+    for number, parts in enumerate(batches, start=1):
+        found = finish.call(parts, number, done)
+        made.append(batch_of({n: p.chosen(slice(None), CPU) for n, p in found.items()}))
+    return made
+
+
+CPU = torch.device("cpu")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What the user's network raises becomes one line that says what to do."""
+    try:
+        yield
+    except (TQCError, MemoryError):
+        raise
+    except Exception as error:
+        raise EncodeError(
+            f"the network fails on made-up inputs: {foreign.described(error)}; give one batch that "
+            "it takes as the example"
+        ) from error

@@ -1,0 +1,47 @@
+"""A network that is run by us and left as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from tqcodec.torch.batches import modes_of
+from tqcodec.torch.calibration.layers import version_of
+
+
+@contextmanager
+def unchanged(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
+    """Evaluation mode, activations with gradient and weights without, as long as it lasts."""
+    modes = modes_of(model)
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    held = [(module, dict(module._buffers.items())) for module in model.modules()]
+    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    versions = [version_of(buffer) for buffer, _ in values]
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
+        torch.manual_seed(seed)  # for networks and loaders that draw
+        try:
+            for module, _ in modes:
+                module.training = False
+            for parameter in wanted:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for parameter in wanted:
+                with torch.inference_mode(parameter.is_inference()):  # else torch refuses
+                    parameter.requires_grad_()
+            for module, buffers in held:
+                if isinstance(module, torch.jit.ScriptModule):
+                    for name, buffer in buffers.items():
+                        setattr(module, name, buffer)
+                else:
+                    module._buffers.update(buffers)
+            for (buffer, value), version in zip(values, versions, strict=True):
+                if version_of(buffer) != version or buffer.is_inference():
+                    with torch.no_grad(), torch.inference_mode(buffer.is_inference()):
+                        buffer.copy_(value)
