@@ -330,6 +330,13 @@ def test_allocation(folder: Path) -> None:
     assert all(float(row.split()[-1]) >= 0 for row in found)
 
 
+def test_folding(folder: Path) -> None:
+    printed = run(folder, "folding", "builder.py:tiny", "--bits=6")
+    first, head, found = printed.splitlines()
+    assert " normalisations folded, " in first
+    assert len(found.split()) == len(head.split()) - 4  # two columns have several words
+
+
 def test_tools(folder: Path) -> None:
     printed = run(folder, "tools", "builder.py:tiny", "--rates", "4", "5")
     first, _, *found = printed.splitlines()

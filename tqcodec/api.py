@@ -70,6 +70,7 @@ def encode(
             others, a target that was missed, statistics of weights that have changed since, a file
             beyond a decoder's default limit.
     """
+    from tqcodec.encoder.kinds import Origin
     from tqcodec.encoder.pipeline import encode as run
     from tqcodec.encoder.settings import Settings
     from tqcodec.encoder.statistics import WeightStatistics
@@ -92,6 +93,11 @@ def encode(
         sources.append(Source(name, *patterns_of(name, array), known.get(name)))
     by_name = {source.name: source for source in sources}
     settings = settings if settings is not None else Settings()
+    if settings.inference and Origin.CONSTANT not in known.values():
+        raise EncodeError(
+            "inference: a module says which tensors are normalisations and which eps they have: "
+            "tqcodec.torch.encode(model, ...), or --model"
+        )
     stale = _of_statistics(statistics, by_name)
 
     def refined(data: bytes) -> dict[str, NDArray[np.unsignedinteger]]:

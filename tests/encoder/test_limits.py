@@ -255,9 +255,11 @@ def test_provenance_takes_eighty_bytes_at_most() -> None:
     images = (1 << 63) - 1
     one = WeightStatistics((1, 1), 0, images, 1, 1, sums, sums[0], sums, sums)
     for wish in ({"max_size": 1 << 62}, {"bits": 0.123456789}, {"snr": 1e-7}, {"lossless": True}):
-        text = provenance(Settings(**wish), {"w": one}, tuned=True)
-        assert len(text) + len("encoder") + 3 <= 80
-        assert text.startswith(f"tqcodec {tqcodec.__version__} {next(iter(wish))}")
+        for form in (False, "lossless" not in wish):
+            text = provenance(Settings(**wish, inference=form), {"w": one}, tuned=True)
+            assert len(text) + len("encoder") + 3 <= 80
+            assert text.startswith(f"tqcodec {tqcodec.__version__} {next(iter(wish))}")
+            assert text.endswith(" tuned inference" if form else " tuned")
 
 
 def test_provenance_is_in_the_file_unless_it_is_left_out() -> None:

@@ -103,6 +103,8 @@ def check_encode(arguments: argparse.Namespace) -> None:
         raise UsageError("encode takes either IN or --model (see tqcodec encode --help)")
     if not of_network and (data or not arguments.tune):
         raise UsageError(f"{'--data' if data else '--no-tune'} needs --model in place of IN")
+    if not of_network and arguments.inference:
+        raise UsageError("--inference needs --model, which says what the normalisations are")
     if of_network and arguments.output is None:
         raise UsageError("--model needs -o")
     if of_network and not data and arguments.statistics is None:
@@ -138,6 +140,8 @@ def _add_encode_options(encode: argparse.ArgumentParser) -> None:
     add("--no-verify", dest="verify", action="store_false", help=text)
     text = "do not write into the file which encoder made it, and how"
     add("--no-provenance", dest="provenance", action="store_false", help=text)
+    text = "normalisations of --model as evaluation needs them: smaller, not to be trained on"
+    add("--inference", action="store_true", help=text)
     add("--dry-run", action="store_true", help="say what would come out, write nothing")
     text = "no progress and no summary at the end; warnings are still shown"
     add("--quiet", action="store_true", help=text)

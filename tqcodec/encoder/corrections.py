@@ -3,7 +3,8 @@
 With W^ decoded, g the gains of the rows, mu the mean input and d = (W - g W^) mu, W x is nearest to
 g W^ x + d. A bias takes up d. A batch normalisation behind the layer takes up both, its weight g
 and its running mean m, which becomes (m - d) / g: the bias correction of Young, *Foundations of LLM
-Compression* (arXiv 2409.02026), and the gain that mends shrinkage, at no cost in the file.
+Compression* (arXiv 2409.02026), and the gain that mends shrinkage, at no cost in the file. In
+inference form, whose mean stays 0, its bias b becomes b + w d, with its weight w before the gain.
 """
 
 from __future__ import annotations
@@ -57,7 +58,11 @@ def corrected(
         shifted, scaled = value(one.shift, rows), value(one.gain, rows)
         if shifted is None:
             continue
-        if one.shift_sign < 0 and scaled is not None:
+        if one.behind:
+            if scaled is not None:
+                shifted += scaled * (effect.wanted - effect.gains * effect.found)
+                scaled *= effect.gains
+        elif one.shift_sign < 0 and scaled is not None:
             shifted -= effect.wanted - effect.gains * effect.found
             shifted /= effect.gains
             scaled *= effect.gains

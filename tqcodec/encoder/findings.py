@@ -30,7 +30,7 @@ class Finding:
         kind: ``snr`` (matrices of which little is left, or much less than of others), ``lost``
             (matrices that decode to zeros), ``target`` (missed, or without a meaning),
             ``statistics`` (of other weights), ``limit`` (the file decodes to more than a decoder
-            takes by default).
+            takes by default), ``inference`` (normalisations that are not in inference form).
         message: one line for people.
         tensors: names of those concerned, the worst first.
     """

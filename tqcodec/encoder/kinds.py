@@ -39,6 +39,7 @@ class Origin(Enum):
     FROZEN = "frozen"  # a parameter that requires no gradient
     STATISTIC = "statistic"  # vector of a normalisation with running statistics
     BUFFER = "buffer"  # any other buffer
+    CONSTANT = "constant"  # running mean or variance of a normalisation in inference form
 
 
 class Class(IntEnum):
@@ -281,7 +282,7 @@ def kind_of(
         return Kind.INTEGERS
     if patterns.size <= 1:
         return Kind.SINGLE
-    if origin is Origin.BUFFER:
+    if origin in (Origin.BUFFER, Origin.CONSTANT):
         return Kind.BUFFER
     if quantized:
         return Kind.QUANTIZED

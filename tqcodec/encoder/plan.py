@@ -147,9 +147,11 @@ def adjusted(item: Item, settings: Settings) -> Item:
 
 def _twin(source: Source, options: TensorOptions, kind: Kind, seen: dict[bytes, str]) -> str | None:
     """Name of an earlier tensor with the same type, shape, bytes, class and wishes."""
-    if source.patterns.size < LEAST_WEIGHTS:
+    constant = source.origin is Origin.CONSTANT
+    if source.patterns.size < LEAST_WEIGHTS and not constant:
         return None
-    about = f"{source.dtype.name}{source.patterns.shape}{class_of(kind)}"
+    # What may change is not tied to what may not.
+    about = f"{source.dtype.name}{source.patterns.shape}{class_of(kind)}{constant}"
     digest = hashlib.sha256(f"{about}{options}".encode())
     digest.update(source.patterns.reshape(-1).view(np.uint8).data)
     key = digest.digest()

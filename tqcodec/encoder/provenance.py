@@ -9,23 +9,29 @@ from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.version import VERSION
 
 LONGEST = 10  # digits of an integer; longer ones are rounded, so that the line stays short
+MOST = 70  # bytes, 80 with key and lengths
 
 
 def provenance(settings: Settings, statistics: Mapping[str, WeightStatistics], tuned: bool) -> str:
     """Encoder, version, target, effort and samples of the calibration, as section 11.5 has them.
 
-    ``tqcodec 0.1.0 bits=3 effort=5 samples=2000 tuned``: without `samples` no statistics were used.
-    Empty where the settings leave it out.
+    ``tqcodec 0.1.0 bits=3 effort=5 samples=2000 tuned``: without `samples` no statistics were used;
+    `inference` says that normalisations are in inference form. Empty where the settings leave it
+    out; without the effort where it would be too long.
     """
     if not settings.provenance:
         return ""
-    words = [f"tqcodec {VERSION}", _target(settings), f"effort={settings.effort}"]
+    maker, effort = f"tqcodec {VERSION} {_target(settings)}", f"effort={settings.effort}"
+    words = []
     if statistics:
         images = max(one.images for one in statistics.values())
         words.append(f"samples={_number(images)}")
     if tuned:
         words.append("tuned")
-    return " ".join(words)
+    if settings.inference:
+        words.append("inference")
+    line = " ".join([maker, effort, *words])
+    return line if len(line) <= MOST else " ".join([maker, *words])
 
 
 def _target(settings: Settings) -> str:
@@ -39,5 +45,6 @@ def _target(settings: Settings) -> str:
 
 
 def _number(value: float) -> str:
-    whole = isinstance(value, int) and abs(value) < 10**LONGEST
-    return str(value) if whole else f"{value:.6g}"
+    if isinstance(value, int):
+        return str(value) if abs(value) < 10**LONGEST else f"{value:.4g}"
+    return f"{value:.6g}"

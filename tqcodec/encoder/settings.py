@@ -37,6 +37,8 @@ class Settings:
         workers: processes; the bytes do not depend on it.
         metadata: free strings for the file.
         provenance: write which encoder made the file, and with which target and effort.
+        inference: write normalisations in the form that evaluation mode needs, with mean 0 and
+            variance 1 - eps (docs/encoder.md); only a module says which they are.
 
     Raises:
         EncodeError: settings that contradict each other or are out of range.
@@ -55,6 +57,7 @@ class Settings:
     workers: int = 1
     metadata: tuple[tuple[str, str], ...] = ()
     provenance: bool = True
+    inference: bool = False
 
     def __post_init__(self) -> None:
         targets = [self.bits, self.max_size, self.quality, self.snr, self.lossless or None]
@@ -67,9 +70,12 @@ class Settings:
         _check("side_bits", self.side_bits, 0, 52, whole=True)
         _check("effort", self.effort, 1, 9, whole=True)
         _check("workers", self.workers, 1, 1024, whole=True)
-        for name, flag in (("lossless", self.lossless), ("provenance", self.provenance)):
+        for name in ("lossless", "provenance", "inference"):
+            flag = getattr(self, name)
             if not isinstance(flag, bool):
                 raise EncodeError(f"settings: {name} is {flag!r}, not True or False")
+        if self.lossless and self.inference:
+            raise EncodeError("settings: inference changes tensors, which lossless forbids")
         for name, pairs in (("metadata", self.metadata), ("rules", self.rules)):
             if not isinstance(pairs, Sequence) or isinstance(pairs, str):
                 raise EncodeError(f"settings: {name} are {pairs!r}, not a sequence of pairs")

@@ -86,6 +86,7 @@ class WeightStatistics:
         shift_sign: 1 if `shift` is added to the output, -1 if it is subtracted.
         gain: name of the 1-D tensor that multiplies the output after `shift`: the weight of the
             batch normalisation behind it; None if there is none.
+        behind: `shift` is added behind `gain`: it is the bias of a batch normalisation.
         sketch: of the weight itself, by `sketch_of`; None where it is not known.
     """
 
@@ -102,6 +103,7 @@ class WeightStatistics:
     shift_sign: int = 1
     gain: str | None = None
     sketch: tuple[float, ...] | None = None
+    behind: bool = False
 
     def __post_init__(self) -> None:
         if not self._fits():

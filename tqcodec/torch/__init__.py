@@ -26,13 +26,13 @@ from tqcodec import api, streaming
 from tqcodec.common.atomic import check_writable, replacing
 from tqcodec.common.checks import PathLike, need, need_function, path_of
 from tqcodec.common.progress import Progress
-from tqcodec.encoder.findings import EncodeReport
+from tqcodec.encoder.findings import EncodeReport, Finding
 from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.errors import EncodeError, EncodeWarning
 from tqcodec.file import Reading, TensorFile, need_bytes
 from tqcodec.format.container import EVERYTHING, Container
-from tqcodec.torch import search, tuning
+from tqcodec.torch import folding, search, tuning
 from tqcodec.torch.calibration.calibrate import calibrate
 from tqcodec.torch.checkpoint import decoded, origins, to_arrays, to_tensor
 from tqcodec.torch.evaluation import Comparison, Reference, compare
@@ -104,6 +104,7 @@ def encode(
     """
     need("the model", model, (torch.nn.Module, Mapping), "an nn.Module or a state dict")
     need("settings", settings, (Settings, NoneType), "tqcodec.Settings")
+    need("statistics", statistics, (Mapping, NoneType), "tqcodec.Statistics")
     need("tune", tune, (Iterable, NoneType), "batches")
     need_function("evaluate", evaluate)
     state = model.state_dict() if isinstance(model, torch.nn.Module) else model
@@ -112,6 +113,12 @@ def encode(
 
     if tune is not None and not isinstance(model, torch.nn.Module):
         raise EncodeError("tune needs a network (nn.Module), not a state dict")
+    noted: Finding | None = None
+    if settings is not None and settings.inference and isinstance(model, torch.nn.Module):
+        folded = folding.fold(model, arrays, settings)
+        arrays, known, noted = folded.arrays, folded.origins(known or {}), folded.finding()
+        statistics = folded.statistics(statistics) if statistics is not None else None
+        settings = replace(settings, inference=bool(folded.constants))
 
     def refine(data: bytes) -> dict[str, NDArray[Any]]:
         assert isinstance(model, torch.nn.Module) and tune is not None, "checked above"
@@ -137,6 +144,8 @@ def encode(
                 verify=verify,
                 report=found,
             )
+        if noted is not None:
+            found.findings.insert(0, noted)
         reports.append((data, found))
         return data
 
