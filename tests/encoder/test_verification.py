@@ -92,7 +92,10 @@ def other_record(change: Callable[[CodedTensor], CodedTensor]) -> Fault:
 
     def fault(patch: pytest.MonkeyPatch) -> None:
         def changed(sources: Any, items: Any, matrices: Any, *rest: Any) -> Any:
-            found = {n: replace(one, record=change(one.record)) for n, one in matrices.items()}
+            found = {}
+            for name, draft in matrices.items():
+                content = replace(draft.content, record=change(draft.content.record))
+                found[name] = replace(draft, content=content)
             return (sources, items, found, *rest)
 
         other_assembly(patch, changed)

@@ -65,6 +65,7 @@ class Trial:
         return replace(self, step=self.step * 2.0**octaves)
 
 
+@np.errstate(invalid="ignore")  # which BLAS may report of lanes beyond its arrays
 def make_draft(
     source: Source, survey: Survey, rates: Rates, method: Method, payload: PayloadKind, step: float
 ) -> Draft:

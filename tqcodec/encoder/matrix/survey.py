@@ -143,6 +143,7 @@ def weights_of(
     return out.reshape(lengths)
 
 
+@np.errstate(invalid="ignore")  # which BLAS may report of lanes beyond its arrays
 def make_survey(source: Source, matrix: Matrix, look: Look) -> Survey:
     """The survey of one weight matrix."""
     item, metric = matrix.item, matrix.metric
