@@ -46,7 +46,7 @@ class Recipe:
     steps: int = 40
     rate: float = 0.015
     moments: float = 1.0
-    outputs: float = 0.1
+    outputs: float = 0.03
     smoothness: float = 0.2
     batch: int = 32
     side: int = 128
