@@ -40,7 +40,7 @@ from benchmarks.calibrated.tables import (
     print_ratios,
 )
 from benchmarks.calibrated.targets import judge as judge_targets
-from benchmarks.common.command import command_parser
+from benchmarks.common.command import command_parser, parse_networks
 from benchmarks.common.records import RecordFile
 from benchmarks.common.subjects import build
 from benchmarks.common.verdicts import print_verdicts
@@ -134,14 +134,6 @@ def _progress(point: Point) -> None:
 def _options() -> argparse.Namespace:
     parser = command_parser("calibrated", __doc__)
     parser.add_argument(
-        "--network",
-        action="append",
-        required=True,
-        nargs="+",
-        metavar=("NAME", "BUILDER"),
-        help="a name, a builder and its arguments; may be given several times",
-    )
-    parser.add_argument(
         "--run",
         nargs="*",
         choices=list(CONTENDERS),
@@ -187,9 +179,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="threads and processes (2)")
     parser.add_argument("--out", type=Path, help="write every point to this CSV file")
     parser.add_argument("--plot", type=Path, help="write the curves to this PNG file")
-    options = parser.parse_args()
-    if any(len(network) < 2 for network in options.network):
-        parser.error("--network takes a name, a builder and its arguments")
+    options = parse_networks(parser)
     if "nncodec" in options.run and options.nncodec_python is None:
         parser.error("--nncodec-python is missing")
     return options

@@ -18,12 +18,11 @@ of the default, or for each `--made LABEL KEY=VALUE...` those of other arguments
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,8 @@ import torch
 
 import tqcodec
 import tqcodec.torch
-from benchmarks.common.command import command_parser
+from benchmarks.common.command import command_parser, parse_networks
+from benchmarks.common.records import RecordFile
 from benchmarks.synthetic.cases import Case, build
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.torch.synthetic.steps import Recipe
@@ -72,14 +72,12 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     variants = {label: _settings(pairs) for label, *pairs in options.made} or {MADE: {}}
     rows = []
-    with Path(options.out).open("w", newline="") if options.out else sys.stderr as log:
-        writer = csv.DictWriter(log, [field.name for field in fields(Row)])
-        writer.writeheader()
-        for name, builder, *arguments in options.network:
-            for row in _measured(name, build(builder, arguments), variants, options):
-                rows.append(row)
-                writer.writerow(asdict(row))
-                log.flush()
+    file = RecordFile(options.out, Row)
+    for name, builder, *arguments in options.network:
+        for row in _measured(name, build(builder, arguments), variants, options):
+            rows.append(row)
+            file.add([row])
+            print(row, file=sys.stderr, flush=True)
     _print(rows)
 
 
@@ -160,14 +158,6 @@ def _settings(pairs: Sequence[str]) -> dict[str, float]:
 def _options() -> argparse.Namespace:
     parser = command_parser("synthetic", __doc__)
     parser.add_argument(
-        "--network",
-        action="append",
-        required=True,
-        nargs="+",
-        metavar=("NAME", "BUILDER"),
-        help="a name, a builder and its arguments; may be given several times",
-    )
-    parser.add_argument(
         "--made",
         action="append",
         default=[],
@@ -179,11 +169,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--skip-real", action="store_true", help="do without real inputs")
     parser.add_argument("--skip-nothing", action="store_true", help="do without weights alone")
     parser.add_argument("--threads", type=int, default=1, help="threads and processes (1)")
-    parser.add_argument("--out", help="write every row to this CSV file when it is measured")
-    options = parser.parse_args()
-    if any(len(network) < 2 for network in options.network):
-        parser.error("--network takes a name, a builder and its arguments")
-    return options
+    parser.add_argument(
+        "--out", type=Path, help="write every row to this CSV file when it is measured"
+    )
+    return parse_networks(parser)
 
 
 if __name__ == "__main__":
