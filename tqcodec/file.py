@@ -24,7 +24,7 @@ from tqcodec.common.arriving import BYTES, Arriving
 from tqcodec.common.checks import PathLike, need, need_options, path_of
 from tqcodec.common.progress import Progress
 from tqcodec.format import reconstruct
-from tqcodec.format.container import TRUSTED, Container, default_limit
+from tqcodec.format.container import Container, limit_of
 from tqcodec.format.entries import Entry
 from tqcodec.format.header import Header
 from tqcodec.format.native_decoder import Fetch, NativeFile
@@ -97,8 +97,7 @@ class TensorFile(Mapping[str, Array]):
         try:
             # Where nobody knows the length, the directory says it.
             length = self._length if self._length is not None else self.container.length
-            believed = length if self._length is not None else min(length, TRUSTED)
-            self._most = limit if limit is not None else default_limit(believed)
+            self._most = limit_of(limit, self._length, length)
             # Of what is arriving, the bytes of the next tensor are not there.
             self._together = self._most if self._arriving is None else 0
             with suppress(MemoryError):

@@ -13,6 +13,7 @@ from tqcodec.common.arriving import BYTES, Arriving
 from tqcodec.common.checks import PathLike, need, need_options
 from tqcodec.errors import MalformedError, UnsupportedError
 from tqcodec.file import TensorFile
+from tqcodec.format.container import Container
 from tqcodec.format.entries import Entry, Segment
 from tqcodec.format.header import read_header
 from tqcodec.format.registry import HEADER_SIZE
@@ -96,7 +97,7 @@ class Stream:
         arriving.hold(0, HEADER_SIZE)
         header = read_header(arriving.fetch(0, HEADER_SIZE))
         arriving.hold(0, HEADER_SIZE + header.stored)
-        directory = TensorFile(arriving, limit).container.directory
+        directory = Container(arriving.fetch, arriving.length, limit).directory
         if directory.tables is not None:
             arriving.hold(0, _end(directory.tables))
         arriving.keep()

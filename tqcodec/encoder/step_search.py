@@ -31,8 +31,6 @@ class StepSearch:
     Attributes:
         step: to be tried next.
         best_step: the one that came closest, of those tried.
-        is_open: False once a step is close enough, or no better one is to be expected.
-        is_spent: True where that is for the number of tries alone.
     """
 
     def __init__(
@@ -44,7 +42,6 @@ class StepSearch:
         coarsest: float = math.inf,
     ) -> None:
         self.step = self.best_step = start
-        self.is_open, self.is_spent = tries > 0, tries <= 0
         self._least = math.inf
         self._tolerance, self._tries = tolerance, tries
         self._narrowest, self._coarsest = narrowest, coarsest
@@ -63,15 +60,21 @@ class StepSearch:
             self._least, self.best_step = distance, self.step
         self._tried.append((math.log2(self.step), octaves))
         self.step = min(self._next(), self._coarsest)
-        done = self._least <= self._tolerance or self._is_narrow
-        self.is_spent = not done and len(self._tried) >= self._tries
-        self.is_open = not done and not self.is_spent
         return best
+
+    @property
+    def is_open(self) -> bool:
+        """False once a step is close enough, or no better one is to be expected."""
+        return not self._is_done and len(self._tried) < self._tries
+
+    @property
+    def is_spent(self) -> bool:
+        """True where it is not open for the number of tries alone."""
+        return not self._is_done and len(self._tried) >= self._tries
 
     def reopen(self, step: float, tries: int) -> None:
         """Go on with a step of the caller's choice, for so many tries more."""
         self.step, self._tries = step, len(self._tried) + tries
-        self.is_open, self.is_spent = tries > 0, tries <= 0
 
     def _next(self) -> float:
         """A better step than the last one."""
@@ -89,10 +92,11 @@ class StepSearch:
         return float(2.0 ** min(max(x - octaves / slope, -EXTREME), EXTREME))
 
     @property
-    def _is_narrow(self) -> bool:
-        """True where the target lies between two steps that are nearly the same."""
+    def _is_done(self) -> bool:
+        """True for a step that is close enough, or a target between two that are nearly alike."""
         ends = self._ends()
-        return ends is not None and ends[1][0] - ends[0][0] < self._narrowest
+        narrow = ends is not None and ends[1][0] - ends[0][0] < self._narrowest
+        return narrow or self._least <= self._tolerance
 
     def _ends(self) -> tuple[tuple[float, float], tuple[float, float]] | None:
         """The nearest tries on either side of the target, where there are some."""

@@ -68,8 +68,7 @@ class Container:
         if length is not None and length != end:
             raise MalformedError("container.length", f"{length} bytes, not {end}", min(end, length))
         self.length = end
-        believed = length if length is not None else min(end, TRUSTED)
-        self.limit = limit if limit is not None else default_limit(believed)
+        self.limit = limit_of(limit, length, end)
         self.index = {entry.name: i for i, entry in enumerate(self.directory.entries)}
         self._tables: Tables | None = None
         # The last bundle read, by its index: patterns by name.
@@ -269,6 +268,19 @@ class Container:
 def default_limit(length: int) -> int:
     """Decoded bytes that a file of so many bytes may take where the caller does not say (12.1)."""
     return FREE_BYTES + BYTES_PER_BYTE * length
+
+
+def limit_of(limit: int | None, length: int | None, claimed: int) -> int:
+    """Decoded bytes that a file may take.
+
+    Args:
+        limit: what the caller says; None for `default_limit`.
+        length: bytes of the file; None where they are not known.
+        claimed: what its directory says that they are.
+    """
+    if limit is not None:
+        return limit
+    return default_limit(length if length is not None else min(claimed, TRUSTED))
 
 
 def block_lengths(elements: int) -> list[int]:

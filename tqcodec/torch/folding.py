@@ -266,7 +266,7 @@ def _held(model: nn.Module) -> Iterator[Tensor]:
     """Tensors of a network, as often as modules have them."""
     for module in model.modules():
         for held in (module._parameters, module._buffers):
-            yield from (tensor for _, tensor in held.items() if tensor is not None)
+            yield from (tensor for tensor in held.values() if tensor is not None)
 
 
 def _shared(model: nn.Module) -> set[int]:

@@ -18,9 +18,8 @@ from torch.nn import functional
 
 from tqcodec.multiplications import Operations, used_channels
 from tqcodec.torch.inference.held import Holder, holder_of
-from tqcodec.transform_tensor import TransformTensor, narrowest
+from tqcodec.transform_tensor import AXES, TransformTensor, narrowest
 
-AXES: Final = ("out", "in", "taps")
 CONVOLUTIONS: Final = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 

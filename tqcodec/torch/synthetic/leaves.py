@@ -8,7 +8,6 @@ colour, linear shading and a texture whose amplitude falls as 1 / frequency. Nee
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +38,6 @@ def dead_leaves(
     channels: int = 3,
     *,
     seed: int = 0,
-    done: Callable[[int], None] | None = None,
 ) -> NDArray[np.uint8]:
     """Pictures of dead leaves, uint8 (count, channels, height, width).
 
@@ -49,7 +47,6 @@ def dead_leaves(
         width: in pixels.
         channels: 3 are red, green and blue; others are one brightness with colours of their own.
         seed: of all that is drawn.
-        done: called with the number of pictures made, after each.
     """
     rng = np.random.default_rng(seed)
     textures = _textures(rng, height, width)
@@ -57,8 +54,6 @@ def dead_leaves(
     for i in range(count):
         picture = _picture(rng, channels, textures, height, width)
         pictures[i] = np.clip(picture * 255 + 0.5, 0, 255)
-        if done is not None:
-            done(i + 1)
     return pictures
 
 

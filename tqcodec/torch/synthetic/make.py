@@ -17,6 +17,7 @@ from tqcodec.common.checks import need, need_function, need_number
 from tqcodec.common.progress import Progress
 from tqcodec.errors import EncodeError, TQCError
 from tqcodec.torch.batches import SEEDS, check_network, copied, device_of
+from tqcodec.torch.inputs import MOST_SIZE
 from tqcodec.torch.synthetic.examples import parts_like
 from tqcodec.torch.synthetic.leaves import dead_leaves
 from tqcodec.torch.synthetic.parts import ALONE, Part, Parts, batch_of
@@ -26,9 +27,9 @@ from tqcodec.torch.unchanged import unchanged
 
 COUNT = 256
 MOST_COUNT = 1 << 20
-MOST_SIZE = 1 << 14  # of a side, as of image files
 MOST_TOKENS = 1 << 20
 STRIDE = 32
+CPU = torch.device("cpu")
 
 Numbers = float | Sequence[float]
 Size = int | tuple[int, int]
@@ -270,9 +271,6 @@ def _finished(batches: list[Parts], finish: _Finish, progress: Progress | None) 
         found = finish.call(parts, number, done)
         made.append(batch_of({n: p.chosen(slice(None), CPU) for n, p in found.items()}))
     return made
-
-
-CPU = torch.device("cpu")
 
 
 @contextmanager

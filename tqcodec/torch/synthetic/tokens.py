@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from tqcodec.errors import EncodeError
 from tqcodec.torch.batches import Runner, first_logits
 
-EXPONENT = 0.0
 SAME = 1e-3  # most that earlier scores differ, of their size, where they do not see later tokens
 
 
@@ -33,10 +32,8 @@ def vocabulary_of(model: nn.Module) -> int:
 
 
 def random_tokens(count: int, length: int, vocabulary: int, generator: torch.Generator) -> Tensor:
-    """Tokens, int64 (count, length), small ones more often."""
-    shares = torch.arange(1, vocabulary + 1, dtype=torch.float64) ** -EXPONENT
-    drawn = torch.multinomial(shares, count * length, replacement=True, generator=generator)
-    return drawn.view(count, length)
+    """Tokens, int64 (count, length), each as likely as the others."""
+    return torch.randint(vocabulary, (count, length), generator=generator)
 
 
 class Writer:
