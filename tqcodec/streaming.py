@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal, overload
+from typing import Any, BinaryIO, Literal, overload
 
 from tqcodec.arrays import Array
 from tqcodec.common import streams
 from tqcodec.common.arriving import BYTES, Arriving
-from tqcodec.common.checks import PathLike, need, need_options
+from tqcodec.common.checks import DOMAINS, Domain, PathLike, need, need_options
 from tqcodec.errors import MalformedError, UnsupportedError
 from tqcodec.file import TensorFile
 from tqcodec.format.container import Container
@@ -20,10 +20,7 @@ from tqcodec.format.registry import HEADER_SIZE
 from tqcodec.transform_tensor import TransformTensor
 
 Source = PathLike | bytes | BinaryIO | Iterable[bytes]
-Domain = Literal["weights", "transform"]
 Found = Array | TransformTensor
-
-DOMAINS: Final = ("weights", "transform")
 
 
 @overload

@@ -6,15 +6,12 @@ import argparse
 from typing import NoReturn
 
 from tqcodec import native
-from tqcodec.encoder.settings import PAYLOADS, TRANSFORMS, Settings
+from tqcodec.common.checks import DOMAINS
+from tqcodec.encoder.settings import MOST_WORKERS, PAYLOADS, TRANSFORMS, Settings
 from tqcodec.format.registry import MAJOR, MINOR
 from tqcodec.version import VERSION
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
-
-
-DOMAINS = ("weights", "transform")
-MOST_WORKERS = 1024  # as for `Settings.workers`
 
 
 class UsageError(Exception):

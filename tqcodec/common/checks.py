@@ -5,12 +5,15 @@ from __future__ import annotations
 import operator
 import os
 from types import NoneType
-from typing import Any
+from typing import Any, Final, Literal, get_args
 
 from tqcodec.common.progress import Progress
 
 Kinds = type[Any] | tuple[type[Any], ...]
 PathLike = str | os.PathLike[str]
+Domain = Literal["weights", "transform"]  # in which tensors are given
+
+DOMAINS: Final[tuple[Domain, ...]] = get_args(Domain)
 
 
 def need(what: str, value: object, kinds: Kinds, wanted: str) -> None:

@@ -10,6 +10,7 @@ from tqcodec.errors import EncodeError
 
 TRANSFORMS = ("auto", "none", "dct", "klt", "elt")
 PAYLOADS = ("range", "fixed")
+MOST_WORKERS = 1024
 DECIBELS_PER_QUALITY = 0.4
 DEFAULT_QUALITY = 70.0
 
@@ -69,7 +70,7 @@ class Settings:
         _check("snr", self.snr, 0, 100)
         _check("side_bits", self.side_bits, 0, 52, whole=True)
         _check("effort", self.effort, 1, 9, whole=True)
-        _check("workers", self.workers, 1, 1024, whole=True)
+        _check("workers", self.workers, 1, MOST_WORKERS, whole=True)
         for name in ("lossless", "provenance", "inference"):
             flag = getattr(self, name)
             if not isinstance(flag, bool):

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from tqcodec.torch.inference.lazy import Lazy, LazyFile, Owned
 from tqcodec.torch.versions import with_versions
 
 Mode = Literal["weights", "transform", "lazy"]
-MODES: Final = ("weights", "transform", "lazy")
+MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 
 CONVOLUTIONS: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED: Final = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
