@@ -27,7 +27,7 @@ from tqcodec.format import reconstruct
 from tqcodec.format.container import Container, limit_of
 from tqcodec.format.entries import Entry
 from tqcodec.format.header import Header
-from tqcodec.format.native_decoder import Fetch, NativeFile
+from tqcodec.format.native_decoder import Fetch, NativeFile, described
 from tqcodec.format.records import CodedTensor
 from tqcodec.format.registry import Coding
 from tqcodec.transform_tensor import TransformTensor, of_domain, of_values
@@ -57,6 +57,9 @@ class TensorFile(Mapping[str, Array]):
     Threads and forked processes may share it: reads have positions of their own. It is pickled (and
     copied) as the path of the file, which is opened again there, or as the bytes that it was made
     of. Once it is closed, names and metadata are still there, tensors are not (ValueError).
+
+    Attributes:
+        tensors: what the directory says of each tensor.
 
     Args:
         source: path of a file or a pipe, or its bytes. (`tqcodec.stream` gives what is arriving:
@@ -103,8 +106,8 @@ class TensorFile(Mapping[str, Array]):
             with suppress(MemoryError):
                 self._native = NativeFile.of(self._place(), length)
             decoder = self._native
-            names = [t.name for t in decoder.tensors] if decoder else self.container.index
-            self._index = {name: i for i, name in enumerate(names)}
+            self.tensors = decoder.tensors if decoder else described(self.container.directory)
+            self._index = {tensor.name: i for i, tensor in enumerate(self.tensors)}
             self._metadata = decoder.metadata if decoder else self.container.directory.metadata
         except BaseException:
             self.close()

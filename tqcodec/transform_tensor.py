@@ -72,6 +72,11 @@ class TransformTensor:
         return out, inn, taps
 
     @property
+    def order(self) -> list[int]:
+        """Dimensions of the weights, those of the axis out first, then in, then taps."""
+        return sorted(range(len(self.roles)), key=lambda d: (AXES.index(self.roles[d]), d))
+
+    @property
     def step(self) -> float:
         """The step of the coefficients: the scale as a number."""
         return math.ldexp(*self.scale)

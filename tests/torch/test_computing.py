@@ -7,6 +7,7 @@ import io
 import math
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -289,9 +290,9 @@ def test_a_network_on_the_meta_device(mode: Any, model: Network, data: bytes, x:
 
 @modes
 def test_what_does_not_fit(mode: Any, data: bytes, tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match=r"conv\.0\.bias"):
+    with pytest.raises(EvaluationError, match=r"'0\.weight' is not among"):
         tqcodec.torch.network(nn.Sequential(nn.Linear(3, 3)), data, mode)
-    with pytest.raises(TypeError, match="the model"):
+    with pytest.raises(TypeError, match="the network"):
         tqcodec.torch.network({}, data, mode)  # type: ignore[arg-type]
     with pytest.raises(DecodeError):
         tqcodec.torch.network(nn.Linear(2, 2), b"rubbish", mode)
@@ -309,6 +310,135 @@ def test_layers_that_are_loaded_as_they_are() -> None:
     for mode, held in (("transform", []), ("lazy", ["1"])):
         network: Any = tqcodec.torch.network(model, data, mode)  # type: ignore[arg-type]
         assert held_places(network) == held
+
+
+def sparse(*shape: int) -> Tensor:
+    """A weight two thirds of whose columns are zero."""
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    weight[:, shape[1] // 3 :] = 0
+    return weight
+
+
+REFUSED: dict[str, Any] = {
+    "linear": (nn.Linear(48, 32), [(4, 49), (4, 60), (4, 40), (), (4, 0)]),
+    "conv": (
+        nn.Conv2d(24, 32, 3),
+        [(1, 25, 5, 5), (1, 48, 5, 5), (24, 5), (5,), (24, 2, 2), (1, 1, 24, 5, 5), (1, 0, 5, 5)],
+    ),
+    "embedding": (
+        nn.Embedding(48, 24),
+        [torch.tensor([-1]), torch.tensor([48]), torch.tensor([True]), torch.tensor([1]).byte()],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_inputs_that_dense_layers_refuse_are_refused(kind: str) -> None:
+    layer, inputs = copy.deepcopy(REFUSED[kind][0]), REFUSED[kind][1]
+    with torch.no_grad():
+        layer.weight.copy_(sparse(*layer.weight.shape))
+    model = nn.Sequential(layer)
+    rules = (("*weight", "weight,transform:none"),)
+    data = tqcodec.torch.encode(model, tqcodec.Settings(snr=25, rules=rules))
+    network: Any = tqcodec.torch.network(model, data, "transform")
+    assert holder_of(network[0], "weight").operations.way == "transform"
+    for given_ in inputs:
+        x = given_ if isinstance(given_, Tensor) else torch.randn(given_)
+        refused = []
+        for one in (model, network):
+            with pytest.raises((RuntimeError, IndexError)) as caught:
+                one(x)
+            refused.append(caught.type)
+        assert refused[0] is refused[1]
+
+
+class Doubled(nn.Linear):
+    """A layer that makes something else of what is in a state dict."""
+
+    def _load_from_state_dict(self, state: Any, prefix: str, *others: Any) -> None:
+        state[prefix + "weight"] = 2 * state[prefix + "weight"]
+        super()._load_from_state_dict(state, prefix, *others)
+
+
+class Renamed(nn.Module):
+    """A network that reads files of its older versions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(32, 32))
+        self.register_load_state_dict_pre_hook(self.rename)  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def rename(module: Any, state: Any, prefix: str, *others: Any) -> None:
+        for name in [name for name in state if name.startswith(f"{prefix}old")]:
+            state[name.replace("old", "inner")] = 3 * state.pop(name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.inner(x)
+        return found
+
+
+@modes
+def test_modules_that_load_in_a_way_of_their_own(mode: Any) -> None:
+    torch.manual_seed(0)
+    for make in (lambda: Doubled(32, 32), Renamed):
+        model = nn.Sequential(make(), nn.Linear(32, 32))
+        state = {key.replace("inner", "old"): t for key, t in model.state_dict().items()}
+        data = tqcodec.torch.encode(state, tqcodec.Settings(snr=30, rules=(("*weight", "weight"),)))
+        dense = copy.deepcopy(model)
+        dense.load_state_dict(tqcodec.torch.decode(data))
+        network: Any = tqcodec.torch.network(model, data, mode)
+        x = torch.randn(2, 32)
+        with torch.no_grad():
+            assert close(network(x), dense(x), 20 * FLOAT32)
+        assert held_places(network) == ([] if mode == "weights" else ["1"])
+
+
+@modes
+def test_tensors_that_only_one_has(mode: Any, model: Network, x: Tensor) -> None:
+    state = {"position_ids": torch.arange(32.0)[None], **model.state_dict()}
+    left = state.pop("own.bias")
+    state.pop("again.bias")
+    data = tqcodec.torch.encode(state, tqcodec.Settings(snr=30))
+    with pytest.raises(EvaluationError, match=r"tensor 'own\.bias' is not among"):
+        tqcodec.torch.network(model, data, mode)
+    network: Any = tqcodec.torch.network(model, data, mode, strict=False)
+    assert torch.equal(network.own.bias, left)
+    dense = copy.deepcopy(model)
+    dense.load_state_dict(tqcodec.torch.decode(data), strict=False)
+    assert close(network(x), dense(x), 20 * FLOAT32)
+    with torch.device("meta"):
+        empty = Network()
+    with pytest.raises(EvaluationError, match=r"'(own|again)\.bias' is on the meta device"):
+        tqcodec.torch.network(empty, data, mode, strict=False)
+    data = tqcodec.torch.encode({**state, "own.bias": left, "again.bias": left})
+    with pytest.raises(EvaluationError, match=r"no tensor 'position_ids': .* strict=False"):
+        tqcodec.torch.network(empty, data, mode)
+    whole: Any = tqcodec.torch.network(empty, data, mode, strict=False)
+    assert torch.isfinite(whole.eval()(x)).all()
+
+
+@modes
+def test_networks_that_deepcopy_does_not_take(mode: Any) -> None:
+    """Tensors with a history, parts in TorchScript, parameters without a shape."""
+    torch.manual_seed(0)
+
+    def make() -> nn.Sequential:
+        normed = nn.utils.weight_norm(nn.Linear(32, 32))
+        scripted = torch.jit.script(nn.Linear(32, 32))
+        return nn.Sequential(normed, scripted, nn.Linear(32, 64))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's: both are old ways
+        model, dense = make(), make()
+        data = tqcodec.torch.encode(model, tqcodec.Settings(snr=30))
+        dense.load_state_dict(tqcodec.torch.decode(data))
+        network: Any = tqcodec.torch.network(model, data, mode)
+        x = torch.randn(2, 32)
+        with torch.no_grad():
+            assert close(network(x), dense(x), 20 * FLOAT32)
+        with pytest.raises(EvaluationError, match=r"'0\.weight' is lazy"):
+            tqcodec.torch.network(nn.Sequential(nn.LazyLinear(3)), data, mode)
 
 
 def test_coefficients_stay_integers() -> None:
@@ -335,14 +465,19 @@ def test_lazy_weights_are_let_go(model: Network, data: bytes, x: Tensor) -> None
     assert lazy._after[lazy._last[0]] == lazy._ahead[0]
 
 
-def test_lazy_after_a_fork(model: Network, data: bytes, x: Tensor) -> None:
-    network: Any = tqcodec.torch.network(model, data, "lazy")
-    network(x)
-    lazy = holder_of(network.own, "weight")._tensors
-    expected = network.own.weight
-    lazy._process = -1  # as a forked process finds it
-    assert torch.equal(network.own.weight, expected)
-    assert lazy._process == os.getpid()
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes do not fork here")
+@held_modes
+def test_after_a_fork(mode: Any, model: Network, data: bytes, tmp_path: Path) -> None:
+    """A child finds the file, but not the thread that decodes ahead."""
+    (tmp_path / "m.tqc").write_bytes(data)
+    network: Any = tqcodec.torch.network(model, tmp_path / "m.tqc", mode)
+    held = [network.conv[0], network.grouped, network.own]
+    expected = [module.weight for _ in range(2) for module in held]
+    child = os.fork()
+    if not child:
+        found = [module.weight for _ in range(2) for module in held]
+        os._exit(not all(map(torch.equal, found, expected)))
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_lazy_finds_damage_when_it_runs(model: Network, x: Tensor) -> None:

@@ -20,9 +20,9 @@ from tqcodec.common.progress import Progress
 from tqcodec.errors import EncodeError
 from tqcodec.file import TensorFile
 from tqcodec.streaming import Stream
-from tqcodec.transform_tensor import AXES, TransformTensor, narrowest
+from tqcodec.transform_tensor import TransformTensor, narrowest
 
-KEY: Final = "tqcodec.transform"  # of the metadata: dtype, shape and roles of all tensors
+KEY: Final = "tqcodec.transform"  # of the metadata: what else has to be known of each tensor
 
 
 def decode(arguments: Namespace, output: str, progress: Progress | None) -> tuple[int, int]:
@@ -82,26 +82,35 @@ def coefficients(file: TensorFile) -> tuple[dict[str, Array], dict[str, Any]]:
     """All tensors of a file in the transform domain, under the names of docs/use.md.
 
     Returns:
-        arrays by `PART/NAME`, and what else has to be known of each tensor, by its name.
+        arrays by `PART/NAME`, and what else has to be known of each tensor, by its name: None of
+        one that has no transform domain.
     """
     parts: dict[str, Array] = {}
     about: dict[str, Any] = {}
     for name in file:
         tensor = file.transform(name)
         parts |= {f"{part}/{name}": array for part, array in _parts(tensor).items()}
-        about[name] = {"dtype": tensor.dtype.name, "shape": tensor.shape, "roles": tensor.roles}
+        about[name] = None if tensor.values is not None else _about(tensor)
     return parts, about
 
 
 def _parts(tensor: TransformTensor) -> dict[str, Array]:
     if tensor.values is not None:
         return {"values": tensor.values}
-    bases = zip(AXES, tensor.bases, strict=True)
     return {
         "coefficients": tensor.coefficients,
         "columns": narrowest(tensor.columns),
         "multipliers": narrowest(tensor.multipliers),
-        "row_scales": narrowest(tensor.row_scales),
-        "step": np.array(tensor.step),
-        **{f"basis_{axis}": narrowest(rows) for axis, rows in bases if rows is not None},
+        "steps": tensor.step * tensor.row_scales.astype(np.float64),
+        **{f"basis{a}": narrowest(b) for a, b in enumerate(tensor.bases) if b is not None},
+    }
+
+
+def _about(tensor: TransformTensor) -> dict[str, Any]:
+    return {
+        "dtype": tensor.dtype.name,
+        "channels": tensor.channels,
+        "bases": [axis for axis, basis in enumerate(tensor.bases) if basis is not None],
+        "shape": [tensor.shape[dimension] for dimension in tensor.order],
+        "transpose": np.argsort(tensor.order).tolist(),
     }

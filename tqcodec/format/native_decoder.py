@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tqcodec import native
 from tqcodec.common.progress import Progress
 from tqcodec.format.dtypes import DTYPES, DType
+from tqcodec.format.entries import Directory
 
 _library = native.library(native.DECODER)
 
@@ -46,6 +47,7 @@ class Tensor:
         name: its name.
         dtype: element type, None for one that this version does not know.
         shape: its shape.
+        coding: how its bytes are coded, a number of `Coding` or one that is not known.
         same_as: index of the tensor that it is tied to.
         bundle: index of its bundle.
     """
@@ -53,6 +55,7 @@ class Tensor:
     name: str
     dtype: DType | None
     shape: tuple[int, ...]
+    coding: int
     same_as: int | None
     bundle: int | None
 
@@ -65,6 +68,17 @@ class Tensor:
     def size(self) -> int:
         """Decoded bytes; 0 for an unknown type."""
         return 0 if self.dtype is None else self.elements * self.dtype.size
+
+
+def described(directory: Directory) -> list[Tensor]:
+    """The same, of a directory that the format layer has read."""
+    found: list[Tensor] = []
+    for entry in directory.entries:
+        twin = entry if entry.same_as is None else directory.entries[entry.same_as]
+        dtype = DTYPES.get(twin.dtype.name)
+        place = (entry.same_as, twin.bundle)
+        found.append(Tensor(entry.name, dtype, twin.shape, int(twin.coding), *place))
+    return found
 
 
 class NativeFile:

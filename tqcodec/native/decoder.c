@@ -36,7 +36,7 @@ static PyObject *index_or_none(int64_t index)
     return index < 0 ? Py_NewRef(Py_None) : PyLong_FromLongLong(index);
 }
 
-/* (name, dtype or None, shape, index of the tensor it is tied to or None, index of its bundle or None) */
+/* (name, dtype or None, shape, coding, index of the tensor it is tied to or None, index of its bundle or None) */
 static PyObject *describe(const tqc_tensor *tensor)
 {
     PyObject *shape = PyTuple_New(tensor->dimensions);
@@ -49,7 +49,7 @@ static PyObject *describe(const tqc_tensor *tensor)
         }
         PyTuple_SET_ITEM(shape, i, length);
     }
-    return Py_BuildValue("s#zNNN", tensor->name, (Py_ssize_t)tensor->name_size, tensor->dtype, shape,
+    return Py_BuildValue("s#zNINN", tensor->name, (Py_ssize_t)tensor->name_size, tensor->dtype, shape, tensor->coding,
                          index_or_none(tensor->same_as), index_or_none(tensor->bundle));
 }
 

@@ -147,19 +147,27 @@ def load_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> Non
     try:
         model.load_state_dict(state)
     except Exception as error:  # modules may load as they like
-        reason = _misfit(model.state_dict(), state) or foreign.described(error)
+        reason = misfit(model.state_dict(), state) or foreign.described(error)
         raise EvaluationError(reason) from error
 
 
-def _misfit(wanted: Mapping[str, Any], state: Mapping[str, Any]) -> str | None:
-    """What is wrong with the first tensor that is missing, of another shape or too many."""
+def misfit(wanted: Mapping[str, Any], state: Mapping[str, Any]) -> str | None:
+    """What is wrong with the first tensor that is missing, of another shape or too many.
+
+    Args:
+        wanted: the state dict of the network.
+        state: the decoded one.
+    """
     for name, tensor in wanted.items():
         if name not in state:
             return f"the network's tensor {name!r} is not among the decoded ones"
         shapes = [tuple(getattr(one, "shape", ())) for one in (state[name], tensor)]
         if shapes[0] != shapes[1]:
             return f"decoded tensor {name!r} has shape {shapes[0]}, in the network {shapes[1]}"
-    return next((f"the network has no tensor {n!r}" for n in state if n not in wanted), None)
+    extra = next((name for name in state if name not in wanted), None)
+    if extra is None:
+        return None
+    return f"the network has no tensor {extra!r}: leave it out, or load with strict=False"
 
 
 def decoded(source: bytes | PathLike, **options: Unpack[Reading]) -> dict[str, torch.Tensor]:

@@ -51,9 +51,8 @@ class Coefficients(Holder):
         super().__init__(like)
         self.operations = operations
         self._shape, self._lengths, self._channels = tensor.shape, tensor.lengths, tensor.channels
-        order = sorted(range(len(tensor.roles)), key=lambda d: (AXES.index(tensor.roles[d]), d))
-        self._spread = [tensor.shape[d] for d in order]
-        self._places = [int(place) for place in np.argsort(order)]
+        self._spread = [tensor.shape[d] for d in tensor.order]
+        self._places = np.argsort(tensor.order).tolist()
         self._step = tensor.step
         self._keep_coefficients(tensor.coefficients)
         whole = len(tensor.columns) == tensor.channels[1] * tensor.channels[2]
@@ -113,10 +112,9 @@ class Coefficients(Holder):
     def _scaled(self, rows: Tensor | None = None) -> Tensor:
         """Coefficients by multipliers and step, of some rows or all: float32 (..., columns)."""
         narrow, wide = self.coefficients, self.wide
-        values = (narrow if rows is None else narrow[rows]).float()
+        values = _rows(narrow, rows).float()
         if wide is not None and self.wide_columns is not None:
-            rest = (wide if rows is None else wide[rows]).float()
-            values.index_add_(-1, self.wide_columns.long(), rest)
+            values.index_add_(-1, self.wide_columns.long(), _rows(wide, rows).float())
         if self.multipliers is not None and self.multiplier_of is not None:
             return values * (self.multipliers.float() * self._step)[self.multiplier_of.long()]
         return values * self._step
@@ -193,7 +191,7 @@ class Coefficients(Holder):
     def lookup(self, indices: Tensor) -> Tensor:
         """Rows of the weight, of a matrix without an output basis."""
         sums = self._synthesis(self._scaled(indices))
-        return (sums * self._rows()[indices][..., None]).to(self.like.dtype)
+        return (sums * _rows(self._rows()[:, None], indices)).to(self.like.dtype)
 
     def extra_repr(self) -> str:
         about, found = self.coefficients, self.operations
@@ -204,10 +202,16 @@ class Coefficients(Holder):
         return f"{rows}, {str(about.dtype).removeprefix('torch.')}, {least}"
 
 
+def _rows(matrix: Tensor, indices: Tensor | None) -> Tensor:
+    """Rows of a matrix, with the checks of an embedding: no negative index, no mask."""
+    return matrix if indices is None else functional.embedding(indices, matrix)
+
+
 def linear(module: nn.Linear, x: Tensor) -> Tensor:
     """The forward of a linear layer whose weight is held."""
     held = holder_of(module, "weight")
-    if not held.operations.pays(x.numel() // max(1, x.shape[-1])):
+    fits = x.shape[-1:] == (module.in_features,)  # else the dense way refuses it
+    if not fits or not held.operations.pays(x.numel() // max(1, module.in_features)):
         return functional.linear(x, module.weight, module.bias)
     basis, outputs = held.analysis(), held.outputs()
     if basis is not None:
@@ -229,8 +233,9 @@ def convolution(module: Any, x: Tensor) -> Tensor:
     """
     held = holder_of(module, "weight")
     dims = len(module.kernel_size)
-    positions = x.numel() // x.shape[-dims - 1] // math.prod(module.stride)
-    if not held.operations.pays(positions):
+    fits = x.dim() in (dims + 1, dims + 2) and x.shape[-dims - 1] == module.in_channels
+    positions = x.numel() // max(1, module.in_channels) // math.prod(module.stride)
+    if not fits or not held.operations.pays(positions):  # the dense way refuses what does not fit
         found: Tensor = module._conv_forward(x, module.weight, module.bias)
         return found
     if x.dim() == dims + 1:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
@@ -12,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from tqcodec.common import foreign
-from tqcodec.common.checks import PathLike, need
+from tqcodec.common.checks import PathLike
 from tqcodec.errors import EvaluationError
 from tqcodec.file import TensorFile
-from tqcodec.format.entries import Entry
+from tqcodec.format.native_decoder import Tensor as Stored
 from tqcodec.format.registry import Coding
 from tqcodec.multiplications import of_tensor
-from tqcodec.torch.checkpoint import to_tensor
+from tqcodec.torch.batches import check_network, copied
+from tqcodec.torch.checkpoint import misfit, to_tensor
 from tqcodec.torch.inference import coefficients
 from tqcodec.torch.inference.coefficients import Coefficients
 from tqcodec.torch.inference.held import Forward, Holder, hold
@@ -34,16 +33,21 @@ ATTENTION: Final = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_
 
 
 def network(
-    model: nn.Module, source: bytes | PathLike | TensorFile, mode: Mode = "weights"
+    model: nn.Module,
+    source: bytes | PathLike | TensorFile,
+    mode: Mode = "weights",
+    *,
+    strict: bool = True,
 ) -> nn.Module:
     """A copy of a network with the weights of a file, which is to be run and not to be trained.
 
     In the modes "transform" and "lazy" the weights of convolutions of 1 to 3 dimensions, transposed
     ones too, linear layers, embeddings and attention are no parameters: they are made when
     `module.weight` is read. All else is loaded as it is, and so are weights that share a bundle in
-    the file, those of embeddings with a largest norm, and in the mode "transform" those that are
-    coded exactly. Weights that modules share stay shared. `state_dict()` has all weights, dense;
-    `load_state_dict` refuses those that are held.
+    the file, those of embeddings with a largest norm, those of modules that load state dicts in a
+    way of their own, and in the mode "transform" those that are coded exactly. Weights that modules
+    share stay shared. `state_dict()` has all weights, dense; `load_state_dict` refuses those that
+    are held.
 
     Args:
         model: the network; it is not changed. It may be on the meta device.
@@ -54,19 +58,22 @@ def network(
             multiplications, else from weights that are rebuilt at each pass. "lazy": weights are
             decoded at each pass, one ahead in a thread, and let go; the results are those of
             "weights" to the bit.
+        strict: as of `load_state_dict`: whether file and network must have the same tensors. If
+            not, tensors that only the file has are left out, and what only the network has stays.
 
     Raises:
         DecodeError: the file cannot be decoded.
-        EvaluationError: file and network do not fit.
+        EvaluationError: file and network do not fit; the network cannot be copied, or has no values
+            for what is not in the file.
         OSError: the file cannot be read.
     """
-    need("the model", model, nn.Module, "an nn.Module")
+    check_network(model, EvaluationError)
     if mode not in MODES:
         raise ValueError(f"tqcodec: mode is {mode!r}, not one of {', '.join(MODES)}")
     if isinstance(source, TensorFile):
-        return _network(model, source, mode, None)
+        return _network(model, source, mode, strict, None)
     file = TensorFile(source)
-    return _network(model, file, mode, Owned(file))
+    return _network(model, file, mode, strict, Owned(file))
 
 
 @dataclass
@@ -81,53 +88,56 @@ class _Weight:
         return [f"{module}.{name}" if module else name for module, name in self.places]
 
 
-def _network(model: nn.Module, file: TensorFile, mode: Mode, owned: Owned | None) -> nn.Module:
-    _check_meta(model)
-    entries = _entries(file)
-    held = [] if mode == "weights" else _held(model, entries, mode)
-    copied = _copy(model, held)
+def _network(
+    model: nn.Module, file: TensorFile, mode: Mode, strict: bool, owned: Owned | None
+) -> nn.Module:
+    known = model.state_dict(keep_vars=True)
+    lost = [name for name, buffer in model.named_buffers() if buffer.is_meta and name not in known]
+    if lost:
+        raise EvaluationError(
+            f"the buffer {lost[0]!r} is on the meta device and in no state dict: make the network "
+            "on a real device"
+        )
+    held = [] if mode == "weights" else _held(model, file, mode)
+    made = _copy(model, held)
     taken = {key for weight in held for key in weight.keys}
     rest = {name: to_tensor(file[name]) for name in file if name not in taken}
     lazy = LazyFile(file, owned) if mode == "lazy" else None
     for weight in held:
-        _replace(copied, weight, file, lazy)
+        _replace(made, weight, file, lazy)
     try:
-        copied.load_state_dict(with_versions(rest, file.metadata()))
+        found = made.load_state_dict(with_versions(rest, file.metadata()), strict=strict)
     except Exception as error:  # modules may load as they like
-        raise EvaluationError(foreign.described(error)) from error
-    return copied
-
-
-def _check_meta(model: nn.Module) -> None:
-    """Refuse a network that no state dict makes whole."""
-    known = model.state_dict()
-    for name, buffer in model.named_buffers():
-        if buffer.is_meta and name not in known:
+        wanted = {name: tensor for name, tensor in known.items() if name not in taken}
+        raise EvaluationError(misfit(wanted, rest) or foreign.described(error)) from error
+    missing = set(getattr(found, "missing_keys", ()))
+    filled = {id(tensor) for name, tensor in known.items() if name not in missing}
+    for name in sorted(missing & known.keys()):
+        if known[name].is_meta and id(known[name]) not in filled:
             raise EvaluationError(
-                f"the buffer {name!r} is on the meta device and in no state dict: make the network "
+                f"the tensor {name!r} is on the meta device and not in the file: make the network "
                 "on a real device"
             )
+    return made
 
 
-def _entries(file: TensorFile) -> Mapping[str, Entry]:
-    """What a file has of each tensor; of tied ones, of that which they are tied to."""
-    entries = file.container.directory.entries
-    return {e.name: e if e.same_as is None else entries[e.same_as] for e in entries}
-
-
-def _held(model: nn.Module, entries: Mapping[str, Entry], mode: Mode) -> list[_Weight]:
+def _held(model: nn.Module, file: TensorFile, mode: Mode) -> list[_Weight]:
     """The weights of a network that are to be held."""
+    tensors = {tensor.name: tensor for tensor in file.tensors}
     found: dict[int, _Weight] = {}
     refused: set[int] = set()
+    own: set[str] = set()  # modules that load in a way of their own, and what is within
     for path, module in model.named_modules(remove_duplicate=False):
-        names = _names(module)
+        if path.rpartition(".")[0] in own or _loads_its_own_way(module):
+            own.add(path)
+        names = _names(module) if path not in own else ()
         for name, parameter in module._parameters.items():
             if parameter is None:
                 continue
             weight = found.setdefault(id(parameter), _Weight(parameter, []))
             weight.places.append((path, name))
-            entry = entries.get(weight.keys[-1])
-            if name not in names or entry is None or not _fits(entry, parameter, mode):
+            tensor = tensors.get(weight.keys[-1])
+            if name not in names or tensor is None or not _fits(tensor, parameter, mode):
                 refused.add(id(parameter))
     return [weight for key, weight in found.items() if key not in refused]
 
@@ -141,21 +151,29 @@ def _names(module: nn.Module) -> tuple[str, ...]:
     return ("weight",) if isinstance(module, (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)) else ()
 
 
-def _fits(entry: Entry, parameter: Tensor, mode: Mode) -> bool:
-    own = entry.coding == Coding.TRANSFORM if mode == "transform" else entry.bundle is None
-    real = entry.needs is None and entry.dtype.is_float and parameter.is_floating_point()
-    return own and real and entry.elements > 0 and entry.shape == tuple(parameter.shape)
+def _loads_its_own_way(module: nn.Module) -> bool:
+    """Whether what is in a state dict may be something else in the module."""
+    if module._load_state_dict_pre_hooks:
+        return True
+    return type(module)._load_from_state_dict is not nn.Module._load_from_state_dict
+
+
+def _fits(stored: Stored, parameter: Tensor, mode: Mode) -> bool:
+    coded = stored.coding == Coding.TRANSFORM
+    own = coded if mode == "transform" else stored.bundle is None and stored.coding in list(Coding)
+    real = stored.dtype is not None and stored.dtype.is_float and parameter.is_floating_point()
+    return own and real and stored.elements > 0 and stored.shape == tuple(parameter.shape)
 
 
 def _copy(model: nn.Module, held: list[_Weight]) -> nn.Module:
     """A copy without the weights that are held, and with memory for what is on the meta device."""
-    memo: dict[int, Any] = {}
+    instead: dict[int, Any] = {}
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.is_meta:
-            memo[id(tensor)] = _empty_like(tensor, "cpu")
+            instead[id(tensor)] = _empty_like(tensor, "cpu")
     for weight in held:
-        memo[id(weight.parameter)] = _empty_like(weight.parameter, "meta")
-    return copy.deepcopy(model, memo)
+        instead[id(weight.parameter)] = _empty_like(weight.parameter, "meta")
+    return copied(model, EvaluationError, instead)
 
 
 def _empty_like(tensor: Tensor, device: str) -> Tensor:
@@ -165,9 +183,9 @@ def _empty_like(tensor: Tensor, device: str) -> Tensor:
     return empty
 
 
-def _replace(copied: nn.Module, weight: _Weight, file: TensorFile, lazy: LazyFile | None) -> None:
+def _replace(made: nn.Module, weight: _Weight, file: TensorFile, lazy: LazyFile | None) -> None:
     """Put a holder in all places of a weight."""
-    modules = [(copied.get_submodule(path), name) for path, name in weight.places]
+    modules = [(made.get_submodule(path), name) for path, name in weight.places]
     forwards = [None if lazy is not None else _forward(module) for module, _ in modules]
     key = weight.keys[-1]
     if lazy is not None:
