@@ -7,6 +7,7 @@ import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
 import { createServer } from "node:http";
 import { extname, join, normalize } from "node:path";
+import { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
@@ -15,10 +16,21 @@ const TYPES = {
   ".js": "text/javascript; charset=utf-8",
   ".css": "text/css; charset=utf-8",
   ".png": "image/png",
+  ".json": "application/json",
 };
 
-/** Answers a request with a file below root, in part if a range is asked for and `ranges` are wanted. */
-async function answer(request, response, root, ranges) {
+/** A file in chunks, between whose halves something is waited for. */
+async function* halves(path, half, between) {
+  if (half > 0) yield* createReadStream(path, { end: half - 1 });
+  await between();
+  yield* createReadStream(path, { start: half });
+}
+
+/**
+ * Answers a request with a file below root, in part if a range is asked for and `ranges` are wanted. Of a whole file
+ * the second half waits for `halfway`.
+ */
+async function answer(request, response, root, ranges, halfway) {
   const { pathname } = new URL(request.url, "http://localhost");
   const path = join(root, normalize(decodeURIComponent(pathname)), pathname.endsWith("/") ? "index.html" : "");
   const info = await stat(path).catch(() => null);
@@ -34,7 +46,7 @@ async function answer(request, response, root, ranges) {
   const match = ranges ? /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? "") : null;
   if (match === null) {
     response.writeHead(200, { ...headers, "Content-Length": info.size });
-    createReadStream(path).pipe(response);
+    Readable.from(halves(path, Math.ceil(info.size / 2), () => halfway(pathname))).pipe(response);
     return;
   }
   const start = Number(match[1]);
@@ -48,11 +60,14 @@ async function answer(request, response, root, ranges) {
   createReadStream(path, { start, end }).pipe(response);
 }
 
-/** Starts a server; port 0 takes a free one. `seen` is called with each request. */
-export function serve({ root = ROOT, port = 0, ranges = true, seen = () => {} } = {}) {
+/**
+ * Starts a server; port 0 takes a free one. `seen` is called with each request; the second half of each file that is
+ * asked for as a whole waits for what `halfway` gives for its path.
+ */
+export function serve({ root = ROOT, port = 0, ranges = true, seen = () => {}, halfway = () => {} } = {}) {
   const server = createServer((request, response) => {
     seen(request);
-    answer(request, response, root, ranges).catch(() => response.writeHead(400).end("bad request\n"));
+    answer(request, response, root, ranges, halfway).catch(() => response.writeHead(400).end("bad request\n"));
   });
   return new Promise((resolve, reject) => {
     server.on("error", reject);
