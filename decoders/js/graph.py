@@ -25,7 +25,7 @@ from tqcodec.torch.user_code import load_model
 Layer = dict[str, Any]
 
 
-class Unknown(Exception):
+class UnknownError(Exception):
     """Something that the page cannot compute."""
 
 
@@ -33,12 +33,12 @@ def graph_of(model: nn.Module) -> tuple[list[Layer], str]:
     """The layers of a network in the order in which they run, and the name of the last one.
 
     Raises:
-        Unknown: the network cannot be traced, or has a layer that the page does not know.
+        UnknownError: the network cannot be traced, or has a layer that the page does not know.
     """
     try:
         traced = fx.symbolic_trace(model.eval())
     except Exception as error:
-        raise Unknown(f"cannot be traced: {error}") from error
+        raise UnknownError(f"cannot be traced: {error}") from error
     modules = dict(traced.named_modules())
     names: dict[fx.Node, str] = {}  # of the layer that a node's value is of
     layers: list[Layer] = []
@@ -47,14 +47,16 @@ def graph_of(model: nn.Module) -> tuple[list[Layer], str]:
         if node.op == "placeholder" and not names:
             names[node] = "input"
             continue
-        if node.op == "output" and node.args[0] in names:
+        if node.op == "output":
+            if node.args[0] not in names:
+                break
             return layers, names[node.args[0]]
         try:
             found = _layer(node, modules)
         except (TypeError, AttributeError, IndexError) as error:
-            raise Unknown(f"{node.format_node()}: {error}") from error
+            raise UnknownError(f"{_shown(node, modules)}: {error}") from error
         if found is None:
-            raise Unknown(f"{node.format_node()}: not known to the page")
+            raise UnknownError(f"{_shown(node, modules)}: not known to the page")
         inputs = [names[one] for one in node.all_input_nodes]
         if node.op == "call_function" and len(node.args) == 2 and node.args[0] is node.args[1]:
             inputs *= 2
@@ -63,7 +65,14 @@ def graph_of(model: nn.Module) -> tuple[list[Layer], str]:
             continue
         names[node] = node.name
         layers.append({"name": node.name, "inputs": inputs, **found})
-    raise Unknown("no output")
+    raise UnknownError("no output that is one tensor of the network")
+
+
+def _shown(node: fx.Node, modules: dict[str, nn.Module]) -> str:
+    """A node for people."""
+    if node.op == "call_module":
+        return f"layer {node.target} ({type(modules[str(node.target)]).__name__})"
+    return f"{node.name} ({getattr(node.target, '__name__', node.target)})"
 
 
 def _layer(node: fx.Node, modules: dict[str, nn.Module]) -> Layer | None:
@@ -93,11 +102,11 @@ def _tensors(module: nn.Module, path: str, names: dict[str, str]) -> Layer:
 def _conv(module: Any, path: str) -> Layer:
     padding = module.padding
     if padding == "same" and any(d * (k - 1) % 2 for d, k in _odd(module)):
-        raise Unknown(f"{path}: padding 'same' of an even kernel")
+        raise UnknownError(f"{path}: padding 'same' of an even kernel")
     if isinstance(padding, str):
         padding = [d * (k - 1) // 2 * (padding == "same") for d, k in _odd(module)]
     if module.padding_mode != "zeros":
-        raise Unknown(f"{path}: padding_mode {module.padding_mode!r}")
+        raise UnknownError(f"{path}: padding_mode {module.padding_mode!r}")
     return {
         "op": "conv",
         **_tensors(module, path, {"weight": "weight", "bias": "bias"}),
@@ -114,7 +123,7 @@ def _odd(module: Any) -> list[tuple[int, int]]:
 
 def _norm(module: Any, path: str) -> Layer:
     if module.running_mean is None:
-        raise Unknown(f"{path}: a normalisation without running statistics")
+        raise UnknownError(f"{path}: a normalisation without running statistics")
     parts = {"weight": "weight", "bias": "bias", "mean": "running_mean", "variance": "running_var"}
     return {"op": "norm", **_tensors(module, path, parts), "eps": module.eps}
 
@@ -140,7 +149,7 @@ def _max_pool(
     return_indices: bool = False,
 ) -> Layer:
     if ceil_mode or return_indices or _pair(dilation) != [1, 1]:
-        raise Unknown("max_pool2d with ceil_mode, indices or dilation")
+        raise UnknownError("max_pool2d with ceil_mode, indices or dilation")
     return _pool("max", kernel_size, stride, padding)
 
 
@@ -153,7 +162,7 @@ def _average_pool(
     divisor_override: Any = None,
 ) -> Layer:
     if ceil_mode or not count_include_pad or divisor_override is not None:
-        raise Unknown("avg_pool2d with ceil_mode, count_include_pad=False or a divisor")
+        raise UnknownError("avg_pool2d with ceil_mode, count_include_pad=False or a divisor")
     return _pool("average", kernel_size, stride, padding)
 
 
@@ -165,25 +174,25 @@ def _pool(kind: str, kernel: Any, stride: Any, padding: Any) -> Layer:
 
 def _whole_average(output_size: Any) -> Layer:
     if _pair(output_size) != [1, 1]:
-        raise Unknown(f"adaptive_avg_pool2d to {output_size}")
+        raise UnknownError(f"adaptive_avg_pool2d to {output_size}")
     return {"op": "mean", "keep": True}
 
 
 def _mean(dim: Any, keepdim: bool = False) -> Layer:
     if sorted(d % 4 for d in dim) != [2, 3]:
-        raise Unknown(f"mean over the dimensions {dim}")
+        raise UnknownError(f"mean over the dimensions {dim}")
     return {"op": "mean", "keep": keepdim}
 
 
 def _flatten(start_dim: int = 0, end_dim: int = -1) -> Layer:
     if (start_dim, end_dim) != (1, -1):
-        raise Unknown(f"flatten from {start_dim} to {end_dim}")
+        raise UnknownError(f"flatten from {start_dim} to {end_dim}")
     return {"op": "flatten"}
 
 
 def _pad(pad: Any, mode: str = "constant", value: float | None = None) -> Layer:
     if mode != "constant" or value or len(pad) > 6 or min(pad) < 0:
-        raise Unknown(f"pad {pad}, {mode}, {value}")
+        raise UnknownError(f"pad {pad}, {mode}, {value}")
     pairs = [list(pad[i : i + 2]) for i in range(0, len(pad), 2)][::-1]
     return {"op": "pad", "by": [[0, 0]] * (3 - len(pairs)) + pairs}
 
@@ -193,13 +202,13 @@ def _step(index: Any) -> Layer:
     parts = [*index, *[slice(None)] * (4 - len(index))]
     plain = all(isinstance(p, slice) and p.start is None and p.stop is None for p in parts)
     if not plain or len(parts) != 4 or parts[0].step not in (None, 1):
-        raise Unknown(f"index {index}")
+        raise UnknownError(f"index {index}")
     return {"op": "step", "by": [part.step or 1 for part in parts[1:]]}
 
 
 def _add(other: Any, alpha: float = 1) -> Layer:
     if not isinstance(other, fx.Node) or alpha != 1:
-        raise Unknown(f"a sum with {other!r}")
+        raise UnknownError(f"a sum with {other!r}")
     return {"op": "add"}
 
 
@@ -281,7 +290,7 @@ def main() -> None:
         parser.error(f"--mean and --std take 1 or {channels} numbers")
     try:
         layers, output = graph_of(load_model(arguments.network))
-    except (Unknown, ValueError, OSError) as error:
+    except (UnknownError, ValueError, OSError) as error:
         parser.error(str(error))
     description = {
         "file": arguments.file,

@@ -1,7 +1,7 @@
 /** The demo in a browser: Chromium at $CHROMIUM or /usr/bin/chromium, with playwright-core. */
 
 import assert from "node:assert/strict";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import { after, before, describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
 import { decode } from "tqcodec";
@@ -38,7 +38,7 @@ describe("demo", { skip: missing }, () => {
     server?.close();
   });
 
-  async function load(query = "") {
+  async function load(query = "", name = "") {
     await page?.close();
     page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
     problems = [];
@@ -50,7 +50,7 @@ describe("demo", { skip: missing }, () => {
     page.on("request", (request) => {
       if (!request.url().startsWith(server.url) && !request.url().startsWith("data:")) problems.push(request.url());
     });
-    await page.goto(`${server.url}demo/${query}`);
+    await page.goto(`${server.url}demo/${name}${query}`);
   }
 
   const shown = (selector) => page.locator(selector).innerText();
@@ -163,5 +163,89 @@ describe("demo", { skip: missing }, () => {
     assert.ok((await page.locator("#error").textContent()).includes(hostile));
     assert.equal(await page.locator("img").count(), 0);
     assert.deepEqual(problems, []);
+  });
+
+  const network = (name) => fileURLToPath(new URL(`fixtures/network/${name}`, import.meta.url));
+  const wanted = JSON.parse(readFileSync(network("expected.json"), "utf8"));
+  const classes = () => page.locator(".picture li").allInnerTexts();
+  const read = (rows) => rows.map((row) => row.trim().split(/\s*\n\s*/));
+
+  it("runs a network while its file comes in: filters, layers, classes", async () => {
+    let open;
+    const gate = new Promise((resolve) => (open = resolve));
+    const slow = await serve({ halfway: (path) => (path.endsWith(".tqc") ? gate : null) });
+    const usual = server;
+    server = slow;
+    try {
+      await load("?network=../test/fixtures/network/network.json", "classify.html");
+      await page.setInputFiles("#file", network("picture.png"));
+      await page.getByText("4 of 9 layers computed").waitFor();
+      assert.deepEqual(await page.locator("#filters figcaption").allInnerTexts(), ["0.weight"]);
+      assert.ok(await drawn("#filters canvas"));
+      assert.deepEqual(await classes(), []);
+      const size = statSync(network("network.tqc")).size;
+      const counts = (await shown("#bytes")).replaceAll(",", "");
+      assert.equal(counts, `${Math.ceil(size / 2)} of ${size} bytes`);
+      open();
+      await page.locator("#verdict.good").waitFor();
+      assert.deepEqual(read(await classes()), wanted);
+      assert.deepEqual(await page.locator("#filters figcaption").allInnerTexts(), ["0.weight", "4.weight"]);
+      assert.match(await shown("#bytes"), /^([\d,]+) of \1 bytes$/);
+      assert.match(await shown(".picture"), /computed in \d+ ms$/);
+      assert.deepEqual(problems, []);
+    } finally {
+      open();
+      await page.close();
+      slow.close();
+      server = usual;
+    }
+  });
+
+  it("takes the files of a network in any order, and another network after it", async () => {
+    await load("", "classify.html");
+    const picture = readFileSync(network("picture.png"));
+    await page.setInputFiles("#file", ["picture.png", "network.tqc", "network.json"].map(network));
+    await page.locator(".picture li").first().waitFor();
+    assert.deepEqual(read(await classes()), wanted);
+    const other = JSON.parse(readFileSync(network("network.json"), "utf8"));
+    other.labels = ["A", "B", "C", "D"];
+    await page.setInputFiles("#file", { name: "o.json", mimeType: "", buffer: Buffer.from(JSON.stringify(other)) });
+    await page.setInputFiles("#file", network("network.tqc"));
+    await page.getByText("A", { exact: true }).waitFor();
+    await page.setInputFiles("#file", { name: "again.png", mimeType: "image/png", buffer: picture });
+    await page.locator(".picture:nth-child(2) li").first().waitFor();
+    assert.equal((await classes()).length, 2 * wanted.length);
+    assert.deepEqual(problems, []);
+  });
+
+  it("says what is wrong with a network in one line", async () => {
+    const good = JSON.parse(readFileSync(network("network.json"), "utf8"));
+    const tqc = readFileSync(network("network.tqc"));
+    const damaged = Uint8Array.from(tqc, (byte, i) => (i === tqc.length - 5 ? byte ^ 1 : byte));
+    const change = (at, values) => good.layers.map((layer, i) => (i === at ? { ...layer, ...values } : layer));
+    const cases = [
+      [{ ...good, layers: change(0, { op: "toString" }) }, tqc, /^layer _0: 'toString' is no operation/],
+      [{ ...good, layers: change(1, { inputs: ["x"] }) }, tqc, /^layer _1: its input x is not computed/],
+      [{ ...good, output: "x" }, tqc, /^no layer x, which is the output$/],
+      [{ ...good, layers: change(0, { weight: "w" }) }, tqc, /^the file has no tensor w, which the network needs$/],
+      [{ ...good, layers: change(4, { weight: "0.weight" }) }, tqc, /^layer _4: input 12,13,13 for weights of 3 channels$/],
+      [good, damaged, /^malformed: \[segment\.crc\]/],
+    ];
+    for (const [description, bytes, message] of cases) {
+      await load("", "classify.html");
+      const json = Buffer.from(JSON.stringify(description));
+      await page.setInputFiles("#file", network("picture.png"));
+      await page.setInputFiles("#file", { name: "n.json", mimeType: "", buffer: json });
+      await page.setInputFiles("#file", { name: "n.tqc", mimeType: "", buffer: Buffer.from(bytes) });
+      await page.locator("#error:not([hidden])").waitFor();
+      assert.match(await shown("#error"), message);
+    }
+    await load("", "classify.html");
+    await page.setInputFiles("#file", { name: "n.json", mimeType: "", buffer: Buffer.from("{") });
+    await page.getByText(/^n\.json: /).waitFor();
+    await page.setInputFiles("#file", { name: "n.txt", mimeType: "", buffer: Buffer.from("no picture") });
+    await page.getByText(/^n\.txt: /).waitFor();
+    await load("?network=https://example.org/n.json", "classify.html");
+    await page.getByText("only networks of this server can be run").waitFor();
   });
 });
