@@ -56,9 +56,8 @@ def settle() -> tuple[int, int]:
 
 def load(way: str, model: nn.Module, path: str) -> nn.Module:
     """The network by one way."""
-    if way in ("transform", "lazy"):
-        return tqcodec.torch.network(model, path, way)  # type: ignore[arg-type]
-    model = tqcodec.torch.network(model, path)
+    mode: Any = way if way in ("transform", "lazy") else "weights"
+    model = tqcodec.torch.network(model, path, mode, strict=False)  # checkpoints hold more
     if way == "bfloat16":
         return model.bfloat16()
     if way == "int8":

@@ -26,6 +26,7 @@ from torch.nn import functional
 
 import tqcodec
 import tqcodec.torch
+from decoders.js import graph
 
 ROOT = Path(__file__).parents[2] / "decoders" / "js"
 NODE = shutil.which("node")
@@ -34,17 +35,6 @@ MEAN, STD = [120.0, 110.0, 100.0], [60.0, 50.0, 70.0]
 CIFAR = os.environ.get("TQCODEC_CIFAR")
 
 needs_node = pytest.mark.skipif(NODE is None, reason="no Node.js")
-
-
-def _command() -> Any:
-    about = importlib.util.spec_from_file_location("graph", ROOT / "graph.py")
-    assert about is not None and about.loader is not None
-    module = importlib.util.module_from_spec(about)
-    about.loader.exec_module(module)
-    return module
-
-
-graph: Any = _command()
 
 
 def describe(model: nn.Module, shape: Sequence[int]) -> dict[str, Any]:
@@ -251,22 +241,34 @@ def test_what_the_page_does_not_know_is_refused(model: nn.Module, message: str) 
         graph.graph_of(nn.Sequential(model))
 
 
-def test_the_command(tmp_path: Path) -> None:
-    code = "from torch import nn\nmake = lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.{})\n"
+def test_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = "from torch import nn\nmake = lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.{}())\n"
     output = tmp_path / "network.json"
-    for layer, returned in (("ReLU()", 0), ("GELU()", 2)):
-        (tmp_path / "code.py").write_text(code.format(layer))
-        arguments = [f"{tmp_path}/code.py:make", "--input", "3", "8", "8", "--labels", "cat,dog"]
-        arguments += ["--mean", "127", "--std", "128", "--file", "network.tqc", "-o", str(output)]
-        command = [sys.executable, str(ROOT / "graph.py"), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == returned, done.stderr
-    assert "gelu" in done.stderr.lower()
+    arguments = [f"{tmp_path}/code.py:make", "--input", "3", "8", "8", "--labels", "cat,dog"]
+    arguments += ["--mean", "127", "--std", "128", "--file", "network.tqc", "-o", str(output)]
+    monkeypatch.setattr(sys, "argv", ["graph.py", *arguments])
+    (tmp_path / "code.py").write_text(code.format("ReLU"))
+    graph.main()
     found = json.loads(output.read_text())
     assert found["labels"] == ["cat", "dog"]
     assert found["input"] == {"shape": [3, 8, 8], "mean": [127.0], "std": [128.0]}
     assert [layer["op"] for layer in found["layers"]] == ["conv", "relu"]
     assert found["output"] == found["layers"][-1]["name"]
+
+    def refused(code: str) -> str:
+        (tmp_path / "code.py").write_text(code)
+        monkeypatch.setattr(sys, "argv", ["graph.py", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            graph.main()
+        assert caught.value.code == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    assert "layer 1 (GELU): not known to the page" in refused(code.format("GELU"))
+    assert "no function 'make'" in refused("")
+    arguments += ["--std", "1", "2"]
+    assert "take 1 or 3 numbers" in refused("")
 
 
 @needs_node
