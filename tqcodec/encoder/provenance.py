@@ -12,7 +12,12 @@ LONGEST = 10  # digits of an integer; longer ones are rounded, so that the line 
 MOST = 70  # bytes, 80 with key and lengths
 
 
-def provenance(settings: Settings, statistics: Mapping[str, WeightStatistics], tuned: bool) -> str:
+def provenance(
+    settings: Settings,
+    statistics: Mapping[str, WeightStatistics],
+    tuned: bool = False,
+    retrained: bool = False,
+) -> str:
     """Encoder, version, target, effort and samples of the calibration, as section 11.5 has them.
 
     ``tqcodec 0.1.0 bits=3 effort=5 samples=2000 tuned``: without `samples` no statistics were used;
@@ -28,6 +33,8 @@ def provenance(settings: Settings, statistics: Mapping[str, WeightStatistics], t
         words.append(f"samples={_number(images)}")
     if tuned:
         words.append("tuned")
+    if retrained:
+        words.append("retrained")
     if settings.inference:
         words.append("inference")
     line = " ".join([maker, effort, *words])

@@ -1,0 +1,388 @@
+"""Loop: trains a pupil until its file has the size that was asked for."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tqcodec.errors import EncodeError
+from tqcodec.torch.batches import arguments, device_of, first_logits, inputs_of
+from tqcodec.torch.retraining.objective import Loss, distillation, labels_of
+from tqcodec.torch.retraining.pupil import Pupil
+from tqcodec.torch.retraining.rate import Rate
+from tqcodec.torch.retraining.wheel import Wheel
+
+MOMENTUM = 0.03  # of the running statistics of batch normalisations, until they are settled
+SMOOTH = 0.02  # share of a batch in the running mean of the loss
+HALVINGS = 12  # until it is known how much must be trimmed
+
+EDGE = 0.05  # of a step below an edge, where a latent is put that is to fall
+
+Evaluate = Callable[[nn.Module], float]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train; the defaults were chosen on held-out training images (docs/encoder.md).
+
+    Attributes:
+        rate: largest step of a latent, in steps of its quantizer.
+        scale_rate: largest step of the logarithm of a quantizer's step.
+        vector_rate: largest step of a vector.
+        warm_up: part of all steps over which these rise.
+        fit_every: steps between two fits of the tables.
+        size_every: steps between two measurements of the whole file.
+        classify: parts of the training after which classes are fitted anew.
+        freeze: part after which normalisations are settled and vectors are rounded.
+        trim: part after which the file is brought to its size, if it is not there yet.
+        pull: weight of the bits at first, in units of the distance from the original.
+        gain: powers by which the weight answers to the size at once.
+        integral: steps after which it has answered twice as much.
+        batch_statistics: batch normalisations use those of the batch until `freeze`.
+    """
+
+    rate: float = 0.003
+    scale_rate: float = 0.001
+    vector_rate: float = 0.001
+    warm_up: float = 0.02
+    fit_every: int = 20
+    size_every: int = 400
+    classify: tuple[float, ...] = (0.25, 0.5)
+    freeze: float = 0.7
+    trim: float = 0.97
+    pull: float = 2.0
+    gain: float = 6.0
+    integral: float = 2000.0
+    batch_statistics: bool = True
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a training is.
+
+    Attributes:
+        step: batches trained on.
+        steps: of how many.
+        epoch: passes over the data, with the part of the one that runs.
+        loss: running mean of the loss, without the bits.
+        size: bytes of the file as it would be, about.
+        bits: the same per weight.
+        weight: of the bits per weight in the loss.
+        seconds: left, about.
+        quality: what the last evaluation gave; None before any.
+    """
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float
+    size: float
+    bits: float
+    weight: float
+    seconds: float
+    quality: float | None
+
+
+Watch = Callable[[Moment], None]
+
+
+@dataclass
+class Place:
+    """Where a training is that can be gone on with.
+
+    Attributes:
+        step: batches trained on.
+        epoch: that runs.
+        batch: batches of it that are done.
+        overhead: bits of the file besides its coefficients.
+        loss: running mean; not a number before the first.
+        quality: of the last evaluation.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    overhead: float = 0.0
+    loss: float = math.nan
+    quality: float | None = None
+
+
+class Loop:
+    """One training.
+
+    Args:
+        pupil: what is trained.
+        original: what it is to be like, in evaluation mode.
+        batches: gone through once an epoch.
+        target: bytes of the file.
+        epochs: passes over the batches.
+        recipe: how.
+        seed: with the number of an epoch that of its random numbers.
+        loss: as of `retrain`.
+        evaluate: likewise.
+        autocast: likewise.
+        compiled: likewise.
+
+    Attributes:
+        place: where it is.
+        wheel: steers the weight of the bits; None before the first step.
+        optimizer: of latents, steps and vectors.
+    """
+
+    def __init__(
+        self,
+        pupil: Pupil,
+        original: nn.Module,
+        batches: Iterable[Any],
+        target: int,
+        epochs: int,
+        recipe: Recipe,
+        seed: int,
+        *,
+        loss: Loss | None = None,
+        evaluate: Evaluate | None = None,
+        autocast: torch.dtype | None = None,
+        compiled: bool = False,
+    ) -> None:
+        self.pupil = pupil
+        self._batches, self._target, self._recipe, self._seed = batches, target, recipe, seed
+        self._loss, self._evaluate, self._autocast = loss, evaluate, autocast
+        self._device = device_of(pupil.network)
+        self._count = _length(batches)
+        self._steps = epochs * self._count
+        for network in (pupil.network, original):
+            for parameter in network.parameters():
+                if parameter.ndim == 4:  # kernels, which are faster in this order
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        self._forward = _compiled(self._running(pupil.network), compiled)
+        self._wanted = _compiled(self._running(original), compiled)
+        self._latents = list(pupil.latents.values())
+        groups = [
+            {"params": [one.values for one in self._latents], "peak": recipe.rate},
+            {"params": [one.log_scale for one in self._latents], "peak": recipe.scale_rate},
+            {"params": list(pupil.vectors.values()), "peak": recipe.vector_rate},
+        ]
+        self.optimizer = torch.optim.Adam([g for g in groups if g["params"]], betas=(0.9, 0.99))
+        self._bits = Rate(self._latents)
+        self.wheel: Wheel | None = None
+        self.place = Place()
+
+    def _running(self, network: nn.Module) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with self._arithmetic():
+                return network(*args, **kwargs)
+
+        return run
+
+    def _arithmetic(self) -> AbstractContextManager[Any]:
+        if self._autocast is None:
+            return nullcontext()
+        return torch.autocast(self._device.type, dtype=self._autocast)
+
+    def moments(self) -> Iterator[Moment]:
+        """Train from where `place` is to the end; gives where it is after every step."""
+        if not self._count:
+            raise EncodeError("retrain: there is no batch")
+        place, start = self.place, time.monotonic()
+        first = place.step
+        self._set_modes(place.step < self._step_of(self._recipe.freeze))
+        while place.step < self._steps:
+            torch.manual_seed(self._seed + place.epoch)  # for loaders that shuffle and augment
+            for batch in _from(_shuffled(self._batches), place.batch):
+                self._step(batch)
+                place.step, place.batch = place.step + 1, place.batch + 1
+                last = place.batch == self._count
+                if last and self._evaluate is not None:
+                    place.quality = self._evaluated(self._evaluate)
+                passed = time.monotonic() - start
+                yield self._moment(passed / (place.step - first) * (self._steps - place.step))
+                if last:
+                    break
+            else:
+                raise EncodeError(
+                    f"retrain: {place.batch} batches in epoch {place.epoch + 1}, "
+                    f"{self._count} in the first"
+                )
+            place.epoch, place.batch = place.epoch + 1, 0
+
+    def _moment(self, seconds: float) -> Moment:
+        place, size = self.place, (self._bits.bits + self.place.overhead) / 8
+        weight = self.wheel.weight if self.wheel is not None else 0.0
+        bits = 8 * size / max(1, self.pupil.weights)
+        epoch = place.epoch + place.batch / self._count
+        return Moment(
+            place.step, self._steps, epoch, place.loss, size, bits, weight, seconds, place.quality
+        )
+
+    def _evaluated(self, evaluate: Evaluate) -> float:
+        self._set_modes(False)
+        try:
+            return float(evaluate(self.pupil.network))
+        finally:
+            self._set_modes(self.place.step < self._step_of(self._recipe.freeze))
+
+    def _set_modes(self, batch_statistics: bool) -> None:
+        """Evaluation mode but for batch normalisations, which may use those of the batch."""
+        for module in self.pupil.network.modules():
+            module.training = False
+            if isinstance(module, _BatchNorm) and module.running_mean is not None:
+                module.training = batch_statistics and self._recipe.batch_statistics
+                module.momentum = MOMENTUM
+
+    def _step_of(self, part: float) -> int:
+        return math.ceil(part * self._steps)
+
+    def _step(self, batch: Any) -> None:
+        """Train on one batch."""
+        place, recipe = self.place, self._recipe
+        self._prepare()
+        loss = self._differentiated(batch)
+        place.loss = loss if math.isnan(place.loss) else place.loss + SMOOTH * (loss - place.loss)
+        if self.wheel is None:
+            self.wheel = Wheel(recipe.pull * max(loss, 1e-9), recipe.gain, recipe.integral)
+        size = (self._bits.bits + place.overhead) / 8
+        weight = self.wheel.turn(math.log(size / self._target)) / self.pupil.weights
+        for latent, slope in zip(self._latents, self._bits.gradients(), strict=True):
+            assert latent.values.grad is not None, "set for all"
+            latent.values.grad.add_(slope, alpha=weight)
+        part = place.step / self._steps
+        rise = min(1.0, (place.step + 1) / max(1.0, recipe.warm_up * self._steps))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * rise * (1 + math.cos(math.pi * part)) / 2
+        self.optimizer.step()
+        self.pupil.assign()
+
+    def _prepare(self) -> None:
+        """What is due before a step: classes, tables, the size of the file, its last form."""
+        step, recipe = self.place.step, self._recipe
+        classify = step in [self._step_of(part) for part in recipe.classify]
+        if classify:
+            for latent in self._latents:
+                latent.classify()
+        freeze = step == self._step_of(recipe.freeze)
+        if freeze:
+            self._average(b for b in self.pupil.network.buffers() if b.is_floating_point())
+            self._set_modes(False)
+            self.pupil.freeze()
+        if step == self._step_of(recipe.trim):
+            self.trim()
+        if step % recipe.fit_every == 0 or classify:
+            self._bits.fit()
+        if step % recipe.size_every == 0 or classify or freeze:
+            self.place.overhead = 8 * self.pupil.size() - self._bits.bits
+
+    def _differentiated(self, batch: Any) -> float:
+        """The loss of a batch; leaves its gradients at latents and vectors."""
+        args, kwargs = arguments(inputs_of(batch), self._device)
+        parameters = self.pupil.parameters
+        for parameter in parameters.values():
+            parameter.grad = None
+        given = self._forward(*args, **kwargs)
+        if self._loss is not None:
+            loss = self._loss(given, batch)
+        else:
+            with torch.no_grad():
+                wanted = self._wanted(*args, **kwargs)
+            labels = labels_of(batch, first_logits(given))
+            loss = distillation(given, wanted, labels)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise EncodeError(f"retrain: the loss of batch {self.place.step + 1} is {value}")
+        loss.backward()
+        self._collect()
+        return value
+
+    @torch.no_grad()
+    def _collect(self) -> None:
+        """Hand gradients by weights and vectors to what these are made of."""
+        parameters = self.pupil.parameters
+        gradients = {
+            # No output of this batch need depend on a parameter.
+            name: torch.zeros_like(one) if one.grad is None else one.grad
+            for name, one in parameters.items()
+        }
+        self._average(gradients.values())
+        for name, latent in self.pupil.latents.items():
+            latent.values.grad, latent.log_scale.grad = latent.gradients(gradients[name])
+        for name, vector in self.pupil.vectors.items():
+            vector.grad = gradients[name]
+
+    @staticmethod
+    def _average(tensors: Iterable[Tensor]) -> None:
+        """Means over all processes, where there are several."""
+        if distributed.is_available() and distributed.is_initialized():
+            for tensor in tensors:
+                distributed.all_reduce(tensor)
+                tensor.div_(distributed.get_world_size())
+
+    @torch.no_grad()
+    def trim(self) -> None:
+        """Bring the file to its size: integers fall by one, those first that nearly did anyway."""
+        if self.pupil.size() <= self._target:
+            return
+        start = [latent.values.clone() for latent in self._latents]
+        low, high = 0.0, 1.0
+        for halving in range(HALVINGS):
+            middle = (low + high) / 2 if halving else high
+            for latent, values in zip(self._latents, start, strict=True):
+                latent.values.copy_(lowered(values, middle))
+            fits = self.pupil.size() <= self._target
+            if not halving and not fits:
+                raise EncodeError(
+                    f"retrain: {self._target} bytes cannot be reached, it is at "
+                    f"{self.pupil.size()} still: more epochs, or a larger file"
+                )
+            low, high = (low, middle) if fits else (middle, high)
+        for latent, values in zip(self._latents, start, strict=True):
+            latent.values.copy_(lowered(values, high))
+        self._bits.fit()
+        self.place.overhead = 8 * self.pupil.size() - self._bits.bits
+        self.pupil.assign()
+
+
+def lowered(values: Tensor, reach: float) -> Tensor:
+    """Latents; those that lie up to `reach` above the edge to the next smaller integer are there.
+
+    Args:
+        values: in steps.
+        reach: 0 changes nothing, 1 lowers every integer by one.
+    """
+    magnitude = values.abs()
+    edge = magnitude.round() - 0.5
+    falls = (magnitude >= 0.5) & (magnitude - edge <= reach)
+    return torch.where(falls, edge - EDGE, magnitude) * values.sign()
+
+
+def _from(batches: Iterable[Any], start: int) -> Iterator[Any]:
+    """All but the first batches; a loader draws its random numbers for these as well."""
+    for i, batch in enumerate(batches):
+        if i >= start:
+            yield batch
+
+
+def _shuffled(batches: Iterable[Any]) -> Iterable[Any]:
+    """Batches of a list in random order; others as they come."""
+    if not isinstance(batches, Sequence):
+        return batches
+    return (batches[i] for i in torch.randperm(len(batches)).tolist())
+
+
+def _length(batches: Iterable[Any]) -> int:
+    """Number of batches; those of a loader that does not know are counted."""
+    try:
+        count = len(batches)  # type: ignore[arg-type]
+    except TypeError:
+        count = 0
+    return count or sum(1 for _ in batches)
+
+
+def _compiled(function: Callable[..., Any], wanted: bool) -> Callable[..., Any]:
+    return torch.compile(function) if wanted else function
