@@ -37,6 +37,8 @@ from tqcodec.torch.calibration.calibrate import calibrate
 from tqcodec.torch.checkpoint import decoded, origins, to_arrays, to_tensor
 from tqcodec.torch.evaluation import Comparison, Reference, compare
 from tqcodec.torch.inference.network import network
+from tqcodec.torch.retraining.loop import Moment, Recipe
+from tqcodec.torch.retraining.retrain import retrain
 from tqcodec.torch.search import Evaluate
 from tqcodec.torch.synthetic.make import synthetic_inputs
 from tqcodec.torch.versions import versions, versions_of
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Comparison",
+    "Moment",
+    "Recipe",
     "Reference",
     "StateFile",
     "Statistics",
@@ -57,6 +61,7 @@ __all__ = [
     "load",
     "network",
     "open",
+    "retrain",
     "save",
     "stream",
     "synthetic_inputs",

@@ -17,7 +17,6 @@ from tqcodec.format.reconstruct import domain, reconstruct
 from tqcodec.format.records import CodedTensor, axis_lengths, axis_order
 
 RESIDUAL = 0.4  # of a step by which a latent starts off its integer at most
-LEAST_SCALE = 2.0**-100
 
 
 class Latent:
@@ -34,7 +33,7 @@ class Latent:
 
     Attributes:
         values: float32 (channels out, kept columns).
-        log_scale: float32 (), natural logarithm of the step.
+        log_scale: float32 (), natural logarithm of the step over that of the record.
         levels: class levels of the channels of the three axes.
     """
 
@@ -66,17 +65,22 @@ class Latent:
         center = float(np.exp(np.log(np.maximum(rows, 1)).mean())) if len(rows) else 1.0
         self._rows = real(rows / center)[:, None, None]
         self._unit *= middle * center
-        scale = math.ldexp(*found.scale) * self._unit
-        self.log_scale = torch.tensor(math.log(scale), device=device)
+        self._scale = math.ldexp(*found.scale)
+        self.log_scale = torch.zeros((), device=device)
         self.levels = tuple(level.values.copy() for level in record.levels)
         integers = real(found.coefficients)
-        wanted = self._analysed(original.to(device, torch.float32), scale)
+        wanted = self._analysed(original.to(device, torch.float32))
         self.values = integers + (wanted - integers).clamp(-RESIDUAL, RESIDUAL)
 
     @property
     def integers(self) -> Tensor:
         """The coefficients: float32 (channels out, kept columns), whole numbers."""
         return self.values.round()
+
+    @property
+    def _step(self) -> Tensor:
+        """The step, for bases and relative steps of about 1."""
+        return self.log_scale.exp() * (self._scale * self._unit)
 
     def weights(self) -> Tensor:
         """The weights, of the tensor's shape; those of the file but for rounding in float32."""
@@ -89,7 +93,7 @@ class Latent:
         x = x if taps is None else x @ taps
         x = x if inn is None else torch.einsum("oit,ij->ojt", x, inn)
         x = x if out is None else torch.einsum("oit,op->pit", x, out)
-        x = x * (self._rows * self.log_scale.exp())
+        x = x * (self._rows * self._step)
         spread = x.reshape([self._shape[d] for d in self._order])
         return spread.permute([self._order.index(d) for d in range(len(self._shape))])
 
@@ -98,10 +102,10 @@ class Latent:
 
         Rounding is taken for no change; the derivative by the logarithm of the step is exact.
         """
-        q = self._projected(gradient, transposed=True) * self.log_scale.exp()
+        q = self._projected(gradient) * self._step
         return q, (q * self.integers).sum()
 
-    def _projected(self, tensor: Tensor, transposed: bool) -> Tensor:
+    def _projected(self, tensor: Tensor) -> Tensor:
         """A tensor of weights by the transposed synthesis, (channels out, kept columns)."""
         x = tensor.permute(self._order).reshape(self._lengths) * self._rows
         out, inn, taps = self._bases
@@ -111,10 +115,10 @@ class Latent:
         flat = x.reshape(len(x), -1)
         return (flat if self._complete else flat[:, self._columns]) * self._multipliers
 
-    def _analysed(self, weights: Tensor, scale: float) -> Tensor:
+    def _analysed(self, weights: Tensor) -> Tensor:
         """Coefficients of weights over their steps, by least squares."""
         x = weights.permute(self._order).reshape(self._lengths)
-        x = x / torch.where(self._rows > 0, self._rows, 1.0) / scale
+        x = x / torch.where(self._rows > 0, self._rows, 1.0) / self._step
         out, inn, taps = (
             None if rows is None else torch.from_numpy(analysis_of(rows.double().cpu().numpy()))
             for rows in self._bases
@@ -133,7 +137,7 @@ class Latent:
 
     def record(self) -> CodedTensor:
         """The record of the integers."""
-        scale = max(math.exp(float(self.log_scale)), LEAST_SCALE) / self._unit
+        scale = self._scale * math.exp(float(self.log_scale))
         integers = self.integers.cpu().numpy().astype(np.int32)
         return with_integers(self._record, integers, scale, self.levels)
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from tqcodec.errors import EncodeError
 from tqcodec.torch.batches import arguments, device_of, first_logits, inputs_of
@@ -20,10 +19,12 @@ from tqcodec.torch.retraining.pupil import Pupil
 from tqcodec.torch.retraining.rate import Rate
 from tqcodec.torch.retraining.wheel import Wheel
 
-MOMENTUM = 0.03  # of the running statistics of batch normalisations, until they are settled
 SMOOTH = 0.02  # share of a batch in the running mean of the loss
 HALVINGS = 12  # until it is known how much must be trimmed
 
+INTEGRAL_PART = 1 / 6  # of all steps
+LEAST_EXCESS = 0.02  # of the loss that it may be above the original's, at least, for the wheel
+TINY = 1e-12
 EDGE = 0.05  # of a step below an edge, where a latent is put that is to fall
 
 Evaluate = Callable[[nn.Module], float]
@@ -41,12 +42,11 @@ class Recipe:
         fit_every: steps between two fits of the tables.
         size_every: steps between two measurements of the whole file.
         classify: parts of the training after which classes are fitted anew.
-        freeze: part after which normalisations are settled and vectors are rounded.
-        trim: part after which the file is brought to its size, if it is not there yet.
-        pull: weight of the bits at first, in units of the distance from the original.
+        trim: parts after which the file is brought to its size, if it is not there yet; it is once
+            more at the end.
+        pull: weight of the bits at first, in units of what the loss is above the original's.
         gain: powers by which the weight answers to the size at once.
-        integral: steps after which it has answered twice as much.
-        batch_statistics: batch normalisations use those of the batch until `freeze`.
+        integral: steps after which it has answered twice as much; a sixth of all, if that is less.
     """
 
     rate: float = 0.003
@@ -56,12 +56,10 @@ class Recipe:
     fit_every: int = 20
     size_every: int = 400
     classify: tuple[float, ...] = (0.25, 0.5)
-    freeze: float = 0.7
-    trim: float = 0.97
+    trim: tuple[float, ...] = (0.4, 0.7, 0.85, 0.97)
     pull: float = 2.0
     gain: float = 6.0
     integral: float = 2000.0
-    batch_statistics: bool = True
 
 
 @dataclass(frozen=True)
@@ -193,15 +191,16 @@ class Loop:
             raise EncodeError("retrain: there is no batch")
         place, start = self.place, time.monotonic()
         first = place.step
-        self._set_modes(place.step < self._step_of(self._recipe.freeze))
         while place.step < self._steps:
             torch.manual_seed(self._seed + place.epoch)  # for loaders that shuffle and augment
             for batch in _from(_shuffled(self._batches), place.batch):
                 self._step(batch)
                 place.step, place.batch = place.step + 1, place.batch + 1
                 last = place.batch == self._count
+                if place.step == self._steps:
+                    self._trim()
                 if last and self._evaluate is not None:
-                    place.quality = self._evaluated(self._evaluate)
+                    place.quality = float(self._evaluate(self.pupil.network))
                 passed = time.monotonic() - start
                 yield self._moment(passed / (place.step - first) * (self._steps - place.step))
                 if last:
@@ -222,21 +221,6 @@ class Loop:
             place.step, self._steps, epoch, place.loss, size, bits, weight, seconds, place.quality
         )
 
-    def _evaluated(self, evaluate: Evaluate) -> float:
-        self._set_modes(False)
-        try:
-            return float(evaluate(self.pupil.network))
-        finally:
-            self._set_modes(self.place.step < self._step_of(self._recipe.freeze))
-
-    def _set_modes(self, batch_statistics: bool) -> None:
-        """Evaluation mode but for batch normalisations, which may use those of the batch."""
-        for module in self.pupil.network.modules():
-            module.training = False
-            if isinstance(module, _BatchNorm) and module.running_mean is not None:
-                module.training = batch_statistics and self._recipe.batch_statistics
-                module.momentum = MOMENTUM
-
     def _step_of(self, part: float) -> int:
         return math.ceil(part * self._steps)
 
@@ -246,8 +230,7 @@ class Loop:
         self._prepare()
         loss = self._differentiated(batch)
         place.loss = loss if math.isnan(place.loss) else place.loss + SMOOTH * (loss - place.loss)
-        if self.wheel is None:
-            self.wheel = Wheel(recipe.pull * max(loss, 1e-9), recipe.gain, recipe.integral)
+        assert self.wheel is not None, "made with the first loss"
         size = (self._bits.bits + place.overhead) / 8
         weight = self.wheel.turn(math.log(size / self._target)) / self.pupil.weights
         for latent, slope in zip(self._latents, self._bits.gradients(), strict=True):
@@ -261,44 +244,52 @@ class Loop:
         self.pupil.assign()
 
     def _prepare(self) -> None:
-        """What is due before a step: classes, tables, the size of the file, its last form."""
+        """What is due before a step: classes, a file of the right size, tables."""
         step, recipe = self.place.step, self._recipe
         classify = step in [self._step_of(part) for part in recipe.classify]
         if classify:
             for latent in self._latents:
                 latent.classify()
-        freeze = step == self._step_of(recipe.freeze)
-        if freeze:
-            self._average(b for b in self.pupil.network.buffers() if b.is_floating_point())
-            self._set_modes(False)
-            self.pupil.freeze()
-        if step == self._step_of(recipe.trim):
-            self.trim()
+        if step in [self._step_of(part) for part in recipe.trim]:
+            self._trim()
         if step % recipe.fit_every == 0 or classify:
             self._bits.fit()
-        if step % recipe.size_every == 0 or classify or freeze:
+        if step % recipe.size_every == 0 or classify:
             self.place.overhead = 8 * self.pupil.size() - self._bits.bits
 
     def _differentiated(self, batch: Any) -> float:
         """The loss of a batch; leaves its gradients at latents and vectors."""
         args, kwargs = arguments(inputs_of(batch), self._device)
-        parameters = self.pupil.parameters
-        for parameter in parameters.values():
+        for parameter in self.pupil.parameters.values():
             parameter.grad = None
         given = self._forward(*args, **kwargs)
-        if self._loss is not None:
-            loss = self._loss(given, batch)
-        else:
+        wanted = None
+        if self._loss is None or self.wheel is None:
             with torch.no_grad():
                 wanted = self._wanted(*args, **kwargs)
-            labels = labels_of(batch, first_logits(given))
-            loss = distillation(given, wanted, labels)
+        loss = self._loss_of(given, wanted, batch)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise EncodeError(f"retrain: the loss of batch {self.place.step + 1} is {value}")
+        if not loss.requires_grad:
+            raise EncodeError("retrain: the loss does not depend on any weight matrix")
         loss.backward()
         self._collect()
+        if self.wheel is None:
+            with torch.no_grad():
+                least = float(self._loss_of(wanted, wanted, batch))
+            self.wheel = self._new_wheel(max(value - least, LEAST_EXCESS * value, TINY))
         return value
+
+    def _loss_of(self, given: Any, wanted: Any, batch: Any) -> Tensor:
+        if self._loss is not None:
+            return self._loss(given, batch)
+        return distillation(given, wanted, labels_of(batch, first_logits(given)))
+
+    def _new_wheel(self, excess: float) -> Wheel:
+        """The wheel for a network whose loss is above that of the original by `excess`."""
+        integral = min(self._recipe.integral, INTEGRAL_PART * self._steps)
+        return Wheel(self._recipe.pull * excess, self._recipe.gain, max(1.0, integral))
 
     @torch.no_grad()
     def _collect(self) -> None:
@@ -324,7 +315,7 @@ class Loop:
                 tensor.div_(distributed.get_world_size())
 
     @torch.no_grad()
-    def trim(self) -> None:
+    def _trim(self) -> None:
         """Bring the file to its size: integers fall by one, those first that nearly did anyway."""
         if self.pupil.size() <= self._target:
             return

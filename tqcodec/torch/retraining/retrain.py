@@ -71,8 +71,8 @@ def retrain(
     network is held to the original's outputs, and to labels where a batch has them.
 
     The model is not changed: a float32 copy of it is trained, on its device, and a second one says
-    what the outputs were. Modules run as they are, in evaluation mode, but for batch
-    normalisations, which use the statistics of the batch until late in the training. Under
+    what the outputs were. Modules run as they are, in evaluation mode: normalisations keep their
+    statistics, so that what is trained is what is shipped. Under
     torch.distributed each process goes through batches of its own, gradients are averaged, and all
     return the same bytes.
 
@@ -113,17 +113,19 @@ def retrain(
     if checkpoint is not None:
         check_writable(checkpoint)
     batches, recipe = batched(batches), recipe if recipe is not None else Recipe()
-    settings = replace(settings, inference=inference)
+    arrays = to_arrays(model.state_dict())
+    folded = folding.fold(model, arrays, settings) if inference else folding.Folded(arrays)
+    settings = replace(settings, inference=bool(folded.constants))
     about = checkpointing.digest(model, settings, epochs, recipe, seed)
     saved = checkpointing.load(checkpoint, about) if checkpoint is not None and resume else None
     device = device_of(model)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
         if saved is None:
-            start = _start(model, batches, settings, statistics, seed, progress)
+            start = _start(model, folded, batches, settings, statistics, seed, progress)
         else:
             start = saved["start"].numpy().tobytes()
-        pupil = Pupil(model, start, settings)
+        pupil = Pupil(model, start, folded, settings)
         if not pupil.latents:
             raise EncodeError("retrain: the network has no weight matrix that could be trained")
         target = settings.max_size or int((settings.bits or 0) * pupil.weights / 8)
@@ -151,7 +153,6 @@ def retrain(
                 watch(moment)
             if progress is not None:
                 progress("retrain", moment.step, moment.steps)
-        loop.trim()
         data = pupil.file(progress)
         if evaluate is not None and moment is not None and watch is not None:
             load_state(original, decoded(data, limit=EVERYTHING))
@@ -181,6 +182,7 @@ def _check(
 
 def _start(
     model: nn.Module,
+    folded: folding.Folded,
     batches: Iterable[Any],
     settings: Settings,
     statistics: Statistics | None,
@@ -191,12 +193,8 @@ def _start(
     if statistics is None:
         torch.manual_seed(seed)
         statistics = calibrate(model, list(_first(batches)), seed=seed, progress=progress)
-    folded = folding.fold(model, to_arrays(model.state_dict()), settings)
-    arrays, known = to_arrays(model.state_dict()), origins(model)
-    if settings.inference and folded.constants:
-        arrays, known = folded.arrays, folded.origins(known)
-        statistics = folded.statistics(statistics)
-    wanted = replace(settings, effort=START_EFFORT, inference=False)
+    statistics, known = folded.statistics(statistics), folded.origins(origins(model))
+    wanted = replace(settings, effort=START_EFFORT)
     for times in STARTS:
         size = None if settings.max_size is None else int(settings.max_size * times)
         bits = None if settings.bits is None else settings.bits * times
@@ -204,7 +202,7 @@ def _start(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", EncodeWarning)  # of what is trained yet
                 return api.encode(
-                    arrays,
+                    folded.arrays,
                     replace(wanted, max_size=size, bits=bits),
                     statistics,
                     origins=known,
