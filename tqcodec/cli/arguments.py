@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from tqcodec import native
 from tqcodec.common.checks import DOMAINS
-from tqcodec.encoder.settings import MOST_WORKERS, PAYLOADS, TRANSFORMS, Settings
+from tqcodec.encoder.settings import PAYLOADS, RANGES, TRANSFORMS, Settings
 from tqcodec.format.registry import MAJOR, MINOR
 from tqcodec.version import VERSION
 
@@ -182,9 +182,9 @@ def size(text: str) -> int:
 
 
 def _count(text: str) -> int:
-    if text.isascii() and text.isdigit() and 0 < int(text) <= MOST_WORKERS:
+    if text.isascii() and text.isdigit() and int(text) in RANGES["workers"]:
         return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MOST_WORKERS}")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from {RANGES['workers']}")
 
 
 def _side_bits(text: str) -> int | None:
