@@ -218,7 +218,9 @@ def _target(command: ArgumentParser) -> None:
     add("--bits", type=float, metavar="B", help=text)
     text = f"largest file in bytes, {RANGES['max_size']}, such as 500k or 2M"
     add("--max-size", type=size, metavar="BYTES", help=text)
-    text = f"quality, {RANGES['quality']}, {DECIBELS_PER_QUALITY} dB each; default {DEFAULT_QUALITY:g}"
+    text = (
+        f"quality, {RANGES['quality']}, {DECIBELS_PER_QUALITY} dB each; default {DEFAULT_QUALITY:g}"
+    )
     add("-q", "--quality", type=float, metavar="Q", help=text)
     text = f"signal-to-noise ratio of the weights in dB, {RANGES['snr']}"
     add("--snr", type=float, metavar="DB", help=text)
