@@ -28,8 +28,9 @@ from tqcodec.encoder.settings import (
 )
 from tqcodec.errors import EncodeError
 from tqcodec.format.container import limit_of
-from tqcodec.torch import calibrate
+from tqcodec.torch import calibrate, retrain
 from tqcodec.torch.inputs import DataOptions
+from tqcodec.torch.retraining.augment import Augmented
 
 ROOT = Path(__file__).parents[2]
 USE = (ROOT / "docs" / "use.md").read_text("utf-8")
@@ -79,6 +80,8 @@ def read_parser() -> dict[str, dict[str, Action]]:
     return found
 
 
+ORDER = ("shuffled", "redrawn")  # of `DataOptions`, which commands choose themselves
+
 DOCUMENTED, PARSED = read_document(), read_parser()
 ALL = [(command, name) for command, actions in PARSED.items() for name in actions]
 RANGED = [(c, name) for c, rows in DOCUMENTED.items() for name, row in rows.items() if row.range]
@@ -117,7 +120,7 @@ def test_settings_are_options_of_encode_with_their_defaults() -> None:
 
 def test_data_is_read_with_the_defaults_of_the_command_line() -> None:
     arguments = vars(make_parser().parse_args(["encode", "x"]))
-    of_commands = {f.name: f.default for f in fields(DataOptions) if f.name != "shuffled"}
+    of_commands = {f.name: f.default for f in fields(DataOptions) if f.name not in ORDER}
     assert of_commands == {name: arguments[name] for name in of_commands}
 
 
@@ -163,11 +166,20 @@ def of_probes(value: int) -> None:
         raise caught.value
 
 
+def of_epochs(value: int) -> None:
+    with pytest.raises(EncodeError) as caught:
+        retrain(nn.Linear(1, 1), [], Settings(bits=1), epochs=value)
+    if "epochs" in str(caught.value):
+        raise caught.value
+
+
 # Where the range of an argument is checked; what the parser checks alone needs nothing else.
 CHECKS: dict[str, Callable[[Any], object]] = {
     **{name: of_settings(name) for name in RANGES},
     **{name: of_data(name) for name in ("images", "batch", "size")},
     "probes": of_probes,
+    "epochs": of_epochs,
+    "crop": lambda value: Augmented([], value, mirror=False),
     "limit": lambda value: limit_of(value, 0, 0),
 }
 
@@ -267,9 +279,9 @@ def test_commands_in_documents_have_their_options() -> None:
         text = path.read_text("utf-8")
         for command, rest in re.findall(rf"tqcodec ({'|'.join(COMMANDS)})\b([^`\n|]*)", text):
             options = {o for a in PARSED[command].values() for o in a.option_strings}
-            for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", rest):
+            for option in re.findall(r"(?<!\S)--?[a-z][a-z0-9-]*", rest):
                 assert option in options, f"{path.name}: tqcodec {command} {option}"
                 seen += 1
     assert seen > 10
-    for option in re.findall(r"`(--?[a-z][a-z-]*)", USE):
+    for option in re.findall(r"`(--?[a-z][a-z0-9-]*)", USE):
         assert option in known, f"use.md: {option}"

@@ -89,6 +89,8 @@ def _encode(command: ArgumentParser) -> None:
     _output(command, "a file .tqc, or -; default IN with the suffix .tqc")
     _target(command)
     _coding(command)
+    text = "of coefficients: range for the smallest file, fixed length; default %(default)s"
+    add("--payload", choices=PAYLOADS, default=Settings.payload, help=text)
     text = "which state dict of a checkpoint that holds several, such as model_ema"
     add("--key", metavar="KEY", help=text)
     text = "do not decode the file and compare it before it is written"
@@ -174,6 +176,29 @@ def _sweep(command: ArgumentParser) -> None:
     _json(command)
 
 
+def _retrain(command: ArgumentParser) -> None:
+    add = command.add_argument
+    _output(command, "a file .tqc", required=True)
+    _network(command)
+    _size_target(command.add_mutually_exclusive_group())
+    text = "passes over the data"
+    add("--epochs", type=int, required=True, metavar="N", help=text)
+    add("--mirror", action="store_true", help="exchange left and right of half of the pictures")
+    text = "move pictures by up to N pixels each way; default %(default)s"
+    add("--crop", type=int, default=0, metavar="N", help=text)
+    add("--checkpoint", metavar="FILE", help="keep the training there every minute")
+    add("--resume", action="store_true", help="go on from --checkpoint, if it is there")
+    add("--plot", metavar="CURVE.png", help="draw loss and bits per weight over the epochs")
+    add("--bfloat16", action="store_true", help="run the network in bfloat16")
+    add("--compile", action="store_true", help="use torch.compile")
+    text = "of all that is random; default %(default)s"
+    add("--seed", type=int, default=0, metavar="N", help=text)
+    text = "keep normalisations in the form that can be trained on"
+    add("--no-inference", dest="inference", action="store_false", help=text)
+    _coding(command)
+    _json(command)
+
+
 # ---- what commands share ----
 
 
@@ -212,12 +237,17 @@ def _json(command: ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON document")
 
 
-def _target(command: ArgumentParser) -> None:
-    add = command.add_mutually_exclusive_group().add_argument
+def _size_target(group: argparse._MutuallyExclusiveGroup) -> None:
     text = f"bits per weight of the whole file, {RANGES['bits']}"
-    add("--bits", type=float, metavar="B", help=text)
+    group.add_argument("--bits", type=float, metavar="B", help=text)
     text = f"largest file in bytes, {RANGES['max_size']}, such as 500k or 2M"
-    add("--max-size", type=size, metavar="BYTES", help=text)
+    group.add_argument("--max-size", type=size, metavar="BYTES", help=text)
+
+
+def _target(command: ArgumentParser) -> None:
+    group = command.add_mutually_exclusive_group()
+    _size_target(group)
+    add = group.add_argument
     text = (
         f"quality, {RANGES['quality']}, {DECIBELS_PER_QUALITY} dB each; default {DEFAULT_QUALITY:g}"
     )
@@ -231,8 +261,6 @@ def _coding(command: ArgumentParser) -> None:
     add = command.add_argument
     text = "of weight matrices; default %(default)s"
     add("--transform", choices=TRANSFORMS, default=Settings.transform, help=text)
-    text = "of coefficients: range for the smallest file, fixed length; default %(default)s"
-    add("--payload", choices=PAYLOADS, default=Settings.payload, help=text)
     text = f"mantissa bits kept of biases and the like, {RANGES['side_bits']} or all"
     text = f"{text}; default %(default)s"
     add("--side-bits", type=_side_bits, default=Settings.side_bits, metavar="N", help=text)
@@ -275,6 +303,7 @@ COMMANDS: Final[dict[str, tuple[str, Callable[[ArgumentParser], None]]]] = {
     "calibrate": ("gather statistics of a network on data", _calibrate),
     "eval": ("compare a decoded network with its original", _eval),
     "sweep": ("draw what a network loses at a set of rates", _sweep),
+    "retrain": ("train a network to a file of few bits", _retrain),
 }
 
 

@@ -437,6 +437,18 @@ def _network(arguments: Namespace) -> int:
     return 0
 
 
+def _retrain(arguments: Namespace) -> int:
+    from tqcodec.cli import retrain
+
+    with terminal_progress() as progress:
+        document, lines = retrain.retrain(arguments, progress)
+    if arguments.json:
+        _print_json(document)
+    else:
+        _print(lines)
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "encode": _encode,
     "decode": _decode,
@@ -447,4 +459,5 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "calibrate": _network,
     "eval": _network,
     "sweep": _network,
+    "retrain": _retrain,
 }

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from tqcodec import api
@@ -30,12 +31,13 @@ Result = tuple[dict[str, Any], Iterable[str]]
 CALIBRATED, DATA_FREE = "calibrated", "data-free"
 
 
-def load(arguments: Namespace, shuffled: bool = False) -> tuple[Any, Any]:
+def load(arguments: Namespace, shuffled: bool = False, redrawn: bool = False) -> tuple[Any, Any]:
     """The network and the data of ``--model`` and ``--data``.
 
     Args:
         arguments: of the command line.
         shuffled: samples come in random order, always the same.
+        redrawn: samples come in another order in each pass.
 
     Returns:
         an nn.Module, and a `tqcodec.torch.inputs.Data`, or None without ``--data``.
@@ -56,6 +58,7 @@ def load(arguments: Namespace, shuffled: bool = False) -> tuple[Any, Any]:
         mean=arguments.mean,
         std=arguments.std,
         shuffled=shuffled,
+        redrawn=redrawn,
     )
     data = inputs.load_batches(arguments.data, options) if arguments.data is not None else None
     return user_code.load_model(arguments.model, arguments.device), data
@@ -136,10 +139,7 @@ def sweep(arguments: Namespace, progress: Progress | None) -> Result:
         EvaluationError: data that do not fit the network.
     """
     picture, table = _sweep_outputs(arguments)
-    try:
-        from tqcodec.cli import curve
-    except ModuleNotFoundError as error:
-        raise EncodeError("sweep needs matplotlib: pip install 'tqcodec[plot]'") from error
+    curve = drawing_for("sweep")
     plain = Settings(effort=arguments.effort, workers=arguments.workers)
     points = [replace(plain, bits=bits) for bits in arguments.bits]
     encoders: dict[str, Any] = {DATA_FREE: None}
@@ -170,6 +170,19 @@ def sweep(arguments: Namespace, progress: Progress | None) -> Result:
     outputs = {"output": picture, "table": table, "images": images}
     written = f"{printable(picture)}, {printable(table)}: {images} images"
     return {**outputs, "rows": measures.finite(rows)}, [*measures.table_lines(rows), written]
+
+
+def drawing_for(what: str) -> ModuleType:
+    """The module that draws curves.
+
+    Raises:
+        EncodeError: matplotlib is not there, which `what` needs.
+    """
+    try:
+        from tqcodec.cli import curve
+    except ModuleNotFoundError as error:
+        raise EncodeError(f"{what} needs matplotlib: pip install 'tqcodec[plot]'") from error
+    return curve
 
 
 def _sweep_outputs(arguments: Namespace) -> tuple[str, str]:

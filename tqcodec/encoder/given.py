@@ -13,6 +13,7 @@ import numpy as np
 from tqcodec.common.progress import Progress
 from tqcodec.encoder import verification
 from tqcodec.encoder.assembly import assemble
+from tqcodec.encoder.effort import EFFORTS
 from tqcodec.encoder.kinds import Kind
 from tqcodec.encoder.matrix.classes import class_of
 from tqcodec.encoder.matrix.draft import Draft, Quantized
@@ -77,7 +78,8 @@ def lay_out(
             parts[item.name] = part_of(item, source, settings)
     about = provenance(settings, {}, retrained=True)
     by_name = {source.name: source for source in sources}
-    return assemble(by_name, items, drafts, parts, settings, about)
+    effort, metadata = EFFORTS[settings.effort], dict(settings.metadata)
+    return assemble(by_name, items, drafts, parts, effort, metadata, about)
 
 
 def encode(

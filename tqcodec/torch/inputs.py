@@ -41,6 +41,7 @@ class DataOptions:
         mean: of the channels, taken off; one for each channel, or one for all.
         std: of the channels, divided by.
         shuffled: samples of arrays and files are drawn at random, always in the same way.
+        redrawn: in each pass they come in another order, by torch's global generator.
     """
 
     images: int | None = None
@@ -49,6 +50,7 @@ class DataOptions:
     mean: Sequence[float] = (0.0,)
     std: Sequence[float] = (1.0,)
     shuffled: bool = False
+    redrawn: bool = False
 
     def __post_init__(self) -> None:
         if min(self.batch, self.size, 1 if self.images is None else self.images) < 1:
@@ -177,8 +179,7 @@ def _from_arrays(path: Path, options: DataOptions) -> Data:
     order = _order(len(images), options)
 
     def read() -> Iterator[Batch]:
-        for start in range(0, len(order), options.batch):
-            chosen = order[start : start + options.batch]
+        for chosen in _chosen(order, options):
             x = images[chosen]
             part = _normalised(_channels_first(x), options) if _is_image(x) else torch.tensor(x)
             yield part, None if labels is None else torch.tensor(labels[chosen])
@@ -192,6 +193,14 @@ def _order(count: int, options: DataOptions) -> NDArray[np.intp]:
     return (shuffled if options.shuffled else np.arange(count))[: options.images]
 
 
+def _chosen(order: NDArray[np.intp], options: DataOptions) -> Iterator[NDArray[np.intp]]:
+    """Indices of the samples of each batch of one pass."""
+    if options.redrawn:
+        order = order[torch.randperm(len(order)).numpy()]
+    for start in range(0, len(order), options.batch):
+        yield order[start : start + options.batch]
+
+
 def _is_image(array: NDArray[Any]) -> bool:
     return array.dtype == np.uint8 and array.ndim == 4
 
@@ -203,8 +212,8 @@ def _channels_first(images: NDArray[Any]) -> NDArray[Any]:
 
 def _from_images(spec: str, files: dict[str, Callable[[], bytes]], options: DataOptions) -> Data:
     found = sorted(n for n in files if n.lower().endswith(IMAGE_SUFFIXES))
-    names = [found[i] for i in _order(len(found), options)]
-    if not names:
+    order = _order(len(found), options)
+    if not len(order):
         raise EncodeError(f"{spec}: no image files ({' '.join(IMAGE_SUFFIXES)})")
     try:
         import PIL.Image  # noqa: F401
@@ -213,12 +222,12 @@ def _from_images(spec: str, files: dict[str, Callable[[], bytes]], options: Data
     _check_channels(spec, 3, options)
 
     def read() -> Iterator[Batch]:
-        for start in range(0, len(names), options.batch):
-            chosen = names[start : start + options.batch]
-            pixels = [_pixels(f"{spec}: {n}", files[n], options.size) for n in chosen]
+        for chosen in _chosen(order, options):
+            names = [found[i] for i in chosen]
+            pixels = [_pixels(f"{spec}: {n}", files[n], options.size) for n in names]
             yield _normalised(np.moveaxis(np.stack(pixels), 3, 1), options), None
 
-    return Data(read, math.ceil(len(names) / options.batch))
+    return Data(read, math.ceil(len(order) / options.batch))
 
 
 def _reader(archive: zipfile.ZipFile, name: str) -> Callable[[], bytes]:

@@ -18,7 +18,7 @@ from tqcodec.common.checks import PathLike
 from tqcodec.encoder.settings import Settings
 from tqcodec.errors import EncodeError
 from tqcodec.torch.checkpoint import to_arrays
-from tqcodec.torch.retraining.loop import Loop, Place, Recipe
+from tqcodec.torch.retraining.loop import Loop, Moment, Place, Recipe
 from tqcodec.torch.retraining.wheel import Wheel
 
 EVERY = 60.0  # seconds between two checkpoints, at least
@@ -76,12 +76,13 @@ class Keeper:
         loop.optimizer.load_state_dict(saved["optimizer"])
         loop.place = Place(**saved["place"])
         loop.wheel = Wheel(**saved["wheel"])
+        loop.history = [Moment(**moment) for moment in saved["history"]]
 
     def keep(self, now: bool = False) -> None:
         """Write the file, unless that was done a short while ago."""
         loop = self._loop
         due = now or time.monotonic() - self._last >= EVERY
-        if self._path is None or not due or loop.place.step % self._every or loop.wheel is None:
+        if self._path is None or not due or loop.place.step % self._every:
             return
         if distributed.is_available() and distributed.is_initialized() and distributed.get_rank():
             return
@@ -92,6 +93,7 @@ class Keeper:
             "optimizer": loop.optimizer.state_dict(),
             "place": asdict(loop.place),
             "wheel": asdict(loop.wheel),
+            "history": [asdict(moment) for moment in loop.history],
         }
         with replacing(Path(self._path)) as temporary:
             torch.save(state, temporary)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ HALVINGS = 12  # until it is known how much must be trimmed
 INTEGRAL_PART = 1 / 6  # of all steps
 LEAST_EXCESS = 0.02  # of the loss that it may be above the original's, at least, for the wheel
 TINY = 1e-12
+HISTORY = 1000  # moments that are kept, about
 EDGE = 0.05  # of a step below an edge, where a latent is put that is to fall
 
 Evaluate = Callable[[nn.Module], float]
@@ -44,7 +45,8 @@ class Recipe:
         classify: parts of the training after which classes are fitted anew.
         trim: parts after which the file is brought to its size, if it is not there yet; it is once
             more at the end.
-        pull: weight of the bits at first, in units of what the loss is above the original's.
+        pull: weight of the bits, in units of what the loss is above the original's, before the
+            size has a say.
         gain: powers by which the weight answers to the size at once.
         integral: steps after which it has answered twice as much; a sixth of all, if that is less.
     """
@@ -102,6 +104,8 @@ class Place:
         batch: batches of it that are done.
         overhead: bits of the file besides its coefficients.
         loss: running mean; not a number before the first.
+        least: likewise of what the original would have; that of the first batch where the loss is
+            the user's, which saves a run of the original for each of the others.
         quality: of the last evaluation.
     """
 
@@ -110,6 +114,7 @@ class Place:
     batch: int = 0
     overhead: float = 0.0
     loss: float = math.nan
+    least: float = math.nan
     quality: float | None = None
 
 
@@ -126,13 +131,14 @@ class Loop:
         seed: with the number of an epoch that of its random numbers.
         loss: as of `retrain`.
         evaluate: likewise.
-        autocast: likewise.
+        bfloat16: likewise.
         compiled: likewise.
 
     Attributes:
         place: where it is.
-        wheel: steers the weight of the bits; None before the first step.
+        wheel: steers the weight of the bits.
         optimizer: of latents, steps and vectors.
+        history: about a thousand moments of the whole training, for a drawing.
     """
 
     def __init__(
@@ -147,12 +153,12 @@ class Loop:
         *,
         loss: Loss | None = None,
         evaluate: Evaluate | None = None,
-        autocast: torch.dtype | None = None,
+        bfloat16: bool = False,
         compiled: bool = False,
     ) -> None:
         self.pupil = pupil
         self._batches, self._target, self._recipe, self._seed = batches, target, recipe, seed
-        self._loss, self._evaluate, self._autocast = loss, evaluate, autocast
+        self._loss, self._evaluate, self._bfloat16 = loss, evaluate, bfloat16
         self._device = device_of(pupil.network)
         self._count = _length(batches)
         self._steps = epochs * self._count
@@ -170,20 +176,18 @@ class Loop:
         ]
         self.optimizer = torch.optim.Adam([g for g in groups if g["params"]], betas=(0.9, 0.99))
         self._bits = Rate(self._latents)
-        self.wheel: Wheel | None = None
+        integral = max(1.0, min(recipe.integral, INTEGRAL_PART * self._steps))
+        self.wheel = Wheel(recipe.pull, recipe.gain, integral)
         self.place = Place()
+        self.history: list[Moment] = []
 
     def _running(self, network: nn.Module) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
-            with self._arithmetic():
+            kind, on = self._device.type, self._bfloat16
+            with torch.autocast(kind, torch.bfloat16) if on else nullcontext():
                 return network(*args, **kwargs)
 
         return run
-
-    def _arithmetic(self) -> AbstractContextManager[Any]:
-        if self._autocast is None:
-            return nullcontext()
-        return torch.autocast(self._device.type, dtype=self._autocast)
 
     def moments(self) -> Iterator[Moment]:
         """Train from where `place` is to the end; gives where it is after every step."""
@@ -202,7 +206,11 @@ class Loop:
                 if last and self._evaluate is not None:
                     place.quality = float(self._evaluate(self.pupil.network))
                 passed = time.monotonic() - start
-                yield self._moment(passed / (place.step - first) * (self._steps - place.step))
+                left = passed / (place.step - first) * (self._steps - place.step)
+                moment = self._moment(left)
+                if place.step % max(1, self._steps // HISTORY) == 0:
+                    self.history.append(moment)
+                yield moment
                 if last:
                     break
             else:
@@ -214,11 +222,16 @@ class Loop:
 
     def _moment(self, seconds: float) -> Moment:
         place, size = self.place, (self._bits.bits + self.place.overhead) / 8
-        weight = self.wheel.weight if self.wheel is not None else 0.0
-        bits = 8 * size / max(1, self.pupil.weights)
-        epoch = place.epoch + place.batch / self._count
         return Moment(
-            place.step, self._steps, epoch, place.loss, size, bits, weight, seconds, place.quality
+            step=place.step,
+            steps=self._steps,
+            epoch=place.epoch + place.batch / self._count,
+            loss=place.loss,
+            size=size,
+            bits=8 * size / self.pupil.weights,
+            weight=self.wheel.weight,
+            seconds=seconds,
+            quality=place.quality,
         )
 
     def _step_of(self, part: float) -> int:
@@ -228,11 +241,10 @@ class Loop:
         """Train on one batch."""
         place, recipe = self.place, self._recipe
         self._prepare()
-        loss = self._differentiated(batch)
-        place.loss = loss if math.isnan(place.loss) else place.loss + SMOOTH * (loss - place.loss)
-        assert self.wheel is not None, "made with the first loss"
+        self._differentiated(batch)
         size = (self._bits.bits + place.overhead) / 8
-        weight = self.wheel.turn(math.log(size / self._target)) / self.pupil.weights
+        excess = max(place.loss - place.least, LEAST_EXCESS * abs(place.loss), TINY)
+        weight = self.wheel.turn(excess, math.log(size / self._target)) / self.pupil.weights
         for latent, slope in zip(self._latents, self._bits.gradients(), strict=True):
             assert latent.values.grad is not None, "set for all"
             latent.values.grad.add_(slope, alpha=weight)
@@ -257,14 +269,14 @@ class Loop:
         if step % recipe.size_every == 0 or classify:
             self.place.overhead = 8 * self.pupil.size() - self._bits.bits
 
-    def _differentiated(self, batch: Any) -> float:
+    def _differentiated(self, batch: Any) -> None:
         """The loss of a batch; leaves its gradients at latents and vectors."""
         args, kwargs = arguments(inputs_of(batch), self._device)
         for parameter in self.pupil.parameters.values():
             parameter.grad = None
-        given = self._forward(*args, **kwargs)
-        wanted = None
-        if self._loss is None or self.wheel is None:
+        given, wanted = self._forward(*args, **kwargs), None
+        known = self._loss is not None and not math.isnan(self.place.least)
+        if not known:
             with torch.no_grad():
                 wanted = self._wanted(*args, **kwargs)
         loss = self._loss_of(given, wanted, batch)
@@ -275,21 +287,16 @@ class Loop:
             raise EncodeError("retrain: the loss does not depend on any weight matrix")
         loss.backward()
         self._collect()
-        if self.wheel is None:
+        self.place.loss = _smoothed(self.place.loss, value)
+        if not known:
             with torch.no_grad():
                 least = float(self._loss_of(wanted, wanted, batch))
-            self.wheel = self._new_wheel(max(value - least, LEAST_EXCESS * value, TINY))
-        return value
+            self.place.least = _smoothed(self.place.least, least)
 
     def _loss_of(self, given: Any, wanted: Any, batch: Any) -> Tensor:
         if self._loss is not None:
             return self._loss(given, batch)
         return distillation(given, wanted, labels_of(batch, first_logits(given)))
-
-    def _new_wheel(self, excess: float) -> Wheel:
-        """The wheel for a network whose loss is above that of the original by `excess`."""
-        integral = min(self._recipe.integral, INTEGRAL_PART * self._steps)
-        return Wheel(self._recipe.pull * excess, self._recipe.gain, max(1.0, integral))
 
     @torch.no_grad()
     def _collect(self) -> None:
@@ -350,6 +357,10 @@ def lowered(values: Tensor, reach: float) -> Tensor:
     edge = magnitude.round() - 0.5
     falls = (magnitude >= 0.5) & (magnitude - edge <= reach)
     return torch.where(falls, edge - EDGE, magnitude) * values.sign()
+
+
+def _smoothed(mean: float, value: float) -> float:
+    return value if math.isnan(mean) else mean + SMOOTH * (value - mean)
 
 
 def _from(batches: Iterable[Any], start: int) -> Iterator[Any]:

@@ -33,14 +33,13 @@ from tqcodec.torch.batches import (
 from tqcodec.torch.calibration.calibrate import calibrate
 from tqcodec.torch.checkpoint import decoded, load_state, origins, to_arrays
 from tqcodec.torch.retraining import checkpointing
-from tqcodec.torch.retraining.loop import Evaluate, Loop, Moment, Recipe, Watch
+from tqcodec.torch.retraining.loop import Evaluate, Loop, Recipe, Watch
 from tqcodec.torch.retraining.objective import Loss
 from tqcodec.torch.retraining.pupil import Pupil
 
 CALIBRATION: Final = 2048  # samples that the start is calibrated on
 START_EFFORT: Final = 2  # whose quantizer is uniform, and whose heads are small
 STARTS: Final = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # sizes of the start over the target, in turn
-MOST_EPOCHS: Final = 1 << 20
 
 
 def retrain(
@@ -55,7 +54,7 @@ def retrain(
     checkpoint: PathLike | None = None,
     resume: bool = False,
     evaluate: Evaluate | None = None,
-    autocast: torch.dtype | None = None,
+    bfloat16: bool = False,
     compiled: bool = False,
     recipe: Recipe | None = None,
     seed: int = 0,
@@ -94,11 +93,12 @@ def retrain(
             torch's global generator.
         evaluate: called after each epoch with the network as its file would have it, and with the
             decoded one at the end; gives a number for `watch`.
-        autocast: type of the arithmetic, such as torch.bfloat16; float32 if None.
+        bfloat16: run both networks under torch.autocast in bfloat16.
         compiled: use torch.compile.
         recipe: how to train.
         seed: of all that is random here.
-        watch: called with a `Moment` after each step.
+        watch: called with a `Moment` after each step; by a training that goes on first with some
+            of those before.
         progress: called with ("retrain", steps, of how many), and by the stages of the start.
 
     Raises:
@@ -140,13 +140,15 @@ def retrain(
             seed,
             loss=loss,
             evaluate=evaluate,
-            autocast=autocast,
+            bfloat16=bfloat16,
             compiled=compiled,
         )
         keeper = checkpointing.Keeper(loop, checkpoint, start, about, recipe.fit_every)
         if saved is not None:
             keeper.restore(saved)
-        moment: Moment | None = None
+            if watch is not None:
+                for moment in loop.history:
+                    watch(moment)
         for moment in loop.moments():
             keeper.keep()
             if watch is not None:
@@ -154,7 +156,7 @@ def retrain(
             if progress is not None:
                 progress("retrain", moment.step, moment.steps)
         data = pupil.file(progress)
-        if evaluate is not None and moment is not None and watch is not None:
+        if evaluate is not None and watch is not None:
             load_state(original, decoded(data, limit=EVERYTHING))
             watch(replace(moment, size=len(data), quality=float(evaluate(original))))
     return data
@@ -170,8 +172,10 @@ def _check(
 ) -> None:
     check_network(model)
     need("settings", settings, Settings, "tqcodec.Settings")
-    need_number("epochs", epochs, 1, MOST_EPOCHS)
+    need_number("epochs", epochs)
     need_number("seed", seed, *SEEDS)
+    if epochs < 1:
+        raise EncodeError(f"retrain: epochs={epochs} must be at least 1")
     if settings.bits is None and settings.max_size is None:
         raise EncodeError("retrain: settings need a target, bits or max_size")
     if settings.payload != "range":

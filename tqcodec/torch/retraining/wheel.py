@@ -6,38 +6,41 @@ import math
 from dataclasses import dataclass
 
 WIDEST = 0.3  # natural logarithm of a miss of the size that counts
-MOST = 5.0  # natural logarithm of the weight over that at first
+MOST = 5.0  # natural logarithm of an answer
 
 
 @dataclass
 class Wheel:
     """A proportional and integral controller in logarithms.
 
-    The size answers slowly: the optimizer divides the pull of the bits by the noise of the
-    gradients. So the integral is slow, too.
+    Before any answer the weight is a multiple of what the loss still is above its least: a bit
+    for all weights changes a distance by about this much, as errors go with 2^-2R (the derivative
+    is 2 ln 2). The size answers slowly, since the optimizer divides the pull of the bits by the
+    noise of the gradients. So the integral is slow, too.
 
     Attributes:
-        start: weight before any answer.
+        pull: the multiple.
         gain: powers of the size over its target that are answered at once.
         integral: steps after which a miss has been answered twice as much.
         sum: the integral, as a logarithm.
-        answer: logarithm of the weight over `start`.
+        weight: of the last step.
     """
 
-    start: float
+    pull: float
     gain: float
     integral: float
     sum: float = 0.0
-    answer: float = 0.0
+    weight: float = 0.0
 
-    @property
-    def weight(self) -> float:
-        """The weight now."""
-        return self.start * math.exp(self.answer)
+    def turn(self, excess: float, miss: float) -> float:
+        """The weight for a step.
 
-    def turn(self, miss: float) -> float:
-        """The weight after a step at which the size was off by `miss`, a natural logarithm."""
+        Args:
+            excess: what the loss is above its least, smoothed.
+            miss: natural logarithm of the size over its target.
+        """
         miss = max(-WIDEST, min(WIDEST, miss))
         self.sum = max(-MOST, min(MOST, self.sum + self.gain * miss / self.integral))
-        self.answer = max(-MOST, min(MOST, self.gain * miss + self.sum))
+        answer = max(-MOST, min(MOST, self.gain * miss + self.sum))
+        self.weight = self.pull * excess * math.exp(answer)
         return self.weight
