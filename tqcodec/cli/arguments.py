@@ -11,7 +11,11 @@ from tqcodec.encoder.settings import MOST_WORKERS, PAYLOADS, TRANSFORMS, Setting
 from tqcodec.format.registry import MAJOR, MINOR
 from tqcodec.version import VERSION
 
+PICTURES = "size", "mean", "std"  # what made-up pictures need to be known of
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+
+
+SYNTHETIC, NO_DATA = "synthetic", "none"  # what `encode --data` takes besides names
 
 
 class UsageError(Exception):
@@ -76,6 +80,7 @@ def make_parser() -> argparse.ArgumentParser:
     info.add_argument("--operations", action="store_true", help=text)
     _add_encode_options(encode)
     _add_network_options(encode, required=False)
+    _add_synthetic_options(encode)
     text = "which state dict of a checkpoint that holds several, such as model_ema"
     encode.add_argument("--key", metavar="KEY", help=text)
     text = "leave biases and batch normalisation of --model as they are"
@@ -94,7 +99,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def check_encode(arguments: argparse.Namespace) -> None:
-    """Raise UsageError where options of `encode` do not go together."""
+    """Raise UsageError where options of `encode` do not go together.
+
+    A `--model` without `--data` gets made-up inputs, or none where they have no say: beside
+    `--statistics`, or in a lossless file.
+    """
     of_network, data = arguments.model is not None, arguments.data is not None
     if of_network == (arguments.input is not None):
         raise UsageError("encode takes either IN or --model (see tqcodec encode --help)")
@@ -104,15 +113,35 @@ def check_encode(arguments: argparse.Namespace) -> None:
         raise UsageError("--inference needs --model, which says what the normalisations are")
     if of_network and arguments.output is None:
         raise UsageError("--model needs -o")
-    if of_network and not data and arguments.statistics is None:
-        raise UsageError("--model needs --data, or --statistics")
+    if of_network and not data:
+        has_no_say = arguments.statistics is not None or arguments.lossless
+        arguments.data = NO_DATA if has_no_say else SYNTHETIC
+    _check_synthetic(arguments)
     if of_network and arguments.key is not None:
         raise UsageError("--key needs IN in place of --model")
 
 
+def _check_synthetic(arguments: argparse.Namespace) -> None:
+    given = {name: getattr(arguments, name) for name in (*PICTURES, "tokens", "example")}
+    named = [f"--{name}" for name, value in given.items() if value is not None]
+    own = {"--tokens", "--example"} & set(named)
+    if arguments.data != SYNTHETIC:
+        for option in [*sorted(own), *(["--save-inputs"] if arguments.save_inputs else [])]:
+            raise UsageError(f"{option} needs --model, and --data {SYNTHETIC} or none")
+    elif own and len(named) > 1:
+        raise UsageError(f"{' and '.join(named)} cannot all say what the network takes: give one")
+    elif not own and len(named) < len(PICTURES):
+        missing = [f"--{name}" for name in PICTURES if f"--{name}" not in named]
+        raise UsageError(
+            f"without data inputs are made: pictures need {', '.join(missing)}, others --tokens or "
+            f"--example; --data {NO_DATA} encodes weights alone"
+        )
+
+
 def inputs_of(arguments: argparse.Namespace) -> list[str]:
     """Names of all files, and the like, that a command reads."""
-    names = (getattr(arguments, name, None) for name in ("input", "statistics", "model", "data"))
+    options = ("input", "statistics", "model", "data", "example")
+    names = (getattr(arguments, name, None) for name in options)
     return [name for name in names if name is not None]
 
 
@@ -146,17 +175,30 @@ def _add_encode_options(encode: argparse.ArgumentParser) -> None:
     add("--metadata", type=_metadata, action="append", default=[], metavar="K=V", help=text)
 
 
+def _add_synthetic_options(encode: argparse.ArgumentParser) -> None:
+    add = encode.add_argument
+    text = "made-up inputs are texts of so many tokens, in place of pictures of --size"
+    add("--tokens", type=int, metavar="LENGTH", help=text)
+    text = "made-up inputs are like the batch that this function returns"
+    add("--example", metavar="FILE.py:FUNCTION", help=text)
+    text = "keep made-up inputs, to be --data of further rates"
+    add("--save-inputs", metavar="FILE.npz", help=text)
+
+
 def _add_network_options(command: argparse.ArgumentParser, required: bool = True) -> None:
     add = command.add_argument
     model = "a function that returns a PyTorch network with its weights"
     data = ".npz of arrays, a folder or .zip of images, or a function that returns batches"
+    if not required:
+        data += f"; {SYNTHETIC} (the default): made from the network alone; or {NO_DATA}"
     add("--model", required=required, metavar="FILE.py:FUNCTION", help=model)
     add("--data", required=required, metavar="DATA", help=data)
-    add("--images", type=int, metavar="N", help="most images; default all")
+    text = "most images; default all" + ("" if required else ", of made-up ones 256")
+    add("--images", type=int, metavar="N", help=text)
     add("--batch", type=int, default=32, metavar="N", help="images at a time; default %(default)s")
-    add("--size", type=int, default=224, metavar="N", help="side of image files; default 224")
-    add("--mean", type=_numbers, default=(0.0,), metavar="X,X,X", help="taken off 0 to 255")
-    add("--std", type=_numbers, default=(1.0,), metavar="X,X,X", help="divided by then")
+    add("--size", type=int, metavar="N", help="side of image files; default 224")
+    add("--mean", type=_numbers, metavar="X,X,X", help="taken off 0 to 255; default 0")
+    add("--std", type=_numbers, metavar="X,X,X", help="divided by then; default 1")
     add("--device", default="cpu", metavar="NAME", help="cpu or cuda; default %(default)s")
 
 
