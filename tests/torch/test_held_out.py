@@ -21,6 +21,7 @@ from torch.nn import functional
 import tqcodec.torch
 from tqcodec import EncodeError, EncodeReport, Settings
 from tqcodec.encoder.findings import HeldOut
+from tqcodec.errors import TargetError
 from tqcodec.torch.held_out import EVERY, LEAST, Judge, split
 from tqcodec.torch.inputs import DataOptions, load_batches
 from tqcodec.torch.synthetic.file import save_inputs
@@ -163,7 +164,7 @@ def judge() -> tuple[Judge, bytes, Callable[[Settings], tuple[bytes, EncodeRepor
     data = tqcodec.torch.encode(model, FAST)
 
     def fails(_: Settings) -> Any:
-        raise EncodeError("cannot")
+        raise TargetError("cannot")
 
     return Judge(model, held), data, fails
 
@@ -227,18 +228,25 @@ def test_a_part_is_held_out(count: int) -> None:
 def test_what_goes_together() -> None:
     model, used, held = halves(misleading=False)
     statistics = tqcodec.torch.calibrate(model, used)
-    for more in ({"statistics": statistics}, {"tune": used}, {"held_out": held}):
+    given: dict[str, Any] = {"statistics": statistics, "tune": used, "held_out": held}
+    for name, value in given.items():
         with pytest.raises(EncodeError, match="give either"):
-            tqcodec.torch.encode(model, FAST, synthetic=used, **more)  # type: ignore[arg-type]
+            tqcodec.torch.encode(model, FAST, synthetic=used, **{name: value})
+    odd: dict[str, Any]
     for name in ("synthetic", "held_out"):
+        odd = {name: used}
         with pytest.raises(EncodeError, match=f"{name} needs a network"):
-            tqcodec.torch.encode(model.state_dict(), FAST, **{name: used})
+            tqcodec.torch.encode(model.state_dict(), FAST, **odd)
+        odd = {name: 3}
         with pytest.raises(TypeError, match=name):
-            tqcodec.torch.encode(model, FAST, **{name: 3})
+            tqcodec.torch.encode(model, FAST, **odd)
     with pytest.raises(EncodeError, match="3 at least"):
         tqcodec.torch.encode(model, FAST, synthetic=used[:2])
     with pytest.raises(EncodeError, match="no batch"):
         tqcodec.torch.encode(model, FAST, held_out=[])
+    torch.manual_seed(6)
+    with pytest.raises(EncodeError, match="of another network"):
+        tqcodec.torch.encode(Wide().eval(), FAST, statistics, held_out=held)
 
 
 def test_made_up_samples_are_counted() -> None:
@@ -312,9 +320,9 @@ def test_files_of_inputs_that_are_not_right(tmp_path: Path) -> None:
     assert not path.exists()
     save_inputs(path, [torch.ones(3, 2), torch.ones(3, 2)])
     with np.load(path) as file:
-        arrays = dict(file)
-    for damage in ({"0.0": None}, {"1.0": np.ones((3, 2), np.float16)[:, :1]}):
-        left = {name: damage.get(name, array) for name, array in arrays.items()}
+        arrays: dict[str, Any] = dict(file)
+    for name, damage in (("0.0", None), ("1.0", np.ones((3, 1), np.float16))):
+        left = {**arrays, name: damage}
         np.savez(path, **{name: array for name, array in left.items() if array is not None})
         with pytest.raises(EncodeError, match=r"i\.npz: a damaged file of made-up inputs"):
             load_batches(str(path), DataOptions())

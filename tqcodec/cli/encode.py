@@ -90,7 +90,7 @@ def _of_network(
     seconds = None
     if arguments.data == SYNTHETIC:
         start = time.perf_counter()
-        with network.running(arguments.model), _or_weights_alone():
+        with _or_weights_alone():
             batches = network.make_inputs(arguments, model, progress)
         seconds = time.perf_counter() - start
     is_made_up = batches is not None and batches.synthetic

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tqcodec.encoder.findings import EncodeReport, Finding, HeldOut
 from tqcodec.encoder.settings import Settings
-from tqcodec.errors import EncodeError
+from tqcodec.errors import EncodeError, TargetError
 from tqcodec.format.container import EVERYTHING
 from tqcodec.torch.batches import (
     Runner,
@@ -75,8 +75,8 @@ class Judge:
 
         A target of bits or bytes holds for both. By a ratio or quality the two would differ in
         size: there the plain file that is compared is one of at most the calibrated one's bytes,
-        and where it is better the plain one of the target is given. A file that cannot be made
-        (bits that only the other one reaches) is no better.
+        and where it is better the plain one of the target is given. Where only one of the two can
+        be as small as asked, it is that one.
 
         Args:
             settings: of the file.
@@ -91,14 +91,14 @@ class Judge:
         of_size = settings.bits is not None or settings.max_size is not None
         try:
             one = calibrated(settings)
-        except EncodeError as error:
+        except TargetError as error:
             return _with(plain(settings), f"failed: {error}")
         as_large = settings
         if not of_size:
             as_large = replace(settings, snr=None, quality=None, max_size=len(one[0]))
         try:
             other = plain(as_large)
-        except EncodeError:  # weights alone take more bytes
+        except TargetError:  # weights alone take more bytes
             one[1].held_out = self.compare(one[0])
             return one
         found = self.compare(one[0], other[0])
