@@ -109,10 +109,15 @@ class Judge:
         chosen[1].held_out = found
         return chosen
 
-    def compare(self, *files: bytes) -> HeldOut:
-        """What a calibrated file and a plain one, if there is one, do to the network."""
+    def compare(self, calibrated: bytes, plain: bytes | None = None) -> HeldOut:
+        """What a calibrated file does to the network, and one by weights alone if there is one.
+
+        Raises:
+            EncodeError: outputs that cannot be compared.
+        """
+        files = [calibrated] if plain is None else [calibrated, plain]
         states = [decoded(data, limit=EVERYTHING) for data in files]
-        total, what = [0.0] * len(files), "error"
+        totals, what = [0.0] * len(files), ""
         for inputs in self._inputs:
             wanted = self._outputs(self._original, inputs)
             given = []
@@ -125,13 +130,11 @@ class Judge:
             ]
             if not same:
                 raise EncodeError("held_out: the network has no outputs that can be compared")
-            is_kl = len(wanted) == 1 and is_classes(wanted[0])
-            what = "KL" if is_kl else "error"
-            distance = _divergence if is_kl else _error
-            weight = samples_of(inputs) / self._samples
+            what = what or ("KL" if len(wanted) == 1 and is_classes(wanted[0]) else "error")
+            distance = _divergence if what == "KL" else _error
             for i in range(len(files)):
-                total[i] += weight * sum(distance(y[0], y[1 + i]) for y in same) / len(same)
-        found = [value if math.isfinite(value) else math.inf for value in total]
+                totals[i] += sum(distance(y[0], y[1 + i]) for y in same) / len(same)
+        found = [t / len(self._inputs) if math.isfinite(t) else math.inf for t in totals]
         return HeldOut(self._samples, what, found[0], *(found[1:] or [math.inf]))
 
     def _outputs(self, network: nn.Module, inputs: Any) -> list[Tensor]:
