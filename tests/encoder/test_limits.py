@@ -255,7 +255,7 @@ def test_provenance_takes_eighty_bytes_at_most() -> None:
     sums = np.ones((1, 1, 1))
     images = (1 << 63) - 1
     one = WeightStatistics((1, 1), 0, images, 1, 1, sums, sums[0], sums, sums)
-    for wish in ({"max_size": 1 << 62}, {"bits": 0.123456789}, {"snr": 1e-7}, {"lossless": True}):
+    for wish in ({"max_size": 10**18}, {"bits": 0.123456789}, {"snr": 1e-7}, {"lossless": True}):
         for form in (False, "lossless" not in wish):
             text = provenance(Settings(**wish, inference=form), {"w": one}, tuned=True)
             assert len(text) + len("encoder") + 3 <= 80

@@ -247,7 +247,8 @@ def _write(
         parts[name] = part_of(items[name], sources[name], network.settings)
     about = provenance(network.settings, network.statistics, tuned=bool(refined))
     planned = list(items.values())
-    layout = assemble(sources, planned, by_name, parts, network.settings, about)
+    metadata = dict(network.settings.metadata)
+    layout = assemble(sources, planned, by_name, parts, network.effort, metadata, about)
     ratios = {name: snr_of(one) for name, one in by_name.items()}
     return Written(layout, changed, planned, ratios)
 
