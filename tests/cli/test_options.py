@@ -28,7 +28,7 @@ from tqcodec.encoder.settings import (
 )
 from tqcodec.errors import EncodeError
 from tqcodec.format.container import limit_of
-from tqcodec.torch import calibrate, retrain
+from tqcodec.torch import calibrate, retrain, synthetic_inputs
 from tqcodec.torch.inputs import DataOptions
 from tqcodec.torch.retraining.augment import Augmented
 
@@ -119,9 +119,12 @@ def test_settings_are_options_of_encode_with_their_defaults() -> None:
 
 
 def test_data_is_read_with_the_defaults_of_the_command_line() -> None:
-    arguments = vars(make_parser().parse_args(["encode", "x"]))
-    of_commands = {f.name: f.default for f in fields(DataOptions) if f.name not in ORDER}
-    assert of_commands == {name: arguments[name] for name in of_commands}
+    rows = {PARSED["eval"][name].dest: row.default for name, row in DOCUMENTED["eval"].items()}
+    for field in fields(DataOptions):
+        if field.name not in ORDER:
+            default = "all" if field.default is None else field.default
+            numbers = default if isinstance(default, tuple) else (default,)
+            assert rows[field.name] == ",".join(str(n).removesuffix(".0") for n in numbers)
 
 
 def test_the_docstring_of_settings_names_all_with_their_ranges() -> None:
@@ -173,6 +176,11 @@ def of_epochs(value: int) -> None:
         raise caught.value
 
 
+def of_tokens(value: int) -> None:
+    with pytest.raises(EncodeError, match=r"no nn\.Embedding"):  # the next thing that is looked at
+        synthetic_inputs(nn.Linear(1, 1), tokens=value)
+
+
 # Where the range of an argument is checked; what the parser checks alone needs nothing else.
 CHECKS: dict[str, Callable[[Any], object]] = {
     **{name: of_settings(name) for name in RANGES},
@@ -180,6 +188,7 @@ CHECKS: dict[str, Callable[[Any], object]] = {
     "probes": of_probes,
     "epochs": of_epochs,
     "crop": lambda value: Augmented([], value, mirror=False),
+    "tokens": of_tokens,
     "limit": lambda value: limit_of(value, 0, 0),
 }
 
@@ -192,7 +201,7 @@ def is_taken(command: str, name: str, text: str) -> bool:
     try:
         words = [command, *words, f"{action.option_strings[-1]}={text}"]
         CHECKS[action.dest](getattr(make_parser().parse_args(words), action.dest))
-    except (UsageError, EncodeError):
+    except (UsageError, ValueError):  # an EncodeError is one
         return False
     return True
 

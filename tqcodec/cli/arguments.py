@@ -21,7 +21,11 @@ from tqcodec.encoder.settings import (
 from tqcodec.format.registry import MAJOR, MINOR
 from tqcodec.version import VERSION
 
+PICTURES = "size", "mean", "std"  # what made-up pictures need to be known of
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+
+
+SYNTHETIC, NO_DATA = "synthetic", "none"  # what `encode --data` takes besides names
 
 
 class UsageError(Exception):
@@ -57,7 +61,11 @@ def make_parser() -> ArgumentParser:
 
 
 def check_encode(arguments: argparse.Namespace) -> None:
-    """Raise UsageError where options of `encode` do not go together."""
+    """Raise UsageError where options of `encode` do not go together.
+
+    A `--model` without `--data` gets made-up inputs, or none where they have no say: beside
+    `--statistics`, or in a lossless file.
+    """
     of_network, data = arguments.model is not None, arguments.data is not None
     if of_network == (arguments.input is not None):
         raise UsageError("encode takes either IN or --model (see tqcodec encode --help)")
@@ -67,15 +75,35 @@ def check_encode(arguments: argparse.Namespace) -> None:
         raise UsageError("--inference needs --model, which says what the normalisations are")
     if of_network and arguments.output is None:
         raise UsageError("--model needs -o")
-    if of_network and not data and arguments.statistics is None:
-        raise UsageError("--model needs --data, or --statistics")
+    if of_network and not data:
+        has_no_say = arguments.statistics is not None or arguments.lossless
+        arguments.data = NO_DATA if has_no_say else SYNTHETIC
+    _check_synthetic(arguments)
     if of_network and arguments.key is not None:
         raise UsageError("--key needs IN in place of --model")
 
 
+def _check_synthetic(arguments: argparse.Namespace) -> None:
+    given = {name: getattr(arguments, name) for name in (*PICTURES, "tokens", "example")}
+    named = [f"--{name}" for name, value in given.items() if value is not None]
+    own = {"--tokens", "--example"} & set(named)
+    if arguments.data != SYNTHETIC:
+        for option in [*sorted(own), *(["--save-inputs"] if arguments.save_inputs else [])]:
+            raise UsageError(f"{option} needs --model, and --data {SYNTHETIC} or none")
+    elif own and len(named) > 1:
+        raise UsageError(f"{' and '.join(named)} cannot all say what the network takes: give one")
+    elif not own and len(named) < len(PICTURES):
+        missing = [f"--{name}" for name in PICTURES if f"--{name}" not in named]
+        raise UsageError(
+            f"without data inputs are made: pictures need {', '.join(missing)}, others --tokens or "
+            f"--example; --data {NO_DATA} encodes weights alone"
+        )
+
+
 def inputs_of(arguments: argparse.Namespace) -> list[str]:
     """Names of all files, and the like, that a command reads."""
-    names = (getattr(arguments, name, None) for name in ("input", "statistics", "model", "data"))
+    options = ("input", "statistics", "model", "data", "example")
+    names = (getattr(arguments, name, None) for name in options)
     return [name for name in names if name is not None]
 
 
@@ -99,6 +127,7 @@ def _encode(command: ArgumentParser) -> None:
     text = "no progress and no summary at the end; warnings are still shown"
     add("--quiet", action="store_true", help=text)
     _network(command, required=False)
+    _synthetic(command)
     _statistics(command, "of calibrate")
     text = "leave biases and batch normalisation of --model as they are"
     add("--no-tune", dest="tune", action="store_false", help=text)
@@ -275,20 +304,32 @@ def _coding(command: ArgumentParser) -> None:
     add("--no-provenance", dest="provenance", action="store_false", help=text)
 
 
+def _synthetic(command: ArgumentParser) -> None:
+    add = command.add_argument
+    text = "made-up inputs are texts of so many tokens, in place of pictures of --size"
+    add("--tokens", type=int, metavar="LENGTH", help=text)
+    text = "made-up inputs are like the batch that this function returns"
+    add("--example", metavar="FILE.py:FUNCTION", help=text)
+    text = "keep made-up inputs, to be --data of further rates"
+    add("--save-inputs", metavar="FILE.npz", help=text)
+
+
 def _network(command: ArgumentParser, required: bool = True) -> None:
     add = command.add_argument
     text = "a function that returns a PyTorch network with its weights"
     add("--model", required=required, metavar="FILE.py:FUNCTION", help=text)
     text = ".npz of arrays, a folder or .zip of images, or a function that returns batches"
+    if not required:
+        text += f"; {NO_DATA}, or {SYNTHETIC}: made from the network alone; default {SYNTHETIC}"
     add("--data", required=required, metavar="DATA", help=text)
-    add("--images", type=int, metavar="N", help="most images; default all")
+    made_up = "" if required else ", or how many to make up in place of 256"
+    add("--images", type=int, metavar="N", help=f"most images{made_up}; default all")
     add("--batch", type=int, default=32, metavar="N", help="images at a time; default %(default)s")
-    text = "side of image files in pixels; default %(default)s"
-    add("--size", type=int, default=224, metavar="N", help=text)
-    text = "taken off pixels of 0 to 255, one for each channel or for all; default %(default)s"
-    add("--mean", type=_numbers, default="0", metavar="X,X,X", help=text)
-    text = "what they are divided by then; default %(default)s"
-    add("--std", type=_numbers, default="1", metavar="X,X,X", help=text)
+    add("--size", type=int, metavar="N", help="side of image files in pixels; default 224")
+    text = "taken off pixels of 0 to 255, one for each channel or for all; default 0"
+    add("--mean", type=_numbers, metavar="X,X,X", help=text)
+    text = "what they are divided by then; default 1"
+    add("--std", type=_numbers, metavar="X,X,X", help=text)
     add("--device", default="cpu", metavar="NAME", help="cpu or cuda; default %(default)s")
 
 
