@@ -107,8 +107,9 @@ def test_kills_lose_little(folder: Path) -> None:
             time.sleep(0.01)
         assert process.wait() != 0, "it was done before it could be killed"
     assert not (folder / "killed.tqc").exists()
-    subprocess.run(killed, env=environment, check=True, capture_output=True)
-    subprocess.run([*command, "-o", "whole.tqc"], env=environment, check=True, capture_output=True)
+    for words in (killed, [*command, "-o", "whole.tqc"]):
+        done = subprocess.run(words, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
     assert (folder / "killed.tqc").read_bytes() == (folder / "whole.tqc").read_bytes()
     assert not list(folder.glob(".tqc-*"))
 

@@ -222,10 +222,13 @@ def test_types_stay(dtype: torch.dtype) -> None:
     }
 
 
-def test_it_goes_on_after_any_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("every", [2, 5, 7])  # steps; an epoch has 7
+def test_it_goes_on_after_any_cut(
+    every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A training that is cut again and again makes the very file of one that was not."""
     monkeypatch.setattr("tqcodec.torch.retraining.checkpointing.EVERY", 0.0)
-    model, recipe = made(Pictures), Recipe(fit_every=5)
+    model, recipe = made(Pictures), Recipe(fit_every=every)
     dataset = TensorDataset(*(torch.cat(parts) for parts in zip(*pictures(7), strict=True)))
     loader = DataLoader(dataset, 16, shuffle=True)
     whole = codec.retrain(model, loader, settings(), epochs=4, recipe=recipe)

@@ -196,29 +196,34 @@ class Loop:
         place, start = self.place, time.monotonic()
         first = place.step
         while place.step < self._steps:
-            torch.manual_seed(self._seed + place.epoch)  # for loaders that shuffle and augment
+            epoch = place.epoch
+            torch.manual_seed(self._seed + epoch)  # for loaders that shuffle and augment
             for batch in _from(_shuffled(self._batches), place.batch):
                 self._step(batch)
                 place.step, place.batch = place.step + 1, place.batch + 1
-                last = place.batch == self._count
-                if place.step == self._steps:
-                    self._trim()
-                if last and self._evaluate is not None:
-                    place.quality = float(self._evaluate(self.pupil.network))
-                passed = time.monotonic() - start
-                left = passed / (place.step - first) * (self._steps - place.step)
-                moment = self._moment(left)
-                if place.step % max(1, self._steps // HISTORY) == 0:
-                    self.history.append(moment)
-                yield moment
-                if last:
+                left = (time.monotonic() - start) / (place.step - first)
+                yield self._ended(left * (self._steps - place.step))
+                if place.epoch > epoch:
                     break
             else:
                 raise EncodeError(
-                    f"retrain: {place.batch} batches in epoch {place.epoch + 1}, "
+                    f"retrain: {place.batch} batches in epoch {epoch + 1}, "
                     f"{self._count} in the first"
                 )
+
+    def _ended(self, seconds: float) -> Moment:
+        """What is due after a step, and the moment that it is."""
+        place = self.place
+        if place.step == self._steps:
+            self._trim()
+        if place.batch == self._count:
+            if self._evaluate is not None:
+                place.quality = float(self._evaluate(self.pupil.network))
             place.epoch, place.batch = place.epoch + 1, 0
+        moment = self._moment(seconds)
+        if place.step % max(1, self._steps // HISTORY) == 0:
+            self.history.append(moment)
+        return moment
 
     def _moment(self, seconds: float) -> Moment:
         place, size = self.place, (self._bits.bits + self.place.overhead) / 8
