@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up an environment in .venv and runs what CI runs: format, lint, types, tests of all decoders.
-# What needs a C compiler, Node.js or Chromium is left out, and says so, where there is none; with CI=true that is a failure.
+# CONTRIBUTING.md says what a machine should have, and what is left out where it does not.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -x .venv/bin/python ] || python3 -m venv .venv

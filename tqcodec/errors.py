@@ -2,6 +2,7 @@
 
     TQCError
       EncodeError(ValueError)      these tensors or settings cannot be encoded as asked
+        TargetError                no file of theirs is as small as asked
       DecodeError(ValueError)      these bytes cannot be decoded
         MalformedError             a rule of the specification is broken
         UnsupportedError           legal, but needs a newer decoder
@@ -25,6 +26,10 @@ class TQCError(Exception):
 
 class EncodeError(TQCError, ValueError):
     """These tensors or settings cannot be encoded as asked."""
+
+
+class TargetError(EncodeError):
+    """No file of these tensors is as small as asked."""
 
 
 class DecodeError(TQCError, ValueError):

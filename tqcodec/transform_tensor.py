@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.arrays import Array, dtype_of
-from tqcodec.format.reconstruct import Domain, weights
+from tqcodec.format.reconstruct import Domain, channels, weights
 from tqcodec.format.registry import Axis
 
 AXES: Final = tuple(axis.name.lower() for axis in Axis)  # out, in, taps
@@ -67,9 +67,7 @@ class TransformTensor:
     @property
     def channels(self) -> tuple[int, int, int]:
         """Channels of the axes out, in, taps: O', I', T'."""
-        pairs = zip(self.lengths, self.bases, strict=True)
-        out, inn, taps = (n if basis is None else len(basis) for n, basis in pairs)
-        return out, inn, taps
+        return channels(self.lengths, self.bases)
 
     @property
     def order(self) -> list[int]:

@@ -263,7 +263,8 @@ NAMES = [
     "-", "", ".", "..", "no/such", "no.tqc", "new.safetensors", "new.npz", "new.pt", "new.html",
     "new.png", "new.tqc", "m.tqc/x", "/dev/null", "a\0b", "\udcff.npz", "x" * 300, "images/0.png",
     "net.py:network", "net.py:batches", "net.py:broken", "net.py:stops", "net.py:number",
-    "net.py:nothing", "no.py:network", "images.safetensors", "-x", "--", "ä\n.tqc",
+    "net.py:nothing", "no.py:network", "images.safetensors", "-x", "--", "ä\n.tqc", "synthetic",
+    "none", "inputs.npz",
 ]  # fmt: skip
 NUMBERS = ["0", "1", "2", "-1", "nan", "inf", "1e400", "3.5", "", "x", "9" * 30, "500", "2k", "1Ki"]
 VERBS = [
@@ -276,9 +277,12 @@ FLAGS = [
 ]  # fmt: skip
 WITH_NUMBER = [
     "--bits", "--max-size", "-q", "--snr", "--side-bits", "-e", "--limit", "--images", "--batch",
-    "--size", "--mean", "--std", "--probes",
+    "--size", "--mean", "--std", "--probes", "--tokens",
 ]  # fmt: skip
-WITH_NAME = ["-o", "--statistics", "--model", "--data", "--key", "--device", "--metadata", "--rule"]
+WITH_NAME = [
+    "-o", "--statistics", "--model", "--data", "--key", "--device", "--metadata", "--rule",
+    "--example", "--save-inputs",
+]  # fmt: skip
 OTHERS = [
     ["--rule", "*=lossless"], ["--rule", "*=bits:2"], ["--metadata", "a=b"], ["-j", "0"],
     ["--metadata", "=\udcff"], ["--key", "a"], ["--transform", "dct"], ["--payload", "fixed"],

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -254,12 +255,18 @@ def test_provenance_takes_eighty_bytes_at_most() -> None:
     sums = np.ones((1, 1, 1))
     images = (1 << 63) - 1
     one = WeightStatistics((1, 1), 0, images, 1, 1, sums, sums[0], sums, sums)
-    for wish in ({"max_size": 1 << 62}, {"bits": 0.123456789}, {"snr": 1e-7}, {"lossless": True}):
+    for wish in ({"max_size": 10**18}, {"bits": 0.123456789}, {"snr": 1e-7}, {"lossless": True}):
         for form in (False, "lossless" not in wish):
             text = provenance(Settings(**wish, inference=form), {"w": one}, tuned=True)
             assert len(text) + len("encoder") + 3 <= 80
             assert text.startswith(f"tqcodec {tqcodec.__version__} {next(iter(wish))}")
             assert text.endswith(" tuned inference" if form else " tuned")
+            for made_up in (images, images // 2):
+                other = replace(one, synthetic=made_up)
+                text = provenance(Settings(**wish, inference=form), {"w": other}, tuned=True)
+                assert len(text) + len("encoder") + 3 <= 80
+                assert f" synthetic={made_up:.4g}" in text
+                assert (" samples=" in text) == (made_up < images)
 
 
 def test_provenance_is_in_the_file_unless_it_is_left_out() -> None:

@@ -278,6 +278,21 @@ def _output(arguments: Namespace, suffix: str) -> str:
     return name
 
 
+def _check_saved_inputs(arguments: Namespace, output: str) -> None:
+    """Refuse a file of `--save-inputs` that is another one of the command, or cannot be written."""
+    from tqcodec.cli import checkpoints
+
+    name: str | None = arguments.save_inputs
+    if name is None:
+        return
+    if Path(name).suffix != ".npz":
+        raise UsageError(f"{name}: made-up inputs are a file .npz")
+    if not arguments.dry_run:
+        checkpoints.check_output(name, arguments.force, [*inputs_of(arguments), output])
+        if os.path.realpath(name) == os.path.realpath(output):  # neither may exist yet
+            raise UsageError(f"{name} cannot hold both the file and the inputs")
+
+
 @contextmanager
 def _encode_warnings() -> Iterator[list[str]]:
     """Warnings of the block: each is shown at once, and kept to be counted and for ``--json``."""
@@ -304,22 +319,27 @@ def _encode(arguments: Namespace) -> int:
     from tqcodec.cli import checkpoints, describe, encode, text
 
     output = _output(arguments, ".tqc")
+    _check_saved_inputs(arguments, output)
     with terminal_progress(arguments.quiet) as progress, _encode_warnings() as warned:
-        data, statistics, left_out = encode.encode(arguments, settings, progress)
-    missing = [f"{arguments.input}: left out: {text.printable(one)}" for one in left_out]
-    missing += text.lines_without(statistics.without)
+        made = encode.encode(arguments, settings, progress)
+    without = made.statistics.without
+    missing = [f"{arguments.input}: left out: {text.printable(one)}" for one in made.left_out]
+    missing += text.lines_without(without)
     for one in missing:
         _complain(one)
     if not arguments.dry_run:
-        checkpoints.write_bytes(output, data)
-    with api.open(data) as file:
+        checkpoints.write_bytes(output, made.data)
+    with api.open(made.data) as file:
         result = describe.summary(file.container)
     if arguments.json:
-        calibrated = {"calibrated": len(statistics), "without": dict(statistics.without)}
+        calibrated = {"calibrated": len(made.statistics), "without": dict(without)}
+        calibrated["synthetic"] = encode.document(made.made_up)
         about = {"output": output, "dry_run": arguments.dry_run}
-        about |= {"left_out": list(left_out), "warnings": warned}
+        about |= {"left_out": list(made.left_out), "warnings": warned}
         _print_json({**about, **result, **calibrated})
     if not arguments.quiet:
+        if made.made_up is not None:
+            _complain(encode.line(made.made_up))
         would = "would be " if arguments.dry_run else ""
         line = f"{text.printable(output)}: {would}{text.summary_line(result)}"
         _complain(f"{line}, {text.counted(len(warned) + len(missing), 'warning')}")
@@ -437,6 +457,18 @@ def _network(arguments: Namespace) -> int:
     return 0
 
 
+def _retrain(arguments: Namespace) -> int:
+    from tqcodec.cli import retrain
+
+    with terminal_progress() as progress:
+        document, lines = retrain.retrain(arguments, progress)
+    if arguments.json:
+        _print_json(document)
+    else:
+        _print(lines)
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "encode": _encode,
     "decode": _decode,
@@ -447,4 +479,5 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "calibrate": _network,
     "eval": _network,
     "sweep": _network,
+    "retrain": _retrain,
 }

@@ -1,19 +1,43 @@
-"""The drawing of ``tqcodec sweep``: what a network loses over the size of its file."""
+"""Drawings: what a network loses over the size of its file, and how a training went."""
 
 from __future__ import annotations
 
 import io
 import math
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tqcodec.cli.text import printable
 
+if TYPE_CHECKING:
+    from tqcodec.torch import Moment
+
 Rows = Sequence[dict[str, Any]]
+
+
+def draw_training(moments: Sequence[Moment], title: str) -> bytes:
+    """A PNG with two drawings over the epochs of a training: its loss, and bits per weight.
+
+    Args:
+        moments: of the training.
+        title: heading.
+    """
+    epochs = [moment.epoch for moment in moments]
+
+    def fill(left: Axes, right: Axes) -> None:
+        left.plot(epochs, [moment.loss for moment in moments])
+        left.set(title="loss, without the bits", yscale="log")
+        right.plot(epochs, [moment.bits for moment in moments])
+        right.set(title="bits per weight, whole file")
+        for axes in (left, right):
+            axes.set_xlabel("epochs")
+            axes.grid(alpha=0.3)
+
+    return _png(title, fill)
 
 
 def draw(rows: Rows, title: str) -> bytes:
@@ -23,19 +47,27 @@ def draw(rows: Rows, title: str) -> bytes:
         rows: of the table of `network.sweep`.
         title: heading.
     """
-    out = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
-        figure = Figure(figsize=(12, 5), layout="constrained")
-        figure.suptitle(printable(title), parse_math=False)
-        left, right = figure.subplots(1, 2)
-        encoders = list(dict.fromkeys(row["encoder"] for row in rows))
+    encoders = list(dict.fromkeys(row["encoder"] for row in rows))
+
+    def fill(left: Axes, right: Axes) -> None:
         for colour, encoder in enumerate(encoders):
             own = [row for row in rows if row["encoder"] == encoder]
             own.sort(key=lambda row: row["bits_per_weight"])
             _draw_share(left, own, f"C{colour}")
             _draw_divergence(right, own, f"C{colour}")
         _finish(left, right, rows)
+
+    return _png(title, fill)
+
+
+def _png(title: str, fill: Callable[[Axes, Axes], None]) -> bytes:
+    """A PNG of two drawings side by side, which `fill` draws."""
+    out = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure = Figure(figsize=(12, 5), layout="constrained")
+        figure.suptitle(printable(title), parse_math=False)
+        fill(*figure.subplots(1, 2))
         figure.savefig(out, format="png", dpi=100)
     return out.getvalue()
 

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from tqcodec import api
 from tqcodec.cli import checkpoints, describe, measures
-from tqcodec.cli.arguments import inputs_of
+from tqcodec.cli.arguments import NO_DATA, PICTURES, SYNTHETIC, inputs_of
 from tqcodec.cli.text import lines_without, printable
 from tqcodec.common import foreign
 from tqcodec.common.progress import Progress
@@ -30,35 +31,67 @@ Result = tuple[dict[str, Any], Iterable[str]]
 CALIBRATED, DATA_FREE = "calibrated", "data-free"
 
 
-def load(arguments: Namespace, shuffled: bool = False) -> tuple[Any, Any]:
+def load(arguments: Namespace, shuffled: bool = False, redrawn: bool = False) -> tuple[Any, Any]:
     """The network and the data of ``--model`` and ``--data``.
 
     Args:
         arguments: of the command line.
         shuffled: samples come in random order, always the same.
+        redrawn: samples come in another order in each pass.
 
     Returns:
-        an nn.Module, and a `tqcodec.torch.inputs.Data`, or None without ``--data``.
+        an nn.Module, and a `tqcodec.torch.inputs.Data`, or None where `encode` names none.
 
     Raises:
         EncodeError: either cannot be had.
     """
     try:
-        from tqcodec.torch import inputs, user_code
+        from tqcodec.torch import user_code
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise EncodeError("networks need PyTorch: pip install 'tqcodec[torch]'") from error
-    options = inputs.DataOptions(
-        images=arguments.images,
-        batch=arguments.batch,
-        size=arguments.size,
-        mean=arguments.mean,
-        std=arguments.std,
-        shuffled=shuffled,
-    )
-    data = inputs.load_batches(arguments.data, options) if arguments.data is not None else None
+    from tqcodec.torch import inputs
+
+    options = _options(arguments, shuffled, redrawn)
+    no_data = arguments.command == "encode" and arguments.data in (SYNTHETIC, NO_DATA)
+    data = None if no_data else inputs.load_batches(arguments.data, options)
     return user_code.load_model(arguments.model, arguments.device), data
+
+
+def _options(arguments: Namespace, shuffled: bool = False, redrawn: bool = False) -> Any:
+    """The `DataOptions` that are given; the others have defaults."""
+    from tqcodec.torch.inputs import DataOptions
+
+    names = ("images", "batch", "size", "mean", "std")
+    given = {name: getattr(arguments, name) for name in names}
+    known = {name: value for name, value in given.items() if value is not None}
+    return DataOptions(**known, shuffled=shuffled, redrawn=redrawn)
+
+
+def make_inputs(arguments: Namespace, model: Any, progress: Progress | None) -> Any:
+    """Data made from the network alone, as the arguments of `encode` say; saved where they do.
+
+    Raises:
+        EncodeError: arguments that do not fit the network, or a network that fails on such inputs.
+        OSError: the file cannot be written.
+    """
+    from tqcodec import torch as codec
+    from tqcodec.torch import inputs, user_code
+    from tqcodec.torch.synthetic.file import save_inputs
+    from tqcodec.torch.synthetic.steps import DEFAULT
+
+    ways = {name: getattr(arguments, name) for name in (*PICTURES, "tokens")}
+    if arguments.example is not None:
+        ways["example"] = user_code.call(arguments.example)
+    if arguments.images is not None:
+        ways["count"] = arguments.images
+    known = {name: value for name, value in ways.items() if value is not None}
+    recipe = replace(DEFAULT, batch=arguments.batch)
+    made = codec.synthetic_inputs(model, **known, recipe=recipe, progress=progress)
+    if arguments.save_inputs is not None and not arguments.dry_run:
+        save_inputs(arguments.save_inputs, made)
+    return inputs.made_up(made, _options(arguments))
 
 
 @contextmanager
@@ -82,10 +115,13 @@ def calibrate(arguments: Namespace, progress: Progress | None) -> Result:
         raise EncodeError("statistics are written to a file: name one with -o")
     checkpoints.check_output(arguments.output, arguments.force, inputs_of(arguments))
     model, data = load(arguments, shuffled=True)
-    from tqcodec.torch import calibrate
+    from tqcodec.torch import calibrate, held_out
 
+    # Of made-up inputs a part is left for `encode`, to see whether they helped.
+    used = held_out.split(data)[0] if data.synthetic else data
     with running(arguments.model):
-        found = calibrate(model, data, probes=arguments.probes, progress=progress)
+        found = calibrate(model, used, probes=arguments.probes, progress=progress)
+    found = found.made_up() if data.synthetic else found
     found.save(arguments.output)
     document = {
         "output": arguments.output,
@@ -136,10 +172,7 @@ def sweep(arguments: Namespace, progress: Progress | None) -> Result:
         EvaluationError: data that do not fit the network.
     """
     picture, table = _sweep_outputs(arguments)
-    try:
-        from tqcodec.cli import curve
-    except ModuleNotFoundError as error:
-        raise EncodeError("sweep needs matplotlib: pip install 'tqcodec[plot]'") from error
+    curve = drawing_for("sweep")
     plain = Settings(effort=arguments.effort, workers=arguments.workers)
     points = [replace(plain, bits=bits) for bits in arguments.bits]
     encoders: dict[str, Any] = {DATA_FREE: None}
@@ -170,6 +203,19 @@ def sweep(arguments: Namespace, progress: Progress | None) -> Result:
     outputs = {"output": picture, "table": table, "images": images}
     written = f"{printable(picture)}, {printable(table)}: {images} images"
     return {**outputs, "rows": measures.finite(rows)}, [*measures.table_lines(rows), written]
+
+
+def drawing_for(what: str) -> ModuleType:
+    """The module that draws curves.
+
+    Raises:
+        EncodeError: matplotlib is not there, which `what` needs.
+    """
+    try:
+        from tqcodec.cli import curve
+    except ModuleNotFoundError as error:
+        raise EncodeError(f"{what} needs matplotlib: pip install 'tqcodec[plot]'") from error
+    return curve
 
 
 def _sweep_outputs(arguments: Namespace) -> tuple[str, str]:

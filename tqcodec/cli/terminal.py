@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from tqcodec.common.progress import Progress
+
+if TYPE_CHECKING:
+    from tqcodec.torch import Moment
 
 
 @contextmanager
@@ -25,6 +29,28 @@ def terminal_progress(quiet: bool = False) -> Iterator[Progress | None]:
             bar.close()
             bar = tqdm(total=of, desc=stage, leave=False, file=sys.stderr)
         bar.update(done - bar.n)
+
+    try:
+        yield show
+    finally:
+        bar.close()
+
+
+@contextmanager
+def training_progress(shown: bool) -> Iterator[Callable[[Moment], None]]:
+    """A callback that draws a bar with loss, bits per weight and size; nothing if not `shown`."""
+    if not shown:
+        yield lambda _: None
+        return
+    from tqdm import tqdm
+
+    bar = tqdm(desc="retrain", leave=False, file=sys.stderr)
+
+    def show(moment: Moment) -> None:
+        bar.total = moment.steps
+        about = f"loss {moment.loss:.4f}, {moment.bits:.3f} bits, {moment.size:.0f} bytes"
+        bar.set_postfix_str(about, refresh=False)
+        bar.update(moment.step - bar.n)
 
     try:
         yield show

@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.encoder import budget, side, tables
-from tqcodec.encoder.effort import EFFORTS
+from tqcodec.encoder.effort import Effort
 from tqcodec.encoder.histograms import Histograms
 from tqcodec.encoder.matrix.draft import Draft, Quantized
 from tqcodec.encoder.matrix.error import decibels
 from tqcodec.encoder.plan import SMALL
-from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.tables import TableSet
 from tqcodec.encoder.tensor import Item, Source
 from tqcodec.format import writer
@@ -76,7 +75,8 @@ def assemble(
     items: Sequence[Item],
     drafts: Mapping[str, Draft],
     parts: Mapping[str, Part],
-    settings: Settings,
+    effort: Effort,
+    metadata: Mapping[str, str],
     provenance: str,
 ) -> Layout:
     """The file of drafts and of parts, in the order of the items."""
@@ -86,9 +86,9 @@ def assemble(
             quantized[name] = draft.content
         else:
             parts[name] = draft.content
-    contents, known = _with_tables(quantized, parts, EFFORTS[settings.effort].table_counts)
+    contents, known = _with_tables(quantized, parts, effort.table_counts)
     records = _records(sources, items, contents, drafts)
-    return writer.lay_out(records, known, dict(settings.metadata), provenance)
+    return writer.lay_out(records, known, metadata, provenance)
 
 
 def _with_tables(

@@ -30,7 +30,8 @@ class Finding:
         kind: ``snr`` (matrices of which little is left, or much less than of others), ``lost``
             (matrices that decode to zeros), ``target`` (missed, or without a meaning),
             ``statistics`` (of other weights), ``limit`` (the file decodes to more than a decoder
-            takes by default), ``inference`` (normalisations that are not in inference form).
+            takes by default), ``inference`` (normalisations that are not in inference form),
+            ``calibration`` (it did not help, and the file was made without).
         message: one line for people.
         tensors: names of those concerned, the worst first.
     """
@@ -38,6 +39,39 @@ class Finding:
     kind: str
     message: str
     tensors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How far a calibrated network, and one by weights alone, are from the original.
+
+    Measured on inputs that neither statistics nor tuning had. The network that is nearer is in the
+    file.
+
+    Attributes:
+        samples: inputs held out.
+        measure: ``KL``, the mean Kullback-Leibler divergence of the softmax from the original's in
+            nats, where the one output has the shape (samples, classes) and is no embedding; else
+            ``error``, the squared error over the energy of the original, mean over outputs.
+        calibrated: of the calibrated network; infinity where there is no such file.
+        plain: of the one by weights alone, likewise.
+    """
+
+    samples: int
+    measure: str
+    calibrated: float
+    plain: float
+
+    @property
+    def helped(self) -> bool:
+        """Whether the calibrated network is in the file."""
+        return self.calibrated <= self.plain
+
+    def __str__(self) -> str:
+        return (
+            f"{self.measure} {self.calibrated:.3g} calibrated, {self.plain:.3g} by weights alone "
+            f"on {self.samples} inputs held out"
+        )
 
 
 @dataclass
@@ -48,10 +82,12 @@ class EncodeReport:
         findings: what was warned of.
         snr: signal-to-noise ratio in dB of each matrix that was transform-coded; infinity without
             any error, minus infinity for one that decodes to zeros.
+        held_out: what `held_out` of `tqcodec.torch.encode` said; None without.
     """
 
     findings: list[Finding] = field(default_factory=list)
     snr: dict[str, float] = field(default_factory=dict)
+    held_out: HeldOut | None = None
 
     def warn(self, stacklevel: int) -> None:
         """An EncodeWarning for each finding; `stacklevel` as in `warnings.warn`."""

@@ -42,6 +42,7 @@ class Network:
         sources: the tensors, by name.
         items: their plan, in the order of the file.
         settings: how to encode.
+        effort: what is done to get a smaller file.
         parts: numbers of the tensors that are not transformed, by name.
         matrices: those that are, in the order of the file.
         method: their quantizer.
@@ -55,6 +56,7 @@ class Network:
     sources: Mapping[str, Source]
     items: Sequence[Item]
     settings: Settings
+    effort: Effort
     parts: Mapping[str, Part]
     matrices: Sequence[Matrix]
     method: Method
@@ -63,11 +65,6 @@ class Network:
     statistics: Mapping[str, WeightStatistics]
     refine: Refine | None
     progress: Progress | None
-
-    @property
-    def effort(self) -> Effort:
-        """What is done to get a smaller file."""
-        return EFFORTS[self.settings.effort]
 
     def survey(self, step: float) -> list[Survey]:
         """Look at all matrices, to code them with a step of about `step`."""
@@ -100,6 +97,7 @@ def prepare(
     progress: Progress | None,
 ) -> Network:
     """Everything that is known before the step; arguments as of `pipeline.encode`."""
+    effort = EFFORTS[settings.effort]
     parts = {}
     for done, item in enumerate(items, 1):
         if progress is not None:
@@ -116,12 +114,13 @@ def prepare(
         sources=sources,
         items=items,
         settings=settings,
+        effort=effort,
         parts=parts,
         matrices=[
             Matrix(item, one.sensitivity, one.judged, metric)
             for item, one, metric in zip(matrices, weighed, metrics, strict=True)
         ],
-        method=Method.of(EFFORTS[settings.effort], any(m is not None for m in metrics)),
+        method=Method.of(effort, any(m is not None for m in metrics)),
         first_step=first_step(energies, sizes, factors, settings),
         weights=sum(sources[i.name].patterns.size for i in items if i.is_weight),
         statistics=statistics,

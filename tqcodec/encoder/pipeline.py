@@ -29,7 +29,7 @@ from tqcodec.encoder.step_search import NARROWEST, StepSearch
 from tqcodec.encoder.target import Target
 from tqcodec.encoder.tensor import Item, Source
 from tqcodec.encoder.workers import kept
-from tqcodec.errors import EncodeError, InternalError
+from tqcodec.errors import InternalError, TargetError
 from tqcodec.format.writer import Layout
 
 PASSES = 8  # corrections of the step after whole encodings
@@ -209,13 +209,13 @@ def _refuse_if_far(network: Network, smallest: int) -> None:
     bits = network.settings.bits
     if bits is not None and 8 * smallest > (1 + findings.SIZE_MISS) * bits * network.weights:
         least = f"{8 * smallest / network.weights:.3f} per weight, {smallest} bytes"
-        raise EncodeError(f"bits: {bits:g} per weight cannot be reached, the least is {least}")
+        raise TargetError(f"bits: {bits:g} per weight cannot be reached, the least is {least}")
 
 
 def _fitting(written: Written, settings: Settings) -> Written:
     limit, size = settings.max_size, written.layout.size
     if limit is not None and size > limit:
-        raise EncodeError(f"max_size: {size} bytes is the smallest file, {limit} were allowed")
+        raise TargetError(f"max_size: {size} bytes is the smallest file, {limit} were allowed")
     return written
 
 
@@ -247,7 +247,8 @@ def _write(
         parts[name] = part_of(items[name], sources[name], network.settings)
     about = provenance(network.settings, network.statistics, tuned=bool(refined))
     planned = list(items.values())
-    layout = assemble(sources, planned, by_name, parts, network.settings, about)
+    metadata = dict(network.settings.metadata)
+    layout = assemble(sources, planned, by_name, parts, network.effort, metadata, about)
     ratios = {name: snr_of(one) for name, one in by_name.items()}
     return Written(layout, changed, planned, ratios)
 

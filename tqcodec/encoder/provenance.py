@@ -12,26 +12,32 @@ LONGEST = 10  # digits of an integer; longer ones are rounded, so that the line 
 MOST = 70  # bytes, 80 with key and lengths
 
 
-def provenance(settings: Settings, statistics: Mapping[str, WeightStatistics], tuned: bool) -> str:
+def provenance(
+    settings: Settings,
+    statistics: Mapping[str, WeightStatistics],
+    tuned: bool = False,
+    retrained: bool = False,
+) -> str:
     """Encoder, version, target, effort and samples of the calibration, as section 11.5 has them.
 
-    ``tqcodec 0.1.0 bits=3 effort=5 samples=2000 tuned``: without `samples` no statistics were used;
-    `inference` says that normalisations are in inference form. Empty where the settings leave it
-    out; without the effort where it would be too long.
+    ``tqcodec 0.1.0 bits=3 effort=5 samples=2000 tuned``: `synthetic` counts samples that were made
+    up; without it and `samples` no statistics were used; `retrained` says that the integers of the
+    file were trained, `inference` that normalisations are in inference form. Empty where the
+    settings leave it out; without some words, the effort first, where it would be too long.
     """
     if not settings.provenance:
         return ""
     maker, effort = f"tqcodec {VERSION} {_target(settings)}", f"effort={settings.effort}"
-    words = []
-    if statistics:
-        images = max(one.images for one in statistics.values())
-        words.append(f"samples={_number(images)}")
-    if tuned:
-        words.append("tuned")
-    if settings.inference:
-        words.append("inference")
-    line = " ".join([maker, effort, *words])
-    return line if len(line) <= MOST else " ".join([maker, *words])
+    words = [maker, effort]
+    made_up = max((one.synthetic for one in statistics.values()), default=0)
+    given = max((one.images - one.synthetic for one in statistics.values()), default=0)
+    words += [f"{n}={_number(c)}" for n, c in (("samples", given), ("synthetic", made_up)) if c]
+    more = {"tuned": tuned, "retrained": retrained, "inference": settings.inference}
+    words += [word for word, is_so in more.items() if is_so]
+    for word in (effort, "inference", "tuned"):
+        if len(" ".join(words)) > MOST and word in words:
+            words.remove(word)
+    return " ".join(words)
 
 
 def _target(settings: Settings) -> str:

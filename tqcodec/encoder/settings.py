@@ -5,14 +5,51 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from tqcodec.errors import EncodeError
 
-TRANSFORMS = ("auto", "none", "dct", "klt", "elt")
-PAYLOADS = ("range", "fixed")
-MOST_WORKERS = 1024
-DECIBELS_PER_QUALITY = 0.4
-DEFAULT_QUALITY = 70.0
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `least` to `most`, both included; whole numbers only if `whole`."""
+
+    least: float
+    most: float
+    whole: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.least:g} to {self.most:g}"
+
+    def __contains__(self, value: float) -> bool:
+        return self.least <= value <= self.most
+
+    def parse(self, text: str) -> float:
+        """The number that a text is.
+
+        Raises:
+            ValueError: it is none, or not in the range.
+        """
+        number = int(text) if self.whole else float(text)
+        if number not in self:
+            raise ValueError(f"{text} is not within {self}")
+        return number
+
+
+TRANSFORMS: Final = ("auto", "none", "dct", "klt", "elt")
+PAYLOADS: Final = ("range", "fixed")
+DECIBELS_PER_QUALITY: Final = 0.4
+DEFAULT_QUALITY: Final = 70.0
+# Of the numbers in `Settings`, by name.
+RANGES: Final = {
+    "bits": Range(0.01, 32),
+    "max_size": Range(1, 10**18, whole=True),
+    "quality": Range(0, 100),
+    "snr": Range(0, 100),
+    "side_bits": Range(0, 52, whole=True),
+    "effort": Range(1, 9, whole=True),
+    "workers": Range(1, 1024, whole=True),
+}
 
 
 @dataclass(frozen=True)
@@ -20,22 +57,23 @@ class Settings:
     """How to encode. At most one of `bits`, `max_size`, `quality`, `snr`, `lossless` is given.
 
     Attributes:
-        bits: bits per weight of the whole file, over the elements of all weight matrices.
-        max_size: largest size of the file in bytes.
+        bits: bits per weight of the whole file, over the elements of all weight matrices; 0.01 to
+            32.
+        max_size: largest size of the file in bytes; 1 to 1e+18.
         quality: 0 to 100; quality q asks for a signal-to-noise ratio of 0.4 q dB in which errors
             count by what they do to the output, as far as the statistics tell; without them by
             relative errors, each matrix by its number of weights. Default 70.
-        snr: 10 log10 of weight energy over error energy, over all weight matrices, in dB.
+        snr: 10 log10 of weight energy over error energy, over all weight matrices, in dB; 0 to 100.
         lossless: code every tensor exactly.
         transform: ``auto`` chooses for each tensor; ``none``, ``dct``, ``klt``, ``elt`` force it.
         payload: ``range`` for the smallest file, ``fixed`` for coefficients of fixed length.
-        side_bits: mantissa bits kept of vectors (biases, batch normalisation); their relative
-            error is at most 2^-(side_bits + 1), that of the smallest numbers too. None keeps all
-            bits, of what statistics or tuning have made of them.
-        effort: 1 (fast) to 9 (thorough).
+        side_bits: mantissa bits kept of vectors (biases, batch normalisation), 0 to 52; their
+            relative error is at most 2^-(side_bits + 1), that of the smallest numbers too. None
+            keeps all bits, of what statistics or tuning have made of them.
+        effort: 1 to 9, from fast to thorough.
         rules: pairs of a name pattern (as in `fnmatch`) and options such as ``exact``, ``weight``,
             ``transform:none``, ``step:0.5``; later rules win.
-        workers: processes; the bytes do not depend on it.
+        workers: processes, 1 to 1024; the bytes do not depend on it.
         metadata: free strings for the file.
         provenance: write which encoder made the file, and with which target and effort.
         inference: write normalisations in the form that evaluation mode needs, with mean 0 and
@@ -64,13 +102,8 @@ class Settings:
         targets = [self.bits, self.max_size, self.quality, self.snr, self.lossless or None]
         if sum(t is not None for t in targets) > 1:
             raise EncodeError("settings: give one of bits, max_size, quality, snr, lossless")
-        _check("bits", self.bits, 0.01, 32)
-        _check("max_size", self.max_size, 1, 1 << 62, whole=True)
-        _check("quality", self.quality, 0, 100)
-        _check("snr", self.snr, 0, 100)
-        _check("side_bits", self.side_bits, 0, 52, whole=True)
-        _check("effort", self.effort, 1, 9, whole=True)
-        _check("workers", self.workers, 1, MOST_WORKERS, whole=True)
+        for name, numbers in RANGES.items():
+            _check(name, getattr(self, name), numbers)
         for name in ("lossless", "provenance", "inference"):
             flag = getattr(self, name)
             if not isinstance(flag, bool):
@@ -115,14 +148,14 @@ def _is_pair(value: object) -> bool:
     return isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_is_text, value))
 
 
-def _check(name: str, value: float | None, least: float, most: float, whole: bool = False) -> None:
+def _check(name: str, value: float | None, numbers: Range) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        kind = "whole number" if whole else "number"
+    if isinstance(value, bool) or not isinstance(value, int if numbers.whole else (int, float)):
+        kind = "whole number" if numbers.whole else "number"
         raise EncodeError(f"settings: {name} is {value!r}, not a {kind}")
-    if not least <= value <= most:
-        raise EncodeError(f"settings: {name} is {value}, not within {least} to {most}")
+    if value not in numbers:
+        raise EncodeError(f"settings: {name} is {value}, not within {numbers}")
 
 
 @dataclass(frozen=True)
@@ -146,8 +179,53 @@ class TensorOptions:
     side_bits: int | None = None
 
 
+@dataclass(frozen=True)
+class RuleOption:
+    """An option of a rule, ``NAME`` or ``NAME:VALUE``.
+
+    Attributes:
+        field: of `TensorOptions`, which it sets.
+        values: what VALUE may be; None for an option without one, which sets True.
+    """
+
+    field: str
+    values: Range | tuple[str, ...] | None = None
+
+    @property
+    def form(self) -> str:
+        """What follows the name: nothing, ``:dct|klt`` or ``:0.5..2``."""
+        if self.values is None:
+            return ""
+        if isinstance(self.values, Range):
+            return f":{self.values.least:g}..{self.values.most:g}"
+        return f":{'|'.join(self.values)}"
+
+    def parse(self, text: str) -> object:
+        """The value of a field.
+
+        Raises:
+            ValueError: the text is none.
+        """
+        if isinstance(self.values, Range):
+            return self.values.parse(text)
+        if text not in (self.values or ("",)):
+            raise ValueError(f"{text!r} is unknown")
+        return text or True  # True for an option without value
+
+
+RULE_OPTIONS: Final = {
+    "exact": RuleOption("lossless"),
+    "weight": RuleOption("weight"),
+    "transform": RuleOption("transform", TRANSFORMS),
+    "step": RuleOption("step", Range(1e-3, 1e3)),
+    "bits": RuleOption("bits", Range(0.05, 24)),
+    "side": RuleOption("side_bits", RANGES["side_bits"]),
+}
+RULE_FORMS: Final = tuple(f"{name}{option.form}" for name, option in RULE_OPTIONS.items())
+
+
 def parse_options(pattern: str, text: str) -> TensorOptions:
-    """Options of one rule, comma-separated: ``exact weight transform:T step:F bits:B side:N``.
+    """Options of one rule, comma-separated, each in one of `RULE_FORMS`.
 
     ``lossless`` is another word for ``exact``.
 
@@ -155,28 +233,14 @@ def parse_options(pattern: str, text: str) -> TensorOptions:
         EncodeError: an unknown option or a bad value.
     """
     values: dict[str, object] = {}
-    for item in text.split(","):
-        key, _, value = item.strip().partition(":")
+    for item in map(str.strip, text.split(",")):
+        name, _, value = item.partition(":")
         try:
-            if key in ("exact", "lossless") and not value:
-                values["lossless"] = True
-            elif key == "weight" and not value:
-                values["weight"] = True
-            elif key == "transform" and value in TRANSFORMS:
-                values["transform"] = value
-            elif key == "step" and 1e-3 <= float(value) <= 1e3:
-                values["step"] = float(value)
-            elif key == "bits" and 0.05 <= float(value) <= 24:
-                values["bits"] = float(value)
-            elif key == "side" and 0 <= int(value) <= 52:
-                values["side_bits"] = int(value)
-            else:
-                raise ValueError
-        except ValueError:
-            raise EncodeError(
-                f"rule {pattern!r}: {item.strip()!r} is not exact, weight, "
-                "transform:auto|none|dct|klt|elt, step:0.001..1000, bits:0.05..24 or side:0..52"
-            ) from None
+            option = RULE_OPTIONS["exact" if name == "lossless" else name]
+            values[option.field] = option.parse(value)
+        except (KeyError, ValueError):
+            forms = f"{', '.join(RULE_FORMS[:-1])} or {RULE_FORMS[-1]}"
+            raise EncodeError(f"rule {pattern!r}: {item!r} is not {forms}") from None
     return TensorOptions(**values)  # type: ignore[arg-type]
 
 

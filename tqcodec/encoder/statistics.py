@@ -87,6 +87,7 @@ class WeightStatistics:
         gain: name of the 1-D tensor that multiplies the output after `shift`: the weight of the
             batch normalisation behind it; None if there is none.
         behind: `shift` is added behind `gain`: it is the bias of a batch normalisation.
+        synthetic: how many of `images` were made up (`tqcodec.torch.synthetic_inputs`).
         sketch: of the weight itself, by `sketch_of`; None where it is not known.
     """
 
@@ -104,6 +105,7 @@ class WeightStatistics:
     gain: str | None = None
     sketch: tuple[float, ...] | None = None
     behind: bool = False
+    synthetic: int = 0
 
     def __post_init__(self) -> None:
         if not self._fits():
@@ -149,7 +151,7 @@ class WeightStatistics:
                 raise EncodeError(
                     f"statistics: of weights that differ by {apart:.0%} of their norm"
                 )
-        added = ("images", "vectors", "probes", *ARRAYS)
+        added = ("images", "synthetic", "vectors", "probes", *ARRAYS)
         sums = {name: getattr(self, name) + getattr(other, name) for name in added}
         return replace(self, **sums, **chosen)
 
@@ -163,9 +165,11 @@ class WeightStatistics:
         Args:
             others: statistics of other weights over that data.
         """
-        images = max((one.images for one in others.values()), default=0)
-        probes = max((one.probes for one in others.values()), default=0)
-        return replace(self, images=self.images + images, probes=self.probes + probes)
+        more = {
+            name: getattr(self, name) + max((getattr(o, name) for o in others.values()), default=0)
+            for name in ("images", "synthetic", "probes")
+        }
+        return replace(self, **more)
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,6 +216,11 @@ class Statistics(Mapping[str, WeightStatistics]):
                 sums[name] = more.over_more(self.weights)
         reasons = {**other.without, **self.without}
         return Statistics(sums, {name: why for name, why in reasons.items() if name not in sums})
+
+    def made_up(self) -> Statistics:
+        """The same, over samples that were made up; files that they are used for say so."""
+        weights = {n: replace(one, synthetic=one.images) for n, one in self.weights.items()}
+        return Statistics(weights, self.without)
 
     def objection(self, sampled: Callable[[str], NDArray[np.floating] | None]) -> str | None:
         """What speaks against using them on a network, None if nothing does.

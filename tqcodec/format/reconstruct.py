@@ -78,6 +78,14 @@ def _largest(vector: Vector) -> int:
     return int(vector.values.max()) if len(vector.values) else 0
 
 
+def channels(lengths: Sequence[int], bases: Sequence[Rows]) -> tuple[int, int, int]:
+    """Channels O', I', T' of the three axes: those of a basis, or the positions of the axis."""
+    out, inn, taps = (
+        length if rows is None else len(rows) for length, rows in zip(lengths, bases, strict=True)
+    )
+    return out, inn, taps
+
+
 @dataclass(frozen=True, eq=False)
 class Domain:
     """A tensor in the transform domain, in the integers of 10.1 from which its weights follow.
@@ -106,12 +114,7 @@ class Domain:
     @property
     def channels(self) -> tuple[int, int, int]:
         """Channels of the three axes: O', I', T'."""
-        lengths = axis_lengths(self.shape, self.roles)
-        out, inn, taps = (
-            length if basis is None else len(basis)
-            for basis, length in zip(self.bases, lengths, strict=True)
-        )
-        return out, inn, taps
+        return channels(axis_lengths(self.shape, self.roles), self.bases)
 
     def columns_of(self, rows: slice) -> NDArray[np.float64]:
         """Integers q * m of some coefficient rows in all columns: float64 (rows, I', T')."""

@@ -4,6 +4,11 @@
     model.load_state_dict(tqcodec.torch.decode(data))
     print(tqcodec.torch.compare(model, tqcodec.torch.decode(data), batches))
 
+Better, with inputs that are made from the network where there is no data:
+
+    batches = tqcodec.torch.synthetic_inputs(model, size=224, mean=127, std=128)
+    data = tqcodec.torch.encode(model, tqcodec.Settings(bits=3), synthetic=batches)
+
 Tied, non-contiguous and parameter tensors on any device just work; inputs are never changed.
 Decoded tensors are on the CPU.
 """
@@ -16,6 +21,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from types import NoneType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +39,13 @@ from tqcodec.errors import EncodeError, EncodeWarning
 from tqcodec.file import Reading, TensorFile, need_bytes
 from tqcodec.format.container import EVERYTHING, Container
 from tqcodec.torch import folding, search, tuning
+from tqcodec.torch import held_out as holding
 from tqcodec.torch.calibration.calibrate import calibrate
 from tqcodec.torch.checkpoint import decoded, origins, to_arrays, to_tensor
 from tqcodec.torch.evaluation import Comparison, Reference, compare
 from tqcodec.torch.inference.network import network
+from tqcodec.torch.retraining.loop import Moment, Recipe
+from tqcodec.torch.retraining.retrain import retrain
 from tqcodec.torch.search import Evaluate
 from tqcodec.torch.synthetic.make import synthetic_inputs
 from tqcodec.torch.versions import versions, versions_of
@@ -47,6 +56,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Comparison",
+    "Moment",
+    "Recipe",
     "Reference",
     "StateFile",
     "Statistics",
@@ -57,6 +68,7 @@ __all__ = [
     "load",
     "network",
     "open",
+    "retrain",
     "save",
     "stream",
     "synthetic_inputs",
@@ -71,6 +83,8 @@ def encode(
     statistics: Statistics | None = None,
     *,
     tune: Iterable[Any] | None = None,
+    held_out: Iterable[Any] | None = None,
+    synthetic: Iterable[Any] | None = None,
     target_drop: float | None = None,
     evaluate: Evaluate | None = None,
     progress: Progress | None = None,
@@ -79,7 +93,9 @@ def encode(
 ) -> bytes:
     """A `.tqc` file for a module or a state dict; what is not said here is as in `tqcodec.encode`.
 
-    Better a module: it tells weights from buffers, which are exact but for running statistics.
+    Better a module: it tells weights from buffers, which are exact but for running statistics. A
+    model alone is encoded without data. Much better, also where there is no data, are `synthetic`
+    inputs; best are `statistics` of real ones.
 
     With `target_drop` and `evaluate` the smallest file whose network is still good enough is sought
     by measuring about 8 files, each at other bits per weight; the file returned is one of them. The
@@ -94,6 +110,12 @@ def encode(
             normalisation are tuned on them to the decoded weights (`tqcodec.torch.tuning`). They
             are in the file anyway, so this costs time only. Needs a module. They are gone through
             once for each file that is made.
+        held_out: batches that neither statistics nor tuning had. On them each file is held against
+            one of its size by weights alone, and the better one is taken
+            (`tqcodec.torch.held_out`); the report says which. Needs a module.
+        synthetic: batches of `synthetic_inputs`, in place of `statistics`, `tune` and `held_out`,
+            which come from them: every eighth batch is held out. The file says that samples were
+            made up. Needs a module.
         target_drop: the most that the number of `evaluate` may fall.
         evaluate: called with the module, then with a copy of it that holds decoded weights; gives a
             number, such as accuracy in per cent: higher is better.
@@ -105,14 +127,25 @@ def encode(
     need("the model", model, (torch.nn.Module, Mapping), "an nn.Module or a state dict")
     need("settings", settings, (Settings, NoneType), "tqcodec.Settings")
     need("statistics", statistics, (Mapping, NoneType), "tqcodec.Statistics")
-    need("tune", tune, (Iterable, NoneType), "batches")
+    for name, batches in (("tune", tune), ("held_out", held_out), ("synthetic", synthetic)):
+        need(name, batches, (Iterable, NoneType), "batches")
+        if batches is not None and not isinstance(model, torch.nn.Module):
+            raise EncodeError(f"{name} needs a network (nn.Module), not a state dict")
     need_function("evaluate", evaluate)
     state = model.state_dict() if isinstance(model, torch.nn.Module) else model
     arrays, kept = to_arrays(state), versions_of(state)
     known = origins(model) if isinstance(model, torch.nn.Module) else None
 
-    if tune is not None and not isinstance(model, torch.nn.Module):
-        raise EncodeError("tune needs a network (nn.Module), not a state dict")
+    if synthetic is not None:
+        if any(one is not None for one in (statistics, tune, held_out)):
+            raise EncodeError("synthetic stands for statistics, tune and held_out: give either")
+        assert isinstance(model, torch.nn.Module), "checked above"
+        tune, held_out = holding.split(synthetic)
+        statistics = calibrate(model, tune, progress=progress).made_up()
+    judge: holding.Judge | None = None
+    if held_out is not None:
+        assert isinstance(model, torch.nn.Module), "checked above"
+        judge = holding.Judge(model, held_out)
     noted: Finding | None = None
     if settings is not None and settings.inference and isinstance(model, torch.nn.Module):
         folded = folding.fold(model, arrays, settings)
@@ -126,10 +159,9 @@ def encode(
             tuning.tune(model, decode(data, limit=EVERYTHING), tune, progress=progress)
         )
 
-    reports: list[tuple[bytes, EncodeReport]] = []
+    reports: list[holding.Made] = []
 
-    def encoded(settings: Settings | None) -> bytes:
-        settings = settings if settings is not None else Settings()
+    def made(settings: Settings, calibrated: bool = True) -> holding.Made:
         metadata = {**kept, **dict(settings.metadata)}
         found = EncodeReport()
         with warnings.catch_warnings():
@@ -137,17 +169,25 @@ def encode(
             data = api.encode(
                 arrays,
                 replace(settings, metadata=tuple(metadata.items())),
-                statistics,
+                statistics if calibrated else None,
                 origins=known,
-                refine=refine if tune is not None else None,
+                refine=refine if calibrated and tune is not None else None,
                 progress=progress,
                 verify=verify,
                 report=found,
             )
         if noted is not None:
             found.findings.insert(0, noted)
-        reports.append((data, found))
-        return data
+        return data, found
+
+    def encoded(settings: Settings | None) -> bytes:
+        settings = settings if settings is not None else Settings()
+        if judge is None:
+            file = made(settings)
+        else:
+            file = judge.better(settings, made, partial(made, calibrated=False))
+        reports.append(file)
+        return file[0]
 
     if target_drop is None and evaluate is None:
         data = encoded(settings)
@@ -156,7 +196,7 @@ def encode(
     found = next(one for file, one in reports if file is data)
     found.warn(stacklevel=3)
     if report is not None:
-        report.findings, report.snr = found.findings, found.snr
+        vars(report).update(vars(found))
     return data
 
 
@@ -180,6 +220,8 @@ def save(
     statistics: Statistics | None = None,
     *,
     tune: Iterable[Any] | None = None,
+    held_out: Iterable[Any] | None = None,
+    synthetic: Iterable[Any] | None = None,
     target_drop: float | None = None,
     evaluate: Evaluate | None = None,
     progress: Progress | None = None,
@@ -193,6 +235,8 @@ def save(
         settings,
         statistics,
         tune=tune,
+        held_out=held_out,
+        synthetic=synthetic,
         target_drop=target_drop,
         evaluate=evaluate,
         progress=progress,

@@ -46,6 +46,12 @@ def inputs_of(batch: Any) -> Any:
     return batch
 
 
+def samples_of(inputs: Any) -> int:
+    """Samples in the inputs of a batch, a tensor or a mapping; 0 where no tensor has any."""
+    values = inputs.values() if isinstance(inputs, Mapping) else [inputs]
+    return next((len(value) for value in values if isinstance(value, Tensor) and value.ndim), 0)
+
+
 def check_network(model: Any, error: type[TQCError] = EncodeError) -> None:
     """Check that something can be run.
 

@@ -21,6 +21,8 @@ from torch import Tensor
 from tqcodec.common import foreign, npz, streams
 from tqcodec.errors import EncodeError, TQCError
 from tqcodec.torch import user_code
+from tqcodec.torch.batches import samples_of
+from tqcodec.torch.synthetic.file import batches_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
 INPUT_NAMES = ("images", "x")
@@ -41,6 +43,7 @@ class DataOptions:
         mean: of the channels, taken off; one for each channel, or one for all.
         std: of the channels, divided by.
         shuffled: samples of arrays and files are drawn at random, always in the same way.
+        redrawn: in each pass they come in another order, by torch's global generator.
     """
 
     images: int | None = None
@@ -49,6 +52,7 @@ class DataOptions:
     mean: Sequence[float] = (0.0,)
     std: Sequence[float] = (1.0,)
     shuffled: bool = False
+    redrawn: bool = False
 
     def __post_init__(self) -> None:
         if min(self.batch, self.size, 1 if self.images is None else self.images) < 1:
@@ -66,10 +70,12 @@ class Data:
     Attributes:
         read: starts a pass; each batch is (inputs, labels or None).
         batches: their number, 0 where it is not known.
+        synthetic: whether the inputs were made up.
     """
 
     read: Callable[[], Iterator[Batch]]
     batches: int = 0
+    synthetic: bool = False
 
     def __iter__(self) -> Iterator[Batch]:
         return self.read()
@@ -85,8 +91,8 @@ def load_batches(spec: str, options: DataOptions) -> Data:
     (N, height, width, 3) or (N, channels, height, width) are normalised to float32 (N, channels,
     ...), (x - mean) / std; other arrays are taken as they are. Image files of a folder or .zip, in
     the order of their names: scaled so that the short side is `size`, cropped in the middle,
-    normalised. FILE.py:FUNCTION: an iterable of batches; `batch`, `size`, `mean`, `std`, `shuffled`
-    are its own affair.
+    normalised. FILE.py:FUNCTION, and made-up inputs (`synthetic.file`): an iterable of batches;
+    `batch`, `size`, `mean`, `std`, `shuffled` are its own affair.
 
     Raises:
         EncodeError: nothing of these, or nothing in it.
@@ -125,19 +131,33 @@ def _from_function(spec: str, options: DataOptions) -> Data:
         # What can be gone through only once is asked for anew.
         again = user_code.call(spec) if isinstance(found, Iterator) and not unread else found
         unread.clear()
-        left = options.images
-        for batch in _told(spec, again):
-            pair = isinstance(batch, (tuple, list)) and len(batch) > 1
-            inputs, labels = (batch[0], batch[1]) if pair else (batch, None)
-            inputs = inputs[0] if isinstance(inputs, (tuple, list)) else inputs
-            if left is not None:
-                inputs, labels = _shortened(inputs, left), _shortened(labels, left)
-                left -= _samples(inputs)
-            yield inputs, labels
-            if left is not None and left <= 0:
-                return
+        yield from _limited(map(_pair, _told(spec, again)), options.images)
 
     return Data(read, len(found) if options.images is None and isinstance(found, Sized) else 0)
+
+
+def _pair(batch: Any) -> Batch:
+    pair = isinstance(batch, (tuple, list)) and len(batch) > 1
+    inputs, labels = (batch[0], batch[1]) if pair else (batch, None)
+    return inputs[0] if isinstance(inputs, (tuple, list)) else inputs, labels
+
+
+def _limited(batches: Iterable[Batch], most: int | None) -> Iterator[Batch]:
+    """The first samples, all if `most` is None."""
+    left = most
+    for inputs, labels in batches:
+        if left is not None:
+            inputs, labels = _shortened(inputs, left), _shortened(labels, left)
+            left -= samples_of(inputs)
+        yield inputs, labels
+        if left is not None and left <= 0:
+            return
+
+
+def made_up(batches: Iterable[Any], options: DataOptions) -> Data:
+    """Batches of `synthetic_inputs` as data."""
+    found = list(_limited(((batch, None) for batch in batches), options.images))
+    return Data(lambda: iter(found), len(found), synthetic=True)
 
 
 def _told(spec: str, batches: Iterable[Any]) -> Iterator[Any]:
@@ -156,13 +176,11 @@ def _shortened(value: Any, most: int) -> Any:
     return value[:most] if isinstance(value, Tensor) and value.ndim else value
 
 
-def _samples(inputs: Any) -> int:
-    values = inputs.values() if isinstance(inputs, Mapping) else [inputs]
-    return next((len(value) for value in values if isinstance(value, Tensor) and value.ndim), 0)
-
-
 def _from_arrays(path: Path, options: DataOptions) -> Data:
     arrays = npz.read(path)
+    made = batches_of(path, arrays)
+    if made is not None:
+        return made_up(made, options)
     name = next((n for n in INPUT_NAMES if n in arrays), next(iter(arrays), None))
     if name is None:
         raise EncodeError(f"{path}: no array")
@@ -177,8 +195,7 @@ def _from_arrays(path: Path, options: DataOptions) -> Data:
     order = _order(len(images), options)
 
     def read() -> Iterator[Batch]:
-        for start in range(0, len(order), options.batch):
-            chosen = order[start : start + options.batch]
+        for chosen in _chosen(order, options):
             x = images[chosen]
             part = _normalised(_channels_first(x), options) if _is_image(x) else torch.tensor(x)
             yield part, None if labels is None else torch.tensor(labels[chosen])
@@ -192,6 +209,14 @@ def _order(count: int, options: DataOptions) -> NDArray[np.intp]:
     return (shuffled if options.shuffled else np.arange(count))[: options.images]
 
 
+def _chosen(order: NDArray[np.intp], options: DataOptions) -> Iterator[NDArray[np.intp]]:
+    """Indices of the samples of each batch of one pass."""
+    if options.redrawn:
+        order = order[torch.randperm(len(order)).numpy()]
+    for start in range(0, len(order), options.batch):
+        yield order[start : start + options.batch]
+
+
 def _is_image(array: NDArray[Any]) -> bool:
     return array.dtype == np.uint8 and array.ndim == 4
 
@@ -203,8 +228,8 @@ def _channels_first(images: NDArray[Any]) -> NDArray[Any]:
 
 def _from_images(spec: str, files: dict[str, Callable[[], bytes]], options: DataOptions) -> Data:
     found = sorted(n for n in files if n.lower().endswith(IMAGE_SUFFIXES))
-    names = [found[i] for i in _order(len(found), options)]
-    if not names:
+    order = _order(len(found), options)
+    if not len(order):
         raise EncodeError(f"{spec}: no image files ({' '.join(IMAGE_SUFFIXES)})")
     try:
         import PIL.Image  # noqa: F401
@@ -213,12 +238,12 @@ def _from_images(spec: str, files: dict[str, Callable[[], bytes]], options: Data
     _check_channels(spec, 3, options)
 
     def read() -> Iterator[Batch]:
-        for start in range(0, len(names), options.batch):
-            chosen = names[start : start + options.batch]
-            pixels = [_pixels(f"{spec}: {n}", files[n], options.size) for n in chosen]
+        for chosen in _chosen(order, options):
+            names = [found[i] for i in chosen]
+            pixels = [_pixels(f"{spec}: {n}", files[n], options.size) for n in names]
             yield _normalised(np.moveaxis(np.stack(pixels), 3, 1), options), None
 
-    return Data(read, math.ceil(len(names) / options.batch))
+    return Data(read, math.ceil(len(order) / options.batch))
 
 
 def _reader(archive: zipfile.ZipFile, name: str) -> Callable[[], bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +81,40 @@ def make_record(
         row_scales=row_scales,
         multipliers=multipliers,
         coefficients=q,
+    )
+
+
+def with_integers(
+    record: CodedTensor,
+    q: NDArray[np.signedinteger],
+    scale: float,
+    levels: Sequence[NDArray[np.uint8]],
+) -> CodedTensor:
+    """A range-coded record of the uniform quantizer with other integers in the columns it has.
+
+    Args:
+        record: whose bases and relative steps stay.
+        q: coefficients (rows, kept columns); columns that are all zero are left out.
+        scale: the step that stands for ``scale``.
+        levels: class levels of the channels of the three axes.
+    """
+    present = q.any(axis=0)
+    kept = record.kept[present]
+    depths = np.zeros_like(record.depths.values)
+    depths[kept] = _depths(q[:, present], Method(0, 0.0), PayloadKind.RANGE)
+    multipliers = record.multipliers.values.copy()
+    if len(kept):  # the others have no use for theirs: the commonest costs least
+        multipliers[depths == 0] = np.bincount(multipliers[kept]).argmax()
+    out, inn, taps = (Vector(level, 0) for level in levels)
+    return replace(
+        record,
+        scale=_scale(scale),
+        tile=_tile((len(q), len(kept)), 0),
+        depths=Vector(depths, 0),
+        levels=(out, inn, taps),
+        row_scales=Vector(record.row_scales.values, 0),
+        multipliers=Vector(multipliers, 0),
+        coefficients=np.ascontiguousarray(q[:, present]),
     )
 
 

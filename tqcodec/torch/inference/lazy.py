@@ -31,7 +31,8 @@ class LazyFile:
     """Decodes tensors of a file, one ahead of those that are asked for.
 
     The order is learnt: after a tensor the one comes next that came after it the last time. What is
-    held is the tensor that was asked for last and the one ahead.
+    held is the tensor that was asked for last and the one ahead, and what the file decodes together
+    with them: small tensors that follow, up to `native_decoder.AHEAD` bytes.
 
     Args:
         file: stays open as long as this is in use.

@@ -16,11 +16,12 @@ from tqcodec.common import foreign
 from tqcodec.common.checks import need, need_function, need_number
 from tqcodec.common.progress import Progress
 from tqcodec.errors import EncodeError, TQCError
-from tqcodec.torch.batches import SEEDS, check_network, copied, device_of
+from tqcodec.torch.batches import SEEDS, Runner, check_network, copied, device_of
+from tqcodec.torch.held_out import LEAST
 from tqcodec.torch.inputs import MOST_SIZE
 from tqcodec.torch.synthetic.examples import parts_like
 from tqcodec.torch.synthetic.leaves import dead_leaves
-from tqcodec.torch.synthetic.parts import ALONE, Part, Parts, batch_of
+from tqcodec.torch.synthetic.parts import ALONE, Part, Parts, batch_of, call_of
 from tqcodec.torch.synthetic.steps import DEFAULT, Moments, Recipe, move
 from tqcodec.torch.synthetic.tokens import Writer, random_tokens, vocabulary_of
 from tqcodec.torch.unchanged import unchanged
@@ -204,8 +205,8 @@ def _tokens(model: nn.Module, count: int, length: int, generator: torch.Generato
 
 
 def _split(parts: Parts, count: int, most: int, device: torch.device) -> list[Parts]:
-    """Batches of about equal size, `most` samples at most; two at least, which tuning needs."""
-    batches = max(min(2, count), math.ceil(count / most))
+    """Batches of about equal size, `most` samples at most; as many as holding some out needs."""
+    batches = max(min(LEAST, count), math.ceil(count / most))
     bounds = [count * i // batches for i in range(batches + 1)]
     return [
         {name: part.chosen(slice(start, end), device) for name, part in parts.items()}
@@ -254,6 +255,8 @@ def _finish(
                 return {ALONE: Part(writer.written(parts[ALONE].values, generator, done))}
 
             return _Finish(tokens - 1, written)
+    args, kwargs = call_of(first)  # nobody else runs it here, and it may not take such inputs
+    Runner(model)(args, kwargs)
     return _Finish(0, lambda parts, number, done: parts)
 
 
@@ -283,5 +286,5 @@ def _explained() -> Iterator[None]:
     except Exception as error:
         raise EncodeError(
             f"the network fails on made-up inputs: {foreign.described(error)}; give one batch that "
-            "it takes as the example"
+            "it takes as the example (--example)"
         ) from error

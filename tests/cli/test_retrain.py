@@ -1,0 +1,163 @@
+"""``tqcodec retrain``: the command, its checkpoint through kills, its drawing, its refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tqcodec.torch
+from tqcodec.cli import commands
+from tqcodec.errors import EncodeError
+from tqcodec.torch.retraining.augment import Augmented
+
+Run = Callable[..., tuple[int, str, str]]
+
+CODE = """
+import torch
+from torch import nn
+
+def network():
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(3, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24), nn.ReLU(),
+        nn.Conv2d(24, 48, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(48, 5),
+    ).eval()
+
+def slow():
+    class Slow(nn.Sequential):
+        def forward(self, x):
+            import time
+            time.sleep(0.02)
+            return super().forward(x)
+    return Slow(*network()).eval()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    rng = np.random.default_rng(1)
+    pictures = rng.integers(0, 256, (64, 10, 10, 3), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", images=pictures, labels=rng.integers(0, 5, 64))
+    (tmp_path / "net.py").write_text(CODE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = commands.main(list(arguments))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+COMMAND = ("retrain", "--model", "net.py:network", "--data", "data.npz", "--std", "64")
+SIZE = ("--bits", "3", "--batch", "16")
+
+
+def test_a_network_is_retrained(folder: Path, run: Run) -> None:
+    more = ("--epochs", "3", "--mirror", "--crop", "2", "--plot", "curve.png", "--json")
+    code, out, err = run(*COMMAND, *SIZE, *more, "-o", "small.tqc")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    size = (folder / "small.tqc").stat().st_size
+    assert found["bytes"] == size and found["bits_per_weight"] <= 3
+    assert found["epochs"] == 3 and found["loss"] >= 0
+    assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert run("verify", "small.tqc")[0] == 0
+    assert "retrained" in run("info", "small.tqc")[1]
+    # Only with the network's own form can it be trained on.
+    assert run(*COMMAND, *SIZE, "--epochs", "1", "--no-inference", "-o", "other.tqc")[0] == 0
+    variances = [tqcodec.torch.load(name)["1.running_var"] for name in ("small.tqc", "other.tqc")]
+    assert torch.allclose(variances[0] + 1e-5, torch.ones(24))
+    assert torch.equal(variances[1], torch.ones(24))  # as it was: never run in train mode
+
+
+def test_kills_lose_little(folder: Path) -> None:
+    """Killed twice and resumed, it makes the file of a training that was left alone."""
+    command = [sys.executable, "-m", "tqcodec", *COMMAND, *SIZE, "--epochs", "12"]
+    command[command.index("net.py:network")] = "net.py:slow"
+    patch = "import tqcodec.torch.retraining.checkpointing as c; c.EVERY = 0"
+    main = f"{patch}; import sys; from tqcodec.__main__ import main; sys.exit(main())"
+    killed = [sys.executable, "-c", main, *command[3:]]
+    killed += ["--checkpoint", "run.ckpt", "--resume", "-o", "killed.tqc"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    checkpoint = folder / "run.ckpt"
+    for number in (signal.SIGKILL, signal.SIGINT):
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        process = subprocess.Popen(killed, env=environment, stderr=subprocess.DEVNULL)
+        while process.poll() is None:
+            written = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+            if written > before:
+                process.send_signal(number)
+                break
+            time.sleep(0.01)
+        assert process.wait() != 0, "it was done before it could be killed"
+    assert not (folder / "killed.tqc").exists()
+    for words in (killed, [*command, "-o", "whole.tqc"]):
+        done = subprocess.run(words, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert (folder / "killed.tqc").read_bytes() == (folder / "whole.tqc").read_bytes()
+    assert not list(folder.glob(".tqc-*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "0"], "epochs"),
+        (["--epochs", "1", "--resume"], "--checkpoint"),
+        (["--epochs", "1", "--crop", "-1"], "crop"),
+        (["--epochs", "1", "--plot", "curve.pdf"], ".png"),
+        (["--epochs", "1", "-o", "-"], "name one with -o"),
+        (["--epochs", "1", "-o", "data.npz", "-f"], "the same file as the input"),
+        (["--epochs", "1", "--checkpoint", "small.tqc", "-f"], "two outputs"),
+        (["--epochs", "1", "--checkpoint", "net.py", "--resume"], "same file"),
+        (["--epochs", "1", "--checkpoint", "old"], "exists"),
+        (["--epochs", "1", "--checkpoint", "old", "--resume"], "not a checkpoint"),
+        (["--epochs", "1", "--payload", "fixed"], "--payload"),
+    ],
+)
+def test_refusals(folder: Path, run: Run, arguments: list[str], message: str) -> None:
+    (folder / "old").write_bytes(b"something else")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    code, _, err = run(*COMMAND, *SIZE, "-o", "small.tqc", *arguments)
+    assert code == 2 and message in err and len(err.splitlines()) == 1, err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_pictures_are_moved_and_mirrored() -> None:
+    """Each comes out as a crop of itself, mirrored or not, and all places are seen."""
+    pictures = torch.arange(1, 1 + 200 * 2 * 4 * 5).reshape(200, 2, 4, 5).float()
+    batches = [(pictures, None)]
+    torch.manual_seed(0)
+    ((found, _),) = list(Augmented(batches, 1, True))
+    padded = torch.nn.functional.pad(pictures, (1, 1, 1, 1))
+    seen = set()
+    for one, whole in zip(found, padded, strict=True):
+        crops = {(y, x): whole[:, y : y + 4, x : x + 5] for y in range(3) for x in range(3)}
+        places = [
+            (place, m)
+            for place, crop in crops.items()
+            for m in (False, True)
+            if torch.equal(one, crop.flip(2) if m else crop)
+        ]
+        assert len(places) == 1
+        seen |= set(places)
+    assert len(seen) == 18
+    ((same, _),) = list(Augmented(batches, 0, False))
+    assert torch.equal(same, pictures)
+    with pytest.raises(EncodeError, match="needs pictures"):
+        next(iter(Augmented([(torch.zeros(2, 3), None)], 1, True)))

@@ -1,0 +1,410 @@
+"""Retraining: any network, its file at the size asked for, and what was trained is what decodes."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+import tqcodec
+import tqcodec.torch as codec
+from tqcodec.encoder.kinds import Kind
+from tqcodec.errors import EncodeError
+from tqcodec.format.container import Container
+from tqcodec.format.dtypes import DTYPES
+from tqcodec.format.registry import Coding
+from tqcodec.torch.retraining.latent import Latent
+from tqcodec.torch.retraining.loop import Moment, Recipe, lowered
+from tqcodec.torch.retraining.rate import Rate
+from tqcodec.torch.retraining.wheel import Wheel
+
+Batches = list[tuple[Any, Tensor]]
+
+
+class Pictures(nn.Module):
+    """Convolutions of several kinds, a normalisation of each kind, a shared matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(16)
+        self.deep = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.up = nn.ConvTranspose2d(16, 96, 2, stride=2)
+        self.group = nn.GroupNorm(4, 96)
+        self.inner = nn.Linear(96, 96)
+        self.again = self.inner
+        self.drop = nn.Dropout(0.5)
+        self.last = nn.Linear(96, 6)
+        self.register_buffer("mask", torch.full((4, 4), -1e4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.first(x)).relu()
+        x = self.group(self.up(self.deep(x).relu())).relu().mean((2, 3))
+        x = self.inner(x).relu()
+        return self.last(self.drop(self.again(x)))
+
+
+class Tokens(nn.Module):
+    """An embedding tied to the output, attention, keyword arguments, a mapping as output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(50, 64)
+        self.block = nn.TransformerEncoderLayer(64, 4, 64, batch_first=True)
+        self.head = nn.Linear(64, 50, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids: Tensor, scale: float = 1.0) -> dict[str, Tensor]:
+        x = self.block(self.embed(ids))
+        return {"logits": scale * self.head(x).mean(1)}
+
+
+class Signal(nn.Module):
+    """One dimension, weight normalisation, a recurrent layer, one number as output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.utils.parametrizations.weight_norm(nn.Conv1d(2, 64, 5, padding=2))
+        self.norm = nn.BatchNorm1d(64)
+        self.rnn = nn.GRU(64, 48, batch_first=True)
+        self.out = nn.Linear(48, 1)
+        self.unused = nn.Linear(24, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x)).relu().transpose(1, 2)
+        return self.out(self.rnn(x)[0][:, -1])
+
+
+def pictures(count: int = 6) -> Batches:
+    made = torch.Generator().manual_seed(1)
+    return [
+        (torch.randn(16, 3, 8, 8, generator=made), torch.randint(0, 6, (16,), generator=made))
+        for _ in range(count)
+    ]
+
+
+def tokens(count: int = 6) -> Batches:
+    made = torch.Generator().manual_seed(1)
+    return [
+        (
+            {"ids": torch.randint(0, 50, (8, 12), generator=made), "scale": 2.0},
+            torch.randint(0, 50, (8,), generator=made),
+        )
+        for _ in range(count)
+    ]
+
+
+def signals(count: int = 6) -> Batches:
+    made = torch.Generator().manual_seed(1)
+    return [(torch.randn(8, 2, 20, generator=made), torch.zeros(8)) for _ in range(count)]
+
+
+NETWORKS: list[tuple[type[nn.Module], Callable[[], Batches]]] = [
+    (Pictures, pictures),
+    (Tokens, tokens),
+    (Signal, signals),
+]
+
+
+def made(kind: type[nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return kind().eval()
+
+
+def settings(bits: float = 3.0, **more: Any) -> tqcodec.Settings:
+    return tqcodec.Settings(bits=bits, **more)
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(("kind", "data"), NETWORKS, ids=lambda x: getattr(x, "__name__", ""))
+@pytest.mark.parametrize("inference", [True, False])
+def test_any_network_is_retrained(
+    kind: type[nn.Module], data: Callable[[], Batches], inference: bool
+) -> None:
+    """The file fits, the evaluated network is the decoded one, and the original is as it was."""
+    model, bits, seen = made(kind), 3.5, []
+    before = state_of(model)
+
+    def evaluate(network: nn.Module) -> float:
+        inputs = data()[0][0]
+        with torch.no_grad():
+            given = network(**inputs) if isinstance(inputs, dict) else network(inputs)
+        given = given["logits"] if isinstance(given, dict) else given
+        seen.append(given)
+        return float(given.sum())
+
+    moments: list[Moment] = []
+    file = codec.retrain(
+        model,
+        data(),
+        settings(),
+        epochs=3,
+        inference=inference,
+        evaluate=evaluate,
+        watch=moments.append,
+    )
+    weights = Container.of(file).directory.entries
+    count = sum(math.prod(e.shape) for e in weights if e.kind == Kind.WEIGHT)
+    assert len(file) <= bits * count / 8
+    assert all(torch.equal(one, model.state_dict()[name]) for name, one in before.items())
+    assert [one.step for one in moments[:-1]] == list(range(1, 19))
+    # What was evaluated at the end of training, and what the file decodes to.
+    assert torch.allclose(seen[-1], seen[-2], rtol=1e-4, atol=1e-5)
+    fresh = copy.deepcopy(model)
+    fresh.load_state_dict(codec.decode(file))
+    evaluate(fresh.eval())
+    assert torch.allclose(seen[-1], seen[-2], rtol=1e-5, atol=1e-6)  # kernels in another order
+    assert moments[-1].quality == float(seen[-2].sum())
+    decoded = codec.decode(file)
+    for name, buffer in model.named_buffers():
+        if "running" not in name:
+            assert torch.equal(decoded[name], buffer)
+
+
+def test_training_helps() -> None:
+    """Beside the file of the same size that is not trained, the outputs are nearer."""
+    model, batches = made(Pictures), pictures(16)
+    plain = codec.encode(model, settings(2.0, inference=True), codec.calibrate(model, batches))
+    trained = codec.retrain(model, [x for x, _ in batches], settings(2.0), epochs=12)
+    assert len(trained) <= 1.02 * len(plain)
+    held = [(x, None) for x, _ in pictures(20)[16:]]
+    errors = [codec.compare(model, codec.decode(file), held).kl.value for file in (plain, trained)]
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_labels_and_loss_are_used() -> None:
+    """A loss of the user is what falls, and it gets the batch as it came."""
+    model, batches = made(Pictures), pictures(8)
+
+    def loss(given: Tensor, batch: Any) -> Tensor:
+        assert any(batch is one for one in batches)
+        return functional.cross_entropy(given, torch.full_like(batch[1], 2))
+
+    moments: list[Moment] = []
+    codec.retrain(
+        model,
+        batches,
+        settings(4.0),
+        epochs=20,
+        loss=loss,
+        watch=moments.append,
+        recipe=Recipe(rate=0.05, vector_rate=0.02),
+    )
+    assert moments[-1].loss < 0.9 * moments[0].loss
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_types_stay(dtype: torch.dtype) -> None:
+    model = made(Pictures).to(dtype)
+    batches = [(x.to(dtype), y) for x, y in pictures()]
+    file = codec.retrain(
+        model,
+        [(x.float(), y) for x, y in batches],
+        settings(),
+        epochs=1,
+        statistics=codec.calibrate(made(Pictures), pictures()),
+    )
+    decoded = codec.decode(file)
+    assert {n: t.dtype for n, t in decoded.items()} == {
+        n: t.dtype for n, t in model.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("every", [2, 5, 7])  # steps; an epoch has 7
+def test_it_goes_on_after_any_cut(
+    every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that is cut again and again makes the very file of one that was not."""
+    monkeypatch.setattr("tqcodec.torch.retraining.checkpointing.EVERY", 0.0)
+    model, recipe = made(Pictures), Recipe(fit_every=every)
+    dataset = TensorDataset(*(torch.cat(parts) for parts in zip(*pictures(7), strict=True)))
+    loader = DataLoader(dataset, 16, shuffle=True)
+    whole = codec.retrain(model, loader, settings(), epochs=4, recipe=recipe)
+    path = tmp_path / "run.ckpt"
+
+    class CutError(Exception):
+        pass
+
+    for at in (3, 9, 16, 17, 23, 27):  # batches, of 28
+
+        def watch(moment: Moment, at: int = at) -> None:
+            if moment.step == at:
+                raise CutError
+
+        with pytest.raises(CutError):
+            codec.retrain(
+                model,
+                loader,
+                settings(),
+                epochs=4,
+                recipe=recipe,
+                checkpoint=path,
+                resume=True,
+                watch=watch,
+            )
+    again = codec.retrain(
+        model, loader, settings(), epochs=4, recipe=recipe, checkpoint=path, resume=True
+    )
+    assert again == whole
+    for other in (settings(3.5), settings(side_bits=6)):
+        with pytest.raises(EncodeError, match="of another network, target"):
+            codec.retrain(
+                model, loader, other, epochs=4, recipe=recipe, checkpoint=path, resume=True
+            )
+    path.write_bytes(b"nothing")
+    with pytest.raises(EncodeError, match="not a checkpoint"):
+        codec.retrain(model, loader, settings(), epochs=4, checkpoint=path, resume=True)
+
+
+def test_a_seed_is_a_file() -> None:
+    """The same file each time, and the global random state is left alone."""
+    model = made(Pictures)
+    before = torch.random.get_rng_state()
+    files = [codec.retrain(model, pictures(), settings(), epochs=2, seed=s) for s in (0, 0, 1)]
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert files[0] == files[1] != files[2]
+
+
+def test_rules_hold() -> None:
+    """What a rule keeps exactly is not trained."""
+    model = made(Pictures)
+    file = codec.retrain(
+        model,
+        pictures(),
+        settings(8.0, rules=[("last.*", "exact")]),
+        epochs=2,
+        recipe=Recipe(rate=0.05),
+    )
+    decoded = codec.decode(file)
+    assert torch.equal(decoded["last.weight"], model.state_dict()["last.weight"])
+    assert torch.equal(decoded["last.bias"], model.state_dict()["last.bias"])
+    assert not torch.equal(decoded["inner.bias"], model.state_dict()["inner.bias"])
+
+
+class Batchless:
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": tqcodec.Settings()}, "need a target"),
+        ({"settings": tqcodec.Settings(lossless=True)}, "need a target"),
+        ({"settings": tqcodec.Settings(bits=3, payload="fixed")}, "range-coded"),
+        ({"settings": tqcodec.Settings(max_size=10)}, "max_size"),
+        ({"batches": []}, "there is no batch"),
+        ({"batches": Batchless()}, "there is no batch"),
+        ({"batches": ["text"]}, "not a tensor"),
+        ({"batches": [torch.full((4, 3, 8, 8), math.nan)]}, "not finite"),
+        ({"resume": True}, "needs a checkpoint"),
+        ({"model": nn.Sequential(nn.ReLU()), "batches": [torch.zeros(2, 3)]}, "no gradient|matrix"),
+        ({"loss": lambda given, batch: given.sum() * math.nan}, "loss of batch 1 is nan"),
+    ],
+)
+def test_what_cannot_be_trained(change: dict[str, Any], message: str) -> None:
+    options: dict[str, Any] = {"model": made(Pictures), "batches": pictures(2), "epochs": 1}
+    options = {"settings": settings(), **options, **change}
+    with pytest.raises(EncodeError, match=message):
+        codec.retrain(**options)
+
+
+def test_a_loader_that_ends_early_is_refused() -> None:
+    class Shrinks:
+        passes = 0
+
+        def __iter__(self) -> Iterator[Any]:
+            self.passes += 1
+            return iter(pictures(4 if self.passes < 3 else 2))
+
+    with pytest.raises(EncodeError, match="2 batches in epoch 1, 4 in the first"):
+        codec.retrain(made(Pictures), Shrinks(), settings(), epochs=2)
+
+
+@pytest.mark.parametrize("transform", ["none", "dct", "klt", "elt"])
+def test_latents_are_what_the_file_has(transform: str) -> None:
+    """Weights of latents are those that decode; gradients are those of autograd."""
+    model = made(Pictures)
+    statistics = codec.calibrate(model, pictures())
+    file = codec.encode(model, settings(6.0, effort=2, transform=transform), statistics)
+    container, state, decoded = Container.of(file), model.state_dict(), codec.decode(file)
+    checked = 0
+    for entry in container.directory.entries:
+        if entry.coding != Coding.TRANSFORM or entry.same_as is not None:
+            continue
+        record = container.record(entry)
+        latent = Latent(record, entry.shape, torch.device("cpu"), state[entry.name])
+        found = latent.patterns(DTYPES["F32"]).view(np.float32)
+        assert np.array_equal(found, decoded[entry.name].numpy())
+        assert torch.allclose(latent.weights(), decoded[entry.name], rtol=1e-5, atol=1e-7)
+        gradient = torch.randn(entry.shape)
+        values, scale = latent.gradients(gradient)
+        step = latent.log_scale.clone()
+        for _ in range(3):  # linear in the integers, so differences are exact but for rounding
+            place = tuple(int(torch.randint(0, n, ())) for n in latent.values.shape)
+            before = (gradient * latent.weights()).double().sum()
+            latent.values[place] += 1
+            after = (gradient * latent.weights()).double().sum()
+            latent.values[place] -= 1
+            assert float(after - before) == pytest.approx(float(values[place]), rel=0.02, abs=1e-4)
+        latent.log_scale += 1e-2
+        after = (gradient * latent.weights()).double().sum()
+        latent.log_scale.copy_(step)
+        before = (gradient * latent.weights()).double().sum()
+        assert float(after - before) == pytest.approx(
+            math.expm1(1e-2) * float(scale), rel=0.02, abs=1e-4
+        )
+        checked += 1
+    assert checked >= 3
+
+
+def test_slopes_are_differences_of_bits() -> None:
+    """The slope of a latent is what its integer costs more than the next smaller one."""
+    model = made(Pictures)
+    file = codec.encode(model, settings(3.0, effort=2), codec.calibrate(model, pictures()))
+    container = Container.of(file)
+    latents = [
+        Latent(container.record(e), e.shape, torch.device("cpu"), model.state_dict()[e.name])
+        for e in container.directory.entries
+        if e.coding == Coding.TRANSFORM and e.same_as is None
+    ]
+    rate = Rate(latents)
+    payload = sum(one.length for e in container.directory.entries for one in e.segments)
+    assert 0.7 * 8 * payload < rate.bits < 1.1 * 8 * payload
+    for latent, slope in zip(latents, rate.gradients(), strict=True):
+        assert slope.shape == latent.values.shape
+        large = latent.values.abs() > 0.5
+        # Larger integers are rarer: nearly all slopes away from zero cost bits.
+        assert float((slope * latent.values.sign())[large].mean()) > 0
+
+
+def test_lowered_moves_those_that_are_near() -> None:
+    values = torch.tensor([0.2, 0.55, -0.55, 1.4, -1.45, 1.52, 2.3, 0.0])
+    assert torch.equal(lowered(values, 0.0).round(), values.round())
+    near = lowered(values, 0.1).round()
+    assert near.tolist() == [0, 0, 0, 1, -1, 1, 2, 0]
+    assert (lowered(values, 1.0).round().abs() == (values.round().abs() - 1).clamp(min=0)).all()
+
+
+def test_the_wheel_comes_to_its_target() -> None:
+    """On a size that answers late, and less to larger weights, as the real one does."""
+    wheel, size, weight = Wheel(2.0, 6.0, 2000.0), 1.3, 1.0
+    for step in range(20_000):
+        goal = 0.9 * weight**-0.5
+        size += (goal - size) / 700
+        weight = wheel.turn(0.5, math.log(size))
+        if step > 10_000:
+            assert abs(math.log(size)) < 0.03
+    assert weight == pytest.approx(0.81, rel=0.1)

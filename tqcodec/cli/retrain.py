@@ -1,0 +1,100 @@
+"""``tqcodec retrain``: a network that is trained until it does well in a file of few bits."""
+
+from __future__ import annotations
+
+import os
+import time
+from argparse import Namespace
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from tqcodec import api
+from tqcodec.cli import checkpoints, describe, network
+from tqcodec.cli.arguments import UsageError, inputs_of
+from tqcodec.cli.terminal import training_progress
+from tqcodec.cli.text import printable, summary_line
+from tqcodec.common.progress import Progress
+from tqcodec.encoder.settings import Settings
+from tqcodec.errors import EncodeError
+
+if TYPE_CHECKING:
+    from tqcodec.torch import Moment
+
+
+def check_retrain(arguments: Namespace) -> None:
+    """Raise UsageError where options do not go together."""
+    if arguments.bits is None and arguments.max_size is None:
+        raise UsageError("retrain takes either --bits or --max-size (see tqcodec retrain --help)")
+    if arguments.resume and arguments.checkpoint is None:
+        raise UsageError("--resume needs --checkpoint FILE")
+
+
+def retrain(arguments: Namespace, progress: Progress | None) -> network.Result:
+    """Train a network and write its file, and a drawing if that is asked for.
+
+    Raises:
+        EncodeError: arguments, network or data that do not work.
+        OSError: a file cannot be read or written.
+    """
+    check_retrain(arguments)
+    _check_outputs(arguments)
+    curve = network.drawing_for("--plot") if arguments.plot is not None else None
+    settings = Settings(
+        **{
+            f.name: getattr(arguments, f.name)
+            for f in fields(Settings)
+            if hasattr(arguments, f.name)
+        }
+    )
+    model, data = network.load(arguments, redrawn=True)
+    from tqcodec import torch as codec
+    from tqcodec.torch.retraining.augment import Augmented
+
+    if arguments.crop or arguments.mirror:
+        data = Augmented(data, arguments.crop, arguments.mirror)
+    moments: list[Moment] = []
+    start = time.monotonic()
+    with network.running(arguments.model), training_progress(progress is not None) as show:
+
+        def watch(moment: Moment) -> None:
+            moments.append(moment)
+            show(moment)
+
+        file = codec.retrain(
+            model,
+            data,
+            settings,
+            epochs=arguments.epochs,
+            inference=arguments.inference,
+            checkpoint=arguments.checkpoint,
+            resume=arguments.resume,
+            bfloat16=arguments.bfloat16,
+            compiled=arguments.compile,
+            seed=arguments.seed,
+            watch=watch,
+        )
+    outputs = {arguments.output: file}
+    if curve is not None:
+        outputs[arguments.plot] = curve.draw_training(moments, arguments.model)
+    checkpoints.write_together(outputs)
+    with api.open(file) as opened:
+        result = describe.summary(opened.container)
+    seconds = time.monotonic() - start
+    about = {"epochs": arguments.epochs, "loss": moments[-1].loss, "seconds": round(seconds, 1)}
+    line = f"{printable(arguments.output)}: {summary_line(result)}, loss {moments[-1].loss:.4f}"
+    return {"output": arguments.output, **result, **about}, [line]
+
+
+def _check_outputs(arguments: Namespace) -> None:
+    """Refuse outputs that may not be written, or are the same, before any work."""
+    if arguments.output == checkpoints.STANDARD:
+        raise EncodeError("a retrained network is written to a file: name one with -o")
+    if arguments.plot is not None and not arguments.plot.endswith(".png"):
+        raise EncodeError(f"{arguments.plot}: a curve is a file .png")
+    outputs = [arguments.output, arguments.checkpoint, arguments.plot]
+    outputs = [name for name in outputs if name is not None]
+    for name in outputs:
+        overwrite = arguments.force or (arguments.resume and name == arguments.checkpoint)
+        checkpoints.check_output(name, overwrite, inputs_of(arguments))
+        if sum(os.path.realpath(name) == os.path.realpath(other) for other in outputs) > 1:
+            raise EncodeError(f"{name} is named as two outputs")

@@ -1,0 +1,100 @@
+"""Checkpoints of a training: what is needed to go on to the same file."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from tqcodec.common import foreign
+from tqcodec.common.atomic import replacing
+from tqcodec.common.checks import PathLike
+from tqcodec.encoder.settings import Settings
+from tqcodec.errors import EncodeError
+from tqcodec.torch.checkpoint import to_arrays
+from tqcodec.torch.retraining.loop import Loop, Moment, Place, Recipe
+from tqcodec.torch.retraining.wheel import Wheel
+
+EVERY = 60.0  # seconds between two checkpoints, at least
+FORMAT = 1
+
+
+def digest(model: nn.Module, settings: Settings, epochs: int, recipe: Recipe, seed: int) -> str:
+    """What a checkpoint must agree in: the network, and all that decides on the file."""
+    found = hashlib.sha256(repr((FORMAT, settings, epochs, recipe, seed)).encode())
+    for name, array in to_arrays(model.state_dict()).items():
+        found.update(repr((name, array.shape, array.dtype.name)).encode())
+        found.update(array.tobytes())
+    return found.hexdigest()
+
+
+def load(path: PathLike, wanted: str) -> dict[str, Any] | None:
+    """A checkpoint; None where there is none yet.
+
+    Raises:
+        EncodeError: something else, or of another training.
+    """
+    if not Path(path).exists():
+        return None
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        found = saved["digest"]
+    except Exception as error:  # torch raises anything
+        raise EncodeError(f"{path}: not a checkpoint ({foreign.message(error)})") from error
+    if found != wanted:
+        raise EncodeError(f"{path}: of another network, target, number of epochs, recipe or seed")
+    return dict(saved)
+
+
+class Keeper:
+    """Keeps a training in a file from which it can go on.
+
+    Args:
+        loop: the training.
+        path: of the file; None keeps nothing.
+        start: the file that the training started at.
+        about: `digest` of the training.
+        every: steps between moments that can be kept: those at which tables are fitted.
+    """
+
+    def __init__(
+        self, loop: Loop, path: PathLike | None, start: bytes, about: str, every: int
+    ) -> None:
+        self._loop, self._path, self._start, self._about = loop, path, start, about
+        self._every, self._last = every, time.monotonic()
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Set the training to where it was."""
+        loop = self._loop
+        loop.pupil.load_state(saved["pupil"])
+        loop.optimizer.load_state_dict(saved["optimizer"])
+        loop.place = Place(**saved["place"])
+        loop.wheel = Wheel(**saved["wheel"])
+        loop.history = [Moment(**moment) for moment in saved["history"]]
+
+    def keep(self, now: bool = False) -> None:
+        """Write the file, unless that was done a short while ago."""
+        loop = self._loop
+        due = now or time.monotonic() - self._last >= EVERY
+        if self._path is None or not due or loop.place.step % self._every:
+            return
+        if distributed.is_available() and distributed.is_initialized() and distributed.get_rank():
+            return
+        state = {
+            "digest": self._about,
+            "start": torch.frombuffer(bytearray(self._start), dtype=torch.uint8),
+            "pupil": loop.pupil.state(),
+            "optimizer": loop.optimizer.state_dict(),
+            "place": asdict(loop.place),
+            "wheel": asdict(loop.wheel),
+            "history": [asdict(moment) for moment in loop.history],
+        }
+        with replacing(Path(self._path)) as temporary:
+            torch.save(state, temporary)
+        self._last = time.monotonic()

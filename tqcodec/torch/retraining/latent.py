@@ -1,0 +1,152 @@
+"""Latents: what is trained in place of weights, and how weights and gradients follow from it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tqcodec.encoder.matrix.bases import analysis_of
+from tqcodec.encoder.matrix.classes import fit_levels
+from tqcodec.encoder.matrix.record import with_integers
+from tqcodec.format.dtypes import DType
+from tqcodec.format.reconstruct import domain, reconstruct
+from tqcodec.format.records import CodedTensor, axis_lengths, axis_order
+
+RESIDUAL = 0.4  # of a step by which a latent starts off its integer at most
+
+
+class Latent:
+    """The coefficients of one weight matrix as real numbers, in units of the step.
+
+    Weights are made of the integers nearest to them (spec/tqc.md, 10.1); gradients go straight
+    through the rounding (Bengio et al. 2013; Young et al. 2021, section V).
+
+    Args:
+        record: where the training starts: its bases, relative steps and columns stay.
+        shape: of the tensor.
+        device: where the numbers are.
+        original: the weights before coding: they say on which side of its integer a latent starts.
+
+    Attributes:
+        values: float32 (channels out, kept columns).
+        log_scale: float32 (), natural logarithm of the step over that of the record.
+        levels: class levels of the channels of the three axes.
+    """
+
+    def __init__(
+        self, record: CodedTensor, shape: tuple[int, ...], device: torch.device, original: Tensor
+    ) -> None:
+        found = domain(record, shape)
+        self._record = record
+        self._shape = shape
+        self._lengths = axis_lengths(shape, record.roles)
+        self._order = axis_order(record.roles)
+        self._channels = found.channels
+        self._columns = torch.from_numpy(found.columns.astype(np.int64)).to(device)
+        self._complete = len(found.columns) == self._channels[1] * self._channels[2]
+
+        def real(array: NDArray[np.generic]) -> Tensor:
+            return torch.from_numpy(np.asarray(array, np.float32)).to(device)
+
+        # Integers of bases and relative steps are large: their sizes go into the step.
+        self._unit, self._bases = 1.0, []
+        for rows in found.bases:
+            norm = 1.0 if rows is None else float(np.sqrt((rows.astype(float) ** 2).sum(1).mean()))
+            self._unit *= norm
+            self._bases.append(None if rows is None else real(rows / norm))
+        relative = found.multipliers.astype(np.float64)
+        middle = float(np.exp(np.log(relative).mean())) if len(relative) else 1.0
+        self._multipliers = real(relative / middle)
+        rows = found.row_scales.astype(np.float64)
+        center = float(np.exp(np.log(np.maximum(rows, 1)).mean())) if len(rows) else 1.0
+        self._rows = real(rows / center)[:, None, None]
+        self._unit *= middle * center
+        self._scale = math.ldexp(*found.scale)
+        self.log_scale = torch.zeros((), device=device)
+        self.levels = tuple(level.values.copy() for level in record.levels)
+        integers = real(found.coefficients)
+        wanted = self._analysed(original.to(device, torch.float32))
+        self.values = integers + (wanted - integers).clamp(-RESIDUAL, RESIDUAL)
+
+    @property
+    def integers(self) -> Tensor:
+        """The coefficients: float32 (channels out, kept columns), whole numbers."""
+        return self.values.round()
+
+    @property
+    def _step(self) -> Tensor:
+        """The step, for bases and relative steps of about 1."""
+        return self.log_scale.exp() * (self._scale * self._unit)
+
+    def weights(self) -> Tensor:
+        """The weights, of the tensor's shape; those of the file but for rounding in float32."""
+        q = self.integers * self._multipliers
+        if not self._complete:
+            full = q.new_zeros(len(q), self._channels[1] * self._channels[2])
+            q = full.index_copy_(1, self._columns, q)
+        x = q.reshape(len(q), *self._channels[1:])
+        out, inn, taps = self._bases
+        x = x if taps is None else x @ taps
+        x = x if inn is None else torch.einsum("oit,ij->ojt", x, inn)
+        x = x if out is None else torch.einsum("oit,op->pit", x, out)
+        x = x * (self._rows * self._step)
+        spread = x.reshape([self._shape[d] for d in self._order])
+        return spread.permute([self._order.index(d) for d in range(len(self._shape))])
+
+    def gradients(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients by `values` and by `log_scale`, for one by the weights.
+
+        Rounding is taken for no change; the derivative by the logarithm of the step is exact.
+        """
+        q = self._projected(gradient) * self._step
+        return q, (q * self.integers).sum()
+
+    def _projected(self, tensor: Tensor) -> Tensor:
+        """A tensor of weights by the transposed synthesis, (channels out, kept columns)."""
+        x = tensor.permute(self._order).reshape(self._lengths) * self._rows
+        out, inn, taps = self._bases
+        x = x if out is None else torch.einsum("pit,op->oit", x, out)
+        x = x if inn is None else torch.einsum("ojt,ij->oit", x, inn)
+        x = x if taps is None else x @ taps.T
+        flat = x.reshape(len(x), -1)
+        return (flat if self._complete else flat[:, self._columns]) * self._multipliers
+
+    def _analysed(self, weights: Tensor) -> Tensor:
+        """Coefficients of weights over their steps, by least squares."""
+        x = weights.permute(self._order).reshape(self._lengths)
+        x = x / torch.where(self._rows > 0, self._rows, 1.0) / self._step
+        out, inn, taps = (
+            None if rows is None else torch.from_numpy(analysis_of(rows.double().cpu().numpy()))
+            for rows in self._bases
+        )
+        x = x if out is None else torch.einsum("pit,op->oit", x, out.to(x))
+        x = x if inn is None else torch.einsum("ojt,ij->oit", x, inn.to(x))
+        x = x if taps is None else x @ taps.to(x).T
+        flat = x.reshape(len(x), -1)
+        return (flat if self._complete else flat[:, self._columns]) / self._multipliers
+
+    def classify(self) -> None:
+        """Fit the class levels to the latents as they are now."""
+        full = np.zeros((len(self.values), self._channels[1] * self._channels[2]), np.float32)
+        full[:, self._columns.cpu().numpy()] = self.values.abs().cpu().numpy()
+        self.levels = fit_levels(full.reshape(len(full), *self._channels[1:]))
+
+    def record(self) -> CodedTensor:
+        """The record of the integers."""
+        scale = self._scale * math.exp(float(self.log_scale))
+        integers = self.integers.cpu().numpy().astype(np.int32)
+        return with_integers(self._record, integers, scale, self.levels)
+
+    def patterns(self, dtype: DType) -> NDArray[np.unsignedinteger]:
+        """Bit patterns of the weights that a decoder makes of `record`."""
+        return reconstruct(self.record(), self._shape, dtype)
+
+    def classes(self) -> Tensor:
+        """Class of each coefficient: int64 (channels out, kept columns)."""
+        out, inn, taps = (level.astype(np.int64) for level in self.levels)
+        columns = (inn[:, None] + taps[None, :]).ravel()[self._columns.cpu().numpy()]
+        return torch.from_numpy(out[:, None] + columns).to(self.values.device)

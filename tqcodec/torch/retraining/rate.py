@@ -1,0 +1,67 @@
+"""Rate: bits of latents under the tables that the file would have, and their slope."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tqcodec.encoder import tables
+from tqcodec.encoder.assembly import INDEX_CLUSTERS
+from tqcodec.encoder.given import UNIFORM
+from tqcodec.encoder.histograms import Histograms
+from tqcodec.encoder.rate_control import rates_of
+from tqcodec.torch.retraining.latent import Latent
+
+TABLE_COUNTS = (16, 32)  # numbers of tables that are tried while training
+
+
+class Rate:
+    """Bits of the coefficients of a network by tables that are fitted to them.
+
+    Between two whole numbers the bits are interpolated, so that the slope of a latent is what the
+    file saves where it falls to the next smaller integer.
+
+    Args:
+        latents: of all matrices.
+
+    Attributes:
+        bits: of the integers, when the tables were fitted.
+    """
+
+    def __init__(self, latents: Sequence[Latent]) -> None:
+        self._latents = latents
+        self.bits = 0.0
+        self.fit()
+
+    def fit(self) -> None:
+        """Fit tables to the integers, as the file will have them."""
+        counted = []
+        for latent in self._latents:
+            q = latent.integers
+            classes = latent.classes()
+            present = q.any(dim=0)  # columns that are all zero are not in the file
+            kept = q[:, present].cpu().numpy().astype(np.int32)
+            of = classes[:, present].cpu().numpy()
+            counted.append(UNIFORM.count(kept, of, int(classes.max()) + 1 if len(of) else 1))
+        joined = Histograms.join(counted)
+        fitted = tables.fit(joined, INDEX_CLUSTERS, True, TABLE_COUNTS)
+        self.bits = float(tables.group_bits(joined, fitted).sum())
+        self._slopes = []
+        for latent, rates in zip(self._latents, rates_of(fitted, counted), strict=True):
+            lengths = torch.from_numpy(rates.lengths[:, 0]).to(latent.values.device)
+            slopes = lengths.diff(dim=1)
+            cluster = torch.from_numpy(rates.cluster).to(latent.values.device)
+            base = cluster[latent.classes()] * slopes.shape[1]
+            self._slopes.append((slopes.reshape(-1), base, slopes.shape[1]))
+
+    def gradients(self) -> list[Tensor]:
+        """Derivatives of the bits by the latents, each of their shape."""
+        out = []
+        for latent, (slopes, base, width) in zip(self._latents, self._slopes, strict=True):
+            magnitude = latent.values.abs()
+            index = magnitude.floor().long().clamp_(max=width - 1) + base
+            out.append(slopes[index] * latent.values.sign())
+        return out

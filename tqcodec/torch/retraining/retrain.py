@@ -1,0 +1,228 @@
+"""Retraining of a network to a file of few bits, with the bits of the file in the loss."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from types import NoneType
+from typing import Any, Final
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from tqcodec import api
+from tqcodec.common.atomic import check_writable
+from tqcodec.common.checks import PathLike, need, need_function, need_number
+from tqcodec.common.progress import Progress
+from tqcodec.encoder.settings import Settings
+from tqcodec.encoder.statistics import Statistics
+from tqcodec.errors import EncodeError, EncodeWarning
+from tqcodec.format.container import EVERYTHING
+from tqcodec.torch import folding
+from tqcodec.torch.batches import (
+    SEEDS,
+    batched,
+    check_network,
+    copied,
+    device_of,
+    inputs_of,
+    to_evaluation,
+)
+from tqcodec.torch.calibration.calibrate import calibrate
+from tqcodec.torch.checkpoint import decoded, load_state, origins, to_arrays
+from tqcodec.torch.retraining import checkpointing
+from tqcodec.torch.retraining.loop import Evaluate, Loop, Recipe, Watch
+from tqcodec.torch.retraining.objective import Loss
+from tqcodec.torch.retraining.pupil import Pupil
+
+CALIBRATION: Final = 2048  # samples that the start is calibrated on
+START_EFFORT: Final = 2  # whose quantizer is uniform, and whose heads are small
+STARTS: Final = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # sizes of the start over the target, in turn
+
+
+def retrain(
+    model: nn.Module,
+    batches: Iterable[Any] | Dataset[Any],
+    settings: Settings,
+    *,
+    epochs: int,
+    loss: Loss | None = None,
+    statistics: Statistics | None = None,
+    inference: bool = True,
+    checkpoint: PathLike | None = None,
+    resume: bool = False,
+    evaluate: Evaluate | None = None,
+    bfloat16: bool = False,
+    compiled: bool = False,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    watch: Watch | None = None,
+    progress: Progress | None = None,
+) -> bytes:
+    """A `.tqc` file of a network that is trained until it does well at a given size.
+
+    What is trained are the integers of the file, its steps and its vectors (Young et al. 2021,
+    section V), under the frequency tables that the file has. The bits of the whole file are in the
+    loss, with a weight that is steered so that the size comes out (docs/encoder.md, Retraining).
+    The training starts at a file that is calibrated as usual. Without a loss of the user the
+    network is held to the original's outputs, and to labels where a batch has them.
+
+    The model is not changed: a float32 copy of it is trained, on its device, and a second one says
+    what the outputs were. Modules run as they are, in evaluation mode: normalisations keep their
+    statistics, so that what is trained is what is shipped. Under
+    torch.distributed each process goes through batches of its own, gradients are averaged, and all
+    return the same bytes.
+
+    Args:
+        model: the network.
+        batches: gone through once an epoch: a list, which is shuffled, or a DataLoader, which may
+            augment. Each is a tensor, a mapping of keyword arguments, or a tuple of such inputs
+            and whole-number labels. A Dataset is read in batches of 32. Torch's global generator
+            is seeded anew for each epoch.
+        settings: with the target `bits` or `max_size`, which the file does not exceed.
+        epochs: passes over the batches.
+        loss: called with what the network gives and the batch, in place of the distance from the
+            original; a number to be differentiated.
+        statistics: of `calibrate`, for the start; None to gather them from the first batches.
+        inference: write normalisations in inference form, as `Settings.inference`.
+        checkpoint: file in which the training is kept every minute, and which stays.
+        resume: go on from it, if it is there. On the same machine with the same number of threads
+            the file is the same as without an interruption, if the batches depend on nothing but
+            torch's global generator.
+        evaluate: called after each epoch with the network as its file would have it, and with the
+            decoded one at the end; gives a number for `watch`.
+        bfloat16: run both networks under torch.autocast in bfloat16.
+        compiled: use torch.compile.
+        recipe: how to train.
+        seed: of all that is random here.
+        watch: called with a `Moment` after each step; by a training that goes on first with some
+            of those before.
+        progress: called with ("retrain", steps, of how many), and by the stages of the start.
+
+    Raises:
+        EncodeError: no target, no data, a network or loss that cannot be trained, a size that
+            cannot be reached, a checkpoint of something else.
+    """
+    _check(model, settings, epochs, seed, resume, checkpoint)
+    need("statistics", statistics, (Mapping, NoneType), "tqcodec.Statistics")
+    functions = {"loss": loss, "evaluate": evaluate, "watch": watch, "progress": progress}
+    for name, function in functions.items():
+        need_function(name, function)
+    if checkpoint is not None:
+        check_writable(checkpoint)
+    batches, recipe = batched(batches), recipe if recipe is not None else Recipe()
+    arrays = to_arrays(model.state_dict())
+    folded = folding.fold(model, arrays, settings) if inference else folding.Folded(arrays)
+    settings = replace(settings, inference=bool(folded.constants))
+    about = checkpointing.digest(model, settings, epochs, recipe, seed)
+    saved = checkpointing.load(checkpoint, about) if checkpoint is not None and resume else None
+    device = device_of(model)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
+        if saved is None:
+            start = _start(model, folded, batches, settings, statistics, seed, progress)
+        else:
+            start = saved["start"].numpy().tobytes()
+        pupil = Pupil(model, start, folded, settings)
+        if not pupil.latents:
+            raise EncodeError("retrain: the network has no weight matrix that could be trained")
+        target = settings.max_size or int((settings.bits or 0) * pupil.weights / 8)
+        original = to_evaluation(copied(model)).float()
+        loop = Loop(
+            pupil,
+            original,
+            batches,
+            target,
+            epochs,
+            recipe,
+            seed,
+            loss=loss,
+            evaluate=evaluate,
+            bfloat16=bfloat16,
+            compiled=compiled,
+        )
+        keeper = checkpointing.Keeper(loop, checkpoint, start, about, recipe.fit_every)
+        if saved is not None:
+            keeper.restore(saved)
+            if watch is not None:
+                for moment in loop.history:
+                    watch(moment)
+        for moment in loop.moments():
+            keeper.keep()
+            if watch is not None:
+                watch(moment)
+            if progress is not None:
+                progress("retrain", moment.step, moment.steps)
+        data = pupil.file(progress)
+        if evaluate is not None and watch is not None:
+            load_state(original, decoded(data, limit=EVERYTHING))
+            watch(replace(moment, size=len(data), quality=float(evaluate(original))))
+    return data
+
+
+def _check(
+    model: nn.Module,
+    settings: Settings,
+    epochs: int,
+    seed: int,
+    resume: bool,
+    checkpoint: PathLike | None,
+) -> None:
+    check_network(model)
+    need("settings", settings, Settings, "tqcodec.Settings")
+    need_number("epochs", epochs)
+    need_number("seed", seed, *SEEDS)
+    if epochs < 1:
+        raise EncodeError(f"retrain: epochs={epochs} must be at least 1")
+    if settings.bits is None and settings.max_size is None:
+        raise EncodeError("retrain: settings need a target, bits or max_size")
+    if settings.payload != "range":
+        raise EncodeError("retrain: only range-coded files, payload='range'")
+    if resume and checkpoint is None:
+        raise EncodeError("retrain: resume needs a checkpoint")
+
+
+def _start(
+    model: nn.Module,
+    folded: folding.Folded,
+    batches: Iterable[Any],
+    settings: Settings,
+    statistics: Statistics | None,
+    seed: int,
+    progress: Progress | None,
+) -> bytes:
+    """The file that the training starts at."""
+    if statistics is None:
+        torch.manual_seed(seed)
+        statistics = calibrate(model, list(_first(batches)), seed=seed, progress=progress)
+    statistics, known = folded.statistics(statistics), folded.origins(origins(model))
+    wanted = replace(settings, effort=START_EFFORT)
+    for times in STARTS:
+        size = None if settings.max_size is None else int(settings.max_size * times)
+        bits = None if settings.bits is None else settings.bits * times
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", EncodeWarning)  # of what is trained yet
+                return api.encode(
+                    folded.arrays,
+                    replace(wanted, max_size=size, bits=bits),
+                    statistics,
+                    origins=known,
+                    progress=progress,
+                )
+        except EncodeError as error:
+            refused = error
+    raise refused
+
+
+def _first(batches: Iterable[Any]) -> Iterable[Any]:
+    """Batches of enough samples for a calibration."""
+    samples = 0
+    for batch in batches:
+        inputs = inputs_of(batch)
+        yield inputs
+        samples += len(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)
+        if samples >= CALIBRATION:
+            return
