@@ -330,6 +330,23 @@ def test_allocation(folder: Path) -> None:
     assert all(float(row.split()[-1]) >= 0 for row in found)
 
 
+def test_retrained(folder: Path) -> None:
+    (folder / "nets.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def load_resnet(depth):\n    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(4), "
+        "nn.Flatten(), nn.Linear(1024, depth))\n"
+        "def normalize(images):\n    return images.permute(0, 3, 1, 2).float() / 255\n"
+    )
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (300, 12, 12, 3), dtype=np.uint8)
+    np.savez(folder / "pictures.npz", images=pictures, labels=rng.integers(0, 10, 300))
+    command = ("nets.py", "10", "pictures.npz", "--bytes=6000", "--epochs=1", "--out=made")
+    printed = run(folder, "retrained", *command, "--held-out=40", "--recipe", "rate=0.01")
+    assert len(re.findall(r"^(calibrated|retrained) *: +\d+ bytes", printed, re.M)) == 2
+    assert 0 < (folder / "made" / "resnet10_6000.tqc").stat().st_size <= 6000
+
+
 def test_folding(folder: Path) -> None:
     printed = run(folder, "folding", "builder.py:tiny", "--bits=6")
     first, head, found = printed.splitlines()
