@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -275,6 +277,33 @@ def test_a_seed_is_a_file() -> None:
     files = [codec.retrain(model, pictures(), settings(), epochs=2, seed=s) for s in (0, 0, 1)]
     assert torch.equal(before, torch.random.get_rng_state())
     assert files[0] == files[1] != files[2]
+
+
+TOGETHER = """
+import sys
+from torch import distributed
+sys.path.insert(0, FOLDER)
+from test_retraining import Pictures, codec, made, pictures, settings
+rank = int(sys.argv[1])
+distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+file = codec.retrain(made(Pictures), pictures()[rank::2], settings(), epochs=3)
+open(sys.argv[3 + rank], "wb").write(file)
+distributed.destroy_process_group()
+"""
+
+
+def test_processes_train_together(tmp_path: Path) -> None:
+    """Each on batches of its own; all have the same file, which is not that of one alone."""
+    code = TOGETHER.replace("FOLDER", repr(str(Path(__file__).parent)))
+    files = [tmp_path / f"{rank}.tqc" for rank in range(2)]
+    running = [
+        subprocess.Popen([sys.executable, "-c", code, str(rank), tmp_path / "meet", *files])
+        for rank in range(2)
+    ]
+    assert [one.wait(timeout=120) for one in running] == [0, 0]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    alone = codec.retrain(made(Pictures), pictures()[::2], settings(), epochs=3)
+    assert files[0].read_bytes() != alone
 
 
 def test_rules_hold() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import nn
 
 from tqcodec.common import foreign
 from tqcodec.common.atomic import replacing
@@ -18,6 +18,7 @@ from tqcodec.common.checks import PathLike
 from tqcodec.encoder.settings import Settings
 from tqcodec.errors import EncodeError
 from tqcodec.torch.checkpoint import to_arrays
+from tqcodec.torch.retraining import processes
 from tqcodec.torch.retraining.loop import Loop, Moment, Place, Recipe
 from tqcodec.torch.retraining.wheel import Wheel
 
@@ -84,7 +85,7 @@ class Keeper:
         due = now or time.monotonic() - self._last >= EVERY
         if self._path is None or not due or loop.place.step % self._every:
             return
-        if distributed.is_available() and distributed.is_initialized() and distributed.get_rank():
+        if not processes.is_first():
             return
         state = {
             "digest": self._about,

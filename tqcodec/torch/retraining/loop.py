@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from tqcodec.errors import EncodeError
 from tqcodec.torch.batches import arguments, device_of, first_logits, inputs_of
+from tqcodec.torch.retraining import processes
 from tqcodec.torch.retraining.objective import Loss, distillation, labels_of
 from tqcodec.torch.retraining.pupil import Pupil
 from tqcodec.torch.retraining.rate import Rate
@@ -285,7 +286,7 @@ class Loop:
             with torch.no_grad():
                 wanted = self._wanted(*args, **kwargs)
         loss = self._loss_of(given, wanted, batch)
-        value = float(loss.detach())
+        value = processes.mean(float(loss.detach()), self._device)
         if not math.isfinite(value):
             raise EncodeError(f"retrain: the loss of batch {self.place.step + 1} is {value}")
         if not loss.requires_grad:
@@ -296,6 +297,7 @@ class Loop:
         if not known:
             with torch.no_grad():
                 least = float(self._loss_of(wanted, wanted, batch))
+            least = processes.mean(least, self._device)
             self.place.least = _smoothed(self.place.least, least)
 
     def _loss_of(self, given: Any, wanted: Any, batch: Any) -> Tensor:
@@ -312,19 +314,11 @@ class Loop:
             name: torch.zeros_like(one) if one.grad is None else one.grad
             for name, one in parameters.items()
         }
-        self._average(gradients.values())
+        processes.average(gradients.values())
         for name, latent in self.pupil.latents.items():
             latent.values.grad, latent.log_scale.grad = latent.gradients(gradients[name])
         for name, vector in self.pupil.vectors.items():
             vector.grad = gradients[name]
-
-    @staticmethod
-    def _average(tensors: Iterable[Tensor]) -> None:
-        """Means over all processes, where there are several."""
-        if distributed.is_available() and distributed.is_initialized():
-            for tensor in tensors:
-                distributed.all_reduce(tensor)
-                tensor.div_(distributed.get_world_size())
 
     @torch.no_grad()
     def _trim(self) -> None:

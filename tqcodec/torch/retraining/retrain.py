@@ -32,7 +32,7 @@ from tqcodec.torch.batches import (
 )
 from tqcodec.torch.calibration.calibrate import calibrate
 from tqcodec.torch.checkpoint import decoded, load_state, origins, to_arrays
-from tqcodec.torch.retraining import checkpointing
+from tqcodec.torch.retraining import checkpointing, processes
 from tqcodec.torch.retraining.loop import Evaluate, Loop, Recipe, Watch
 from tqcodec.torch.retraining.objective import Loss
 from tqcodec.torch.retraining.pupil import Pupil
@@ -123,6 +123,7 @@ def retrain(
     with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
         if saved is None:
             start = _start(model, folded, batches, settings, statistics, seed, progress)
+            start = processes.of_first(start)
         else:
             start = saved["start"].numpy().tobytes()
         pupil = Pupil(model, start, folded, settings)
