@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from tqcodec.encoder.statistics import Statistics
     from tqcodec.file import TensorFile
     from tqcodec.multiplications import Operations, operations
+    from tqcodec.remote.options import Remote
     from tqcodec.streaming import stream
     from tqcodec.transform_tensor import TransformTensor
 
@@ -57,6 +58,7 @@ __all__ = [
     "MalformedError",
     "Operations",
     "Origin",
+    "Remote",
     "Settings",
     "Statistics",
     "TQCError",
@@ -78,6 +80,7 @@ _PLACES = {
     "Origin": "tqcodec.encoder.kinds",
     "TensorFile": "tqcodec.file",
     "Operations": "tqcodec.multiplications",
+    "Remote": "tqcodec.remote.options",
     "Settings": "tqcodec.encoder.settings",
     "Statistics": "tqcodec.encoder.statistics",
     "TransformTensor": "tqcodec.transform_tensor",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+import math
+from typing import Any, NoReturn
 
 from tqcodec import native
 from tqcodec.common.checks import DOMAINS
 from tqcodec.encoder.settings import MOST_WORKERS, PAYLOADS, TRANSFORMS, Settings
 from tqcodec.format.registry import MAJOR, MINOR
+from tqcodec.remote.options import Remote
 from tqcodec.version import VERSION
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
@@ -53,11 +55,13 @@ def make_parser() -> argparse.ArgumentParser:
 
     tensors = ".safetensors, its .index.json, .npz, .pt, .pth, .bin, or - for standard input"
     encode.add_argument("input", metavar="IN", nargs="?", help=f"{tensors}; or see --model")
-    verify.add_argument("inputs", metavar="FILE", nargs="+", help="a .tqc file, or -")
+    verify.add_argument("inputs", metavar="FILE", nargs="+", help="a .tqc file, its URL, or -")
     for command in (decode, info, dump, report, evaluate):
-        command.add_argument("input", metavar="IN", help="a .tqc file, or - for standard input")
+        text = "a .tqc file, its URL, or - for standard input"
+        command.add_argument("input", metavar="IN", help=text)
     for command in (decode, verify, info, dump, report, evaluate):
         command.add_argument("--limit", type=size, metavar="BYTES", help="most bytes to decode to")
+        _add_remote_options(command)
     for command in (decode, verify):
         command.add_argument("-j", "--workers", type=_count, default=1, metavar="N", help="threads")
     for command, output in (
@@ -72,6 +76,8 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("-f", "--force", action="store_true", help="overwrite OUT")
     text = "weights, or transform: coefficients, bases and steps that they follow from"
     decode.add_argument("--domain", choices=DOMAINS, default=DOMAINS[0], help=text)
+    text = "of a URL too, show what payloads say: transform, kept/all, depth"
+    info.add_argument("--full", action="store_true", help=text)
     text = "show multiplications of each layer, dense and in the transform domain"
     info.add_argument("--operations", action="store_true", help=text)
     _add_encode_options(encode)
@@ -114,6 +120,32 @@ def inputs_of(arguments: argparse.Namespace) -> list[str]:
     """Names of all files, and the like, that a command reads."""
     names = (getattr(arguments, name, None) for name in ("input", "statistics", "model", "data"))
     return [name for name in names if name is not None]
+
+
+def reading_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Options of `tqcodec.file.Reading` that a command line gives, but `progress`."""
+    headers = dict(arguments.headers)
+    remote = Remote(
+        timeout=arguments.timeout,
+        connections=arguments.connections,
+        memory=arguments.memory,
+        storage={"headers": headers} if headers else {},
+    )
+    given = {"limit": getattr(arguments, "limit", None), "remote": remote}
+    return given | ({"workers": arguments.workers} if "workers" in arguments else {})
+
+
+def _add_remote_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument_group("of a URL").add_argument
+    text = "seconds without a byte that end a connection; default %(default)g"
+    add("--timeout", type=_seconds, default=Remote.timeout, metavar="S", help=text)
+    text = "requests at once; default %(default)s"
+    add("--connections", type=_count, default=Remote.connections, metavar="N", help=text)
+    text = "bytes of the file that are held; default 64Mi"
+    add("--memory", type=size, default=Remote.memory, metavar="BYTES", help=text)
+    text = "sent with each request, such as 'Authorization: Bearer TOKEN'"
+    header = add("--header", type=_header, action="append", default=[], dest="headers", help=text)
+    header.metavar = "'NAME: VALUE'"
 
 
 def _add_encode_options(encode: argparse.ArgumentParser) -> None:
@@ -185,6 +217,23 @@ def _count(text: str) -> int:
     if text.isascii() and text.isdigit() and 0 < int(text) <= MOST_WORKERS:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MOST_WORKERS}")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if 0 < seconds < math.inf:
+        return seconds
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition(":")
+    if not separator or not name.strip() or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME: VALUE")
+    return name.strip(), value.strip()
 
 
 def _side_bits(text: str) -> int | None:

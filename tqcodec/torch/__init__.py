@@ -32,6 +32,7 @@ from tqcodec.encoder.statistics import Statistics
 from tqcodec.errors import EncodeError, EncodeWarning
 from tqcodec.file import Reading, TensorFile, need_bytes
 from tqcodec.format.container import EVERYTHING, Container
+from tqcodec.remote.options import Remote
 from tqcodec.torch import folding, search, tuning
 from tqcodec.torch.calibration.calibrate import calibrate
 from tqcodec.torch.checkpoint import decoded, origins, to_arrays, to_tensor
@@ -214,10 +215,10 @@ def open(source: bytes | PathLike, **options: Unpack[Reading]) -> StateFile:
 
 
 def stream(
-    source: streaming.Source, *, limit: int | None = None
+    source: streaming.Source, *, limit: int | None = None, remote: Remote | None = None
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """`tqcodec.stream` of tensors of PyTorch."""
-    found = streaming.stream(source, "weights", limit=limit)
+    found = streaming.stream(source, "weights", limit=limit, remote=remote)
     return ((name, to_tensor(array)) for name, array in found)
 
 
