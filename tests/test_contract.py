@@ -42,7 +42,15 @@ def owners(library: str) -> set[str]:
 SHARED = ("settings", "statistics", "kinds", "tensor", "histograms", "tables", "side", "effort")
 MATRIX = ("errors", "common", "format", *(f"encoder.{name}" for name in SHARED))
 BELOW = ("errors", "common", "format", "arrays", "transform_tensor", "remote")
-READING = ("arrays", "transform_tensor", "remote", "file", "streaming", "multiplications")
+READING = (
+    "arrays",
+    "transform_tensor",
+    "remote",
+    "file",
+    "streaming",
+    "multiplications",
+    "fetching",
+)
 TOP = ("errors", "version", "common", "native", "format", "encoder", *READING, "api")
 # Each layer: what of the package it may import besides itself, and which libraries besides numpy.
 LAYERS: dict[str, tuple[Sequence[str], set[str]]] = {
@@ -59,6 +67,7 @@ LAYERS: dict[str, tuple[Sequence[str], set[str]]] = {
     "remote": (("common", "format"), {"urllib3", "fsspec"}),
     "file": (BELOW, set()),
     "streaming": ((*BELOW, "file"), set()),
+    "fetching": (BELOW, set()),
     "multiplications": ((*BELOW, "file"), set()),
     "api": (TOP, {"typing_extensions"}),  # for type checkers only
     "torch": (TOP, {"torch", "PIL", "ml_dtypes", "typing_extensions"}),
@@ -143,7 +152,17 @@ def test_public_names() -> None:
     more = ["InternalError", "LimitError", "MalformedError", "Operations", "Origin", "Remote"]
     classes = ["Settings", "Statistics", "TQCError", "TensorFile", "TransformTensor"]
     classes += ["UnsupportedError"]
-    verbs = ["coding_gain", "decode", "encode", "load", "open", "operations", "save", "stream"]
+    verbs = [
+        "coding_gain",
+        "decode",
+        "encode",
+        "fetch",
+        "load",
+        "open",
+        "operations",
+        "save",
+        "stream",
+    ]
     verbs += ["verify"]
     names = ["FORMAT_VERSION", *errors, *more, *classes, *verbs]
     assert tqcodec.__all__ == names

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from tqcodec.encoder.kinds import Origin
     from tqcodec.encoder.settings import Settings
     from tqcodec.encoder.statistics import Statistics
+    from tqcodec.fetching import fetch
     from tqcodec.file import TensorFile
     from tqcodec.multiplications import Operations, operations
     from tqcodec.remote.options import Remote
@@ -68,6 +69,7 @@ __all__ = [
     "coding_gain",
     "decode",
     "encode",
+    "fetch",
     "load",
     "open",
     "operations",
@@ -84,6 +86,7 @@ _PLACES = {
     "Settings": "tqcodec.encoder.settings",
     "Statistics": "tqcodec.encoder.statistics",
     "TransformTensor": "tqcodec.transform_tensor",
+    "fetch": "tqcodec.fetching",
     "coding_gain": "tqcodec.encoder.gain",
     "operations": "tqcodec.multiplications",
     "stream": "tqcodec.streaming",

@@ -47,6 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     decode = commands.add_parser("decode", help="get the tensors back")
     info = commands.add_parser("info", help="show what each tensor costs")
     verify = commands.add_parser("verify", help="decode everything and check it")
+    fetch = commands.add_parser("fetch", help="copy a file from its URL, resumed where it ended")
     dump = commands.add_parser("dump", help="show header, directory, tables and heads")
     report = commands.add_parser("report", help="draw where the bytes go")
     calibrate = commands.add_parser("calibrate", help="gather statistics of a network on data")
@@ -59,14 +60,19 @@ def make_parser() -> argparse.ArgumentParser:
     for command in (decode, info, dump, report, evaluate):
         text = "a .tqc file, its URL, or - for standard input"
         command.add_argument("input", metavar="IN", help=text)
+    fetch.add_argument("input", metavar="URL", help="address of a .tqc file")
+    text = "copy the tensors whose names match, such as 'encoder.*'; may be repeated"
+    fetch.add_argument("--only", metavar="PATTERN", action="append", default=[], help=text)
     for command in (decode, verify, info, dump, report, evaluate):
         command.add_argument("--limit", type=size, metavar="BYTES", help="most bytes to decode to")
+    for command in (decode, verify, info, fetch, dump, report, evaluate):
         _add_remote_options(command)
     for command in (decode, verify):
         command.add_argument("-j", "--workers", type=_count, default=1, metavar="N", help="threads")
     for command, output in (
         (encode, "default: IN with the suffix .tqc"),
         (decode, ".safetensors (default: IN with this suffix), .npz, .pt, .pth, or -"),
+        (fetch, "default: the last part of URL; OUT.part until all of it is there"),
         (report, ".html (default: IN with this suffix), .png, or -"),
         (calibrate, "a file .npz"),
         (sweep, "a file .png; the numbers go into .csv beside it"),
@@ -94,7 +100,7 @@ def make_parser() -> argparse.ArgumentParser:
         _add_network_options(command)
     calibrate.add_argument("--probes", type=int, default=1, metavar="N", help="signs an image")
     _add_sweep_options(sweep)
-    for command in (encode, decode, info, verify, dump, calibrate, evaluate, sweep):
+    for command in (encode, decode, info, verify, fetch, dump, calibrate, evaluate, sweep):
         command.add_argument("--json", action="store_true", help="print one JSON document")
     return parser
 

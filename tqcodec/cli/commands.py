@@ -373,6 +373,28 @@ def _info(arguments: Namespace) -> int:
     return 0
 
 
+def _fetch(arguments: Namespace) -> int:
+    from tqcodec import api, fetching
+    from tqcodec.cli import checkpoints, describe, text
+
+    output = arguments.output or urls.base_name(arguments.input)
+    if output == STANDARD:
+        raise UsageError("fetch writes a file, which it can resume: name one with -o")
+    checkpoints.check_output(output, arguments.force)
+    remote = reading_of(arguments)["remote"]
+    with terminal_progress(of_bytes=True) as progress:
+        fetching.fetch(
+            arguments.input, output, only=arguments.only, remote=remote, progress=progress
+        )
+    with api.open(output) as file:
+        result = describe.summary(file.container)
+    if arguments.json:
+        _print_json({"output": output, **result})
+    else:
+        _print([f"{text.printable(output)}: {text.summary_line(result)}"])
+    return 0
+
+
 def _dump(arguments: Namespace) -> int:
     from tqcodec import api
     from tqcodec.cli import checkpoints, describe, text
@@ -451,6 +473,7 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "decode": _decode,
     "info": _info,
     "verify": _verify,
+    "fetch": _fetch,
     "dump": _dump,
     "report": _report,
     "calibrate": _network,

@@ -87,9 +87,9 @@ def coefficients(file: TensorFile) -> tuple[dict[str, Array], dict[str, Any]]:
     """
     parts: dict[str, Array] = {}
     about: dict[str, Any] = {}
-    for entry in file.arrivals():
-        name = entry.name
-        tensor = file.transform(name)
+    tensors = {entry.name: file.transform(entry.name) for entry in file.arrivals()}
+    for name in file:
+        tensor = tensors[name]
         parts |= {f"{part}/{name}": array for part, array in _parts(tensor).items()}
         about[name] = {"dtype": tensor.dtype.name, "shape": tensor.shape, "roles": tensor.roles}
     return parts, about

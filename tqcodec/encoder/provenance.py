@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from tqcodec.encoder.settings import DEFAULT_QUALITY, Settings
 from tqcodec.encoder.statistics import WeightStatistics
+from tqcodec.format.directory import MOST_PROVENANCE
 from tqcodec.version import VERSION
 
 LONGEST = 10  # digits of an integer; longer ones are rounded, so that the line stays short
-MOST = 70  # bytes, 80 with key and lengths
 
 
 def provenance(settings: Settings, statistics: Mapping[str, WeightStatistics], tuned: bool) -> str:
@@ -31,7 +31,7 @@ def provenance(settings: Settings, statistics: Mapping[str, WeightStatistics], t
     if settings.inference:
         words.append("inference")
     line = " ".join([maker, effort, *words])
-    return line if len(line) <= MOST else " ".join([maker, *words])
+    return line if len(line) <= MOST_PROVENANCE else " ".join([maker, *words])
 
 
 def _target(settings: Settings) -> str:

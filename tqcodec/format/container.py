@@ -46,6 +46,7 @@ class Container:
         header: the header.
         directory: the directory.
         directory_size: its bytes in the file.
+        start: offset of what follows it.
         index: place of each tensor among the directory's entries, by name.
         members: tensors of each bundle, in their order.
 
@@ -63,7 +64,7 @@ class Container:
         reader.check(zlib.crc32(plain) == header.crc, "directory.crc", "damaged directory")
         if header.deflated:
             plain = io.inflate(plain, header.size, reader)
-        start = HEADER_SIZE + header.stored
+        self.start = start = HEADER_SIZE + header.stored
         self.directory = read_directory(plain, header.stored, start, Reader(b"", HEADER_SIZE))
         end = start + sum(s.length for s in self.directory.segments())
         if length is not None and length != end:
@@ -178,7 +179,7 @@ class Container:
             raise MalformedError("tensor.check", "decoded bytes differ", None, entry.name)
         return patterns
 
-    def _check_supported(self, entry: Entry) -> None:
+    def check_supported(self, entry: Entry) -> None:
         """Raise UnsupportedError if the tensor, or one of its bundle, needs a newer decoder."""
         for other in [entry] if entry.bundle is None else self.members[entry.bundle]:
             if other.needs is None:
@@ -190,7 +191,7 @@ class Container:
     def _decode(self, entry: Entry) -> NDArray[np.unsignedinteger]:
         if entry.coding == Coding.TRANSFORM:
             return reconstruct(self.record(entry), entry.shape, entry.dtype)
-        self._check_supported(entry)
+        self.check_supported(entry)
         if entry.coding == Coding.RAW:
             return self._decode_raw(entry)
         if entry.bundle is not None:
@@ -257,7 +258,7 @@ class Container:
 
         All coefficients are zero.
         """
-        self._check_supported(entry)
+        self.check_supported(entry)
         self.check_limit([entry])
         Reader(b"", 0, entry.name).check(
             len(entry.segments) > 0, "tensor.segments", "no segment for the head"

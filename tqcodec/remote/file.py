@@ -117,6 +117,8 @@ class RemoteFile:
     Args:
         url: its address.
         options: how it is read.
+        head: header and directory as they were read before; not asked for where the header is
+            still the same.
 
     Attributes:
         length: its bytes, None where the server does not say it.
@@ -126,13 +128,15 @@ class RemoteFile:
         OSError: it cannot be read.
     """
 
-    def __init__(self, url: str, options: Remote) -> None:
+    def __init__(self, url: str, options: Remote, head: bytes | None = None) -> None:
         self.url, self.options = url, options
         self._transport = transport(url, options)
         self._begin()
         try:
-            self._head = self._read(0, FIRST)
+            self._head = self._read(0, FIRST if head is None else HEADER_SIZE)
             self.length: int | None = self._transport.length
+            if head is not None and head.startswith(self._head):
+                self._head = head
             end = HEADER_SIZE + read_header(self._head[:HEADER_SIZE]).stored
             if end > len(self._head):
                 self._head += self._read(len(self._head), int(end * (1 + MARGIN)))
@@ -160,7 +164,7 @@ class RemoteFile:
         """
         known = len(self._head)
         if offset + length <= known:
-            return self._head[offset : offset + length]
+            return self.at_hand(offset, length)
         if offset < known:
             return self._head[offset:] + self.fetch(known, offset + length - known)
         span = (offset, length)
@@ -169,6 +173,10 @@ class RemoteFile:
                 part = next(p for p in self._parts.values() if p.covers(span))
             at = offset - part.offset
             return part.data()[at : at + length]
+
+    def at_hand(self, offset: int, length: int) -> bytes:
+        """Those bytes at the start of a span that the first ones of the file hold."""
+        return self._head[offset : offset + length]
 
     @contextmanager
     def holding(self, spans: Iterable[Span]) -> Iterator[None]:
@@ -208,6 +216,10 @@ class RemoteFile:
         finally:
             for parts in (group, *coming):
                 self._release(parts)
+
+    def chunks(self, start: int, end: int) -> Iterator[bytes]:
+        """Bytes as they come, none of which is held; errors as of `fetch`."""
+        return self._transport.chunks(start, end)
 
     def check(self) -> None:
         """Raise OSError if it is another file by now."""
