@@ -71,6 +71,9 @@ class SystemFile:
                 data = bytes(self._system.cat_file(self._path, start=start, end=end))
         except (ConnectionError, TimeoutError) as error:
             raise PassingError(foreign.message(error)) from error
+        except OSError:  # perhaps as it is a shorter file by now
+            self.check()
+            raise
         if len(data) != end - start:
             self.check()
             raise PassingError(f"{len(data)} bytes in place of {end - start}")
