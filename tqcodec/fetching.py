@@ -7,7 +7,6 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -25,11 +24,14 @@ from tqcodec.format import writer
 from tqcodec.format.container import EVERYTHING, Container
 from tqcodec.format.directory import MOST_PROVENANCE
 from tqcodec.format.entries import Directory, Entry, Segment
+from tqcodec.format.header import read_header
 from tqcodec.format.planes import write_block
-from tqcodec.remote.file import PIECE, RemoteFile
+from tqcodec.format.registry import HEADER_SIZE
+from tqcodec.remote.file import RemoteFile, first_chunks
 from tqcodec.remote.options import Remote
 
 PART: Final = ".part"  # suffix of a file that is not all there
+TOGETHER: Final = 1 << 22  # bytes of a request, but for longer segments
 BLOCK: Final = 1 << 20  # bytes read from disk at a time
 
 
@@ -71,14 +73,12 @@ def fetch(
     options = remote if remote is not None else Remote()
     name = Path(path + PART)
     with name.open("r+b" if name.exists() else "w+b") as part:
-        begun = _begun(part)
-        head = _read(part, 0, begun.start) if begun is not None and not patterns else None
-        source = RemoteFile(url, options, head)
+        source = RemoteFile(url, options, None if patterns else _head(part, url, options))
         try:
             container = Container(source.fetch, source.length, EVERYTHING)
             if patterns:
                 chosen = _chosen(container.directory, patterns)
-                copy = _some(container, source, chosen, begun, part)
+                copy = _some(container, source, chosen, part)
             else:
                 segments = container.directory.segments()
                 copy = _Copy(source.fetch(0, container.start), [(s, s.offset) for s in segments])
@@ -127,11 +127,23 @@ class _Missing:
         return self.segment.length - self.done
 
 
-def _begun(part: BinaryIO) -> Container | None:
-    """The file that has been begun, if its directory is all there."""
-    with suppress(DecodeError):
-        return Container(lambda offset, length: _read(part, offset, length), None, EVERYTHING)
-    return None
+def _head(part: BinaryIO, url: str, options: Remote) -> bytes:
+    """Header and directory as far as they are on disk, where they come first of all.
+
+    Raises:
+        DecodeError: the file does not begin as a `.tqc` file.
+        OSError: it cannot be read.
+    """
+    header = _read(part, 0, HEADER_SIZE)
+    try:
+        stored = read_header(header).stored
+    except DecodeError:
+        part.truncate(0)
+        with first_chunks(url, options) as chunks:
+            for chunk in chunks:
+                _write(part, part.seek(0, os.SEEK_END), chunk)
+        stored = read_header(_read(part, 0, HEADER_SIZE)).stored
+    return _read(part, 0, HEADER_SIZE + stored)
 
 
 def _read(file: BinaryIO, offset: int, length: int) -> bytes:
@@ -249,7 +261,7 @@ def _download(part: BinaryIO, missing: Sequence[_Missing], source: RemoteFile) -
 
 
 def _runs(missing: Sequence[_Missing]) -> list[list[_Missing]]:
-    """Missing segments by requests: neighbours together, up to `PIECE` bytes.
+    """Missing segments by requests: neighbours together, up to `TOGETHER` bytes.
 
     A segment is never cut, so that what is on disk of it is its start.
     """
@@ -257,7 +269,7 @@ def _runs(missing: Sequence[_Missing]) -> list[list[_Missing]]:
     size = 0
     for one in sorted(missing, key=lambda m: m.source):
         last = runs[-1][-1] if runs else None
-        follows = last is not None and one.done == 0 and size < PIECE
+        follows = last is not None and one.done == 0 and size < TOGETHER
         if last is not None and follows:
             follows = last.source + last.segment.length == one.source
             follows = follows and last.segment.offset + last.segment.length == one.segment.offset
@@ -283,11 +295,7 @@ def _chosen(directory: Directory, patterns: Sequence[str]) -> list[Entry]:
 
 
 def _some(
-    container: Container,
-    source: RemoteFile,
-    chosen: Sequence[Entry],
-    begun: Container | None,
-    part: BinaryIO,
+    container: Container, source: RemoteFile, chosen: Sequence[Entry], part: BinaryIO
 ) -> _Copy:
     """A file of some tensors of another one: their segments as they are, bundles made anew."""
     old = container.directory
@@ -308,7 +316,7 @@ def _some(
         entry if entry.bundle is None else replace(entry, bundle=numbers[entry.bundle])
         for entry in entries
     ]
-    blocks = _kept(begun, part, numbered)
+    blocks = _kept(part, numbered)
     if blocks is None:
         named = list(zip(entries, origins, strict=True))
         blocks = [_block(container, source, bundle, named) for bundle in used]
@@ -331,16 +339,17 @@ def _some(
     return _Copy(head, segments)
 
 
-def _kept(begun: Container | None, part: BinaryIO, entries: Sequence[Entry]) -> list[bytes] | None:
+def _kept(part: BinaryIO, entries: Sequence[Entry]) -> list[bytes] | None:
     """Bundles of these tensors that are on disk; None unless all are."""
-    if begun is None or list(map(_content, begun.directory.entries)) != list(
-        map(_content, entries)
-    ):
+    try:
+        begun = Container(lambda offset, n: _read(part, offset, n), None, EVERYTHING).directory
+    except DecodeError:
         return None
-    bundles = begun.directory.bundles
-    if not all(_is_right(part, bundle) for bundle in bundles):
+    if [_content(entry) for entry in begun.entries] != [_content(entry) for entry in entries]:
         return None
-    return [_read(part, bundle.offset, bundle.length) for bundle in bundles]
+    if not all(_is_right(part, bundle) for bundle in begun.bundles):
+        return None
+    return [_read(part, bundle.offset, bundle.length) for bundle in begun.bundles]
 
 
 def _content(entry: Entry) -> tuple[Any, ...]:

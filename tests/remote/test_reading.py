@@ -21,16 +21,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers import Faults, Server
 from strategies import coders, using
 
 import tqcodec
 import tqcodec.torch
+from benchmarks.common.servers import Faults, Server
 from tqcodec.cli.commands import main
 from tqcodec.common import urls
 from tqcodec.errors import DecodeError, MalformedError
 from tqcodec.remote import file as remote_file
-from tqcodec.remote.file import GAP, joined, pieces
+from tqcodec.remote.file import GAP, joined
 
 Arrays = dict[str, Any]
 QUICK = tqcodec.Remote(timeout=0.5, attempts=3)
@@ -141,7 +141,6 @@ def test_a_large_directory_takes_two_requests() -> None:
 def test_memory_and_connections(
     way: Any, memory: int, server: Server, decoded: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_file, "PIECE", 5000)
     monkeypatch.setattr("tqcodec.file.TOGETHER", 10_000)
     most, release = 0, remote_file.RemoteFile._release
 
@@ -393,9 +392,6 @@ def test_joined_spans_cover_what_is_asked_for(spans: list[tuple[int, int]]) -> N
         assert any(start <= offset and offset + length <= start + size for start, size in found)
     for (start, size), (following, _) in pairwise(found):
         assert following - (start + size) > GAP
-    for span in found:
-        parts = pieces(span)
-        assert sum(length for _, length in parts) == span[1]
 
 
 # Addresses of fsspec

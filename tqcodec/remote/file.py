@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import zlib
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
@@ -20,7 +21,6 @@ from tqcodec.remote.options import Remote
 FIRST: Final = 1 << 16  # bytes of the first request: header and directory, of most files
 MARGIN: Final = 0.2  # of the directory, asked for behind it: the tables are there
 GAP: Final = 1 << 14  # bytes between two spans that are not worth a request more
-PIECE: Final = 1 << 22  # bytes of one of several requests at once
 
 Span = tuple[int, int]  # offset, length
 
@@ -74,6 +74,20 @@ def arriving(url: str, options: Remote) -> Iterator[Arriving]:
         source.close()
 
 
+@contextmanager
+def first_chunks(url: str, options: Remote) -> Iterator[Iterator[bytes]]:
+    """The first 64 KiB of a file as they come.
+
+    Raises:
+        OSError: they cannot be read.
+    """
+    source = transport(url, options)
+    try:
+        yield source.chunks(0, FIRST)
+    finally:
+        source.close()
+
+
 class _Part:
     """Bytes from an offset on, that are coming or have come.
 
@@ -81,28 +95,22 @@ class _Part:
         users: how many need them now.
     """
 
-    def __init__(self, span: Span, coming: Sequence[Future[bytes]]) -> None:
+    def __init__(self, span: Span, coming: Future[bytes]) -> None:
         self.offset, self.length = span
         self.users = 0
         self._coming = coming
-        self._lock = threading.Lock()
-        self._data: bytes | None = None
 
     def data(self) -> bytes:
         """The bytes, waited for."""
-        with self._lock:
-            if self._data is None:
-                try:
-                    parts = [future.result() for future in self._coming]
-                except CancelledError as error:
-                    raise ValueError("tqcodec: the file has been closed, open it again") from error
-                self._data = parts[0] if len(parts) == 1 else b"".join(parts)
-                self._coming = ()
-            return self._data
+        try:
+            return self._coming.result()
+        except CancelledError as error:
+            raise ValueError("tqcodec: the file has been closed, open it again") from error
 
     def failed(self) -> bool:
         """True if they will not come."""
-        return any(f.done() and (f.cancelled() or f.exception()) for f in self._coming)
+        future = self._coming
+        return future.done() and (future.cancelled() or future.exception() is not None)
 
     def covers(self, span: Span) -> bool:
         return self.offset <= span[0] and sum(span) <= self.offset + self.length
@@ -117,8 +125,8 @@ class RemoteFile:
     Args:
         url: its address.
         options: how it is read.
-        head: header and directory as they were read before; not asked for where the header is
-            still the same.
+        head: header and directory, or the start of them, as they were read before; not asked for
+            where the header is still the same.
 
     Attributes:
         length: its bytes, None where the server does not say it.
@@ -133,16 +141,24 @@ class RemoteFile:
         self._transport = transport(url, options)
         self._begin()
         try:
-            self._head = self._read(0, FIRST if head is None else HEADER_SIZE)
+            self._head = self._first(head)
             self.length: int | None = self._transport.length
-            if head is not None and head.startswith(self._head):
-                self._head = head
-            end = HEADER_SIZE + read_header(self._head[:HEADER_SIZE]).stored
-            if end > len(self._head):
-                self._head += self._read(len(self._head), int(end * (1 + MARGIN)))
         except BaseException:
             self.close()
             raise
+
+    def _first(self, known: bytes | None) -> bytes:
+        """First bytes of the file, to the end of the directory at least."""
+        found = self._read(0, FIRST if known is None else HEADER_SIZE)
+        if known is not None and known.startswith(found):
+            found = known
+        header = read_header(found[:HEADER_SIZE])
+        end = HEADER_SIZE + header.stored
+        if end > len(found):
+            found += self._read(len(found), int(end * (1 + MARGIN)))
+        if known is not None and zlib.crc32(found[HEADER_SIZE:end]) != header.crc:
+            return self._first(None)
+        return found
 
     def _begin(self) -> None:
         """What processes do not share."""
@@ -253,7 +269,7 @@ class RemoteFile:
                 elif part not in found:
                     found.append(part)
             for span in joined(missing):
-                part = _Part(span, [self._submit(*piece) for piece in pieces(span)])
+                part = _Part(span, self._submit(*span))
                 self._parts[span[0]] = part
                 found.append(part)
             for part in found:
@@ -292,9 +308,3 @@ def joined(spans: Iterable[Span]) -> list[Span]:
         else:
             found.append((offset, length))
     return found
-
-
-def pieces(span: Span) -> list[Span]:
-    """A span in parts of at most `PIECE` bytes."""
-    offset, length = span
-    return [(offset + i, min(PIECE, length - i)) for i in range(0, length, PIECE)]

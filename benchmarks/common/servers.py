@@ -172,8 +172,11 @@ class Server:
             request.close_connection = True
 
     def _send(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
-        for start in range(0, len(body), CHUNK):
-            part = body[start : start + CHUNK]
+        rate = self.faults.rate
+        # What is sent in two milliseconds, as more of it would be lost when a client goes.
+        size = CHUNK if rate is None else min(CHUNK, int(rate / 500) + 1)
+        for start in range(0, len(body), size):
+            part = body[start : start + size]
             cut = self.faults.cut
             if cut is not None and start + len(part) > cut and self.faults.cuts != 0:
                 self._push(request, part[: max(0, cut - start)])
