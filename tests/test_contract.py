@@ -16,7 +16,7 @@ import tqcodec
 
 PACKAGE = Path(tqcodec.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-HEAVY = ["scipy", "torch", "safetensors", "tqdm", "matplotlib"]
+HEAVY = ["scipy", "torch", "safetensors", "tqdm", "matplotlib", "urllib3", "fsspec"]
 
 
 def imports_of(path: Path) -> Iterator[str]:
@@ -41,8 +41,16 @@ def owners(library: str) -> set[str]:
 # What the two halves of the encoder share; it knows neither of them.
 SHARED = ("settings", "statistics", "kinds", "tensor", "histograms", "tables", "side", "effort")
 MATRIX = ("errors", "common", "format", *(f"encoder.{name}" for name in SHARED))
-BELOW = ("errors", "common", "format", "arrays", "transform_tensor")
-READING = ("arrays", "transform_tensor", "file", "streaming", "multiplications")
+BELOW = ("errors", "common", "format", "arrays", "transform_tensor", "remote")
+READING = (
+    "arrays",
+    "transform_tensor",
+    "remote",
+    "file",
+    "streaming",
+    "multiplications",
+    "fetching",
+)
 TOP = ("errors", "version", "common", "native", "format", "encoder", *READING, "api")
 # Each layer: what of the package it may import besides itself, and which libraries besides numpy.
 LAYERS: dict[str, tuple[Sequence[str], set[str]]] = {
@@ -56,8 +64,10 @@ LAYERS: dict[str, tuple[Sequence[str], set[str]]] = {
     "encoder": (("errors", "version", "common", "format"), {"scipy", "typing_extensions"}),
     "arrays": (("errors", "common", "format"), {"ml_dtypes"}),
     "transform_tensor": (("format", "arrays"), set()),
+    "remote": (("common", "format"), {"urllib3", "fsspec"}),
     "file": (BELOW, set()),
     "streaming": ((*BELOW, "file"), set()),
+    "fetching": (BELOW, set()),
     "multiplications": ((*BELOW, "file"), set()),
     "api": (TOP, {"typing_extensions"}),  # for type checkers only
     "torch": (TOP, {"torch", "PIL", "ml_dtypes", "typing_extensions"}),
@@ -93,6 +103,8 @@ def test_each_library_has_one_owner() -> None:
     assert owners("constriction") == {"format/range_coder.py"}
     assert owners("msgpack") == {"format/directory.py"}
     assert owners("torch") and all(path.startswith("torch/") for path in owners("torch"))
+    assert owners("urllib3") == {"remote/http.py"}
+    assert owners("fsspec") == {"remote/filesystem.py"}
     assert owners("scipy") == {"encoder/matrix/transform.py", "encoder/weighing.py"}
     assert owners("matplotlib") == {"cli/curve.py", "cli/report.py"}
 
@@ -137,10 +149,20 @@ sys.stdout.write("done")
 
 def test_public_names() -> None:
     errors = ["DecodeError", "EncodeError", "EncodeReport", "EncodeWarning", "EvaluationError"]
-    more = ["InternalError", "LimitError", "MalformedError", "Operations", "Origin"]
+    more = ["InternalError", "LimitError", "MalformedError", "Operations", "Origin", "Remote"]
     classes = ["Settings", "Statistics", "TQCError", "TensorFile", "TransformTensor"]
     classes += ["UnsupportedError"]
-    verbs = ["coding_gain", "decode", "encode", "load", "open", "operations", "save", "stream"]
+    verbs = [
+        "coding_gain",
+        "decode",
+        "encode",
+        "fetch",
+        "load",
+        "open",
+        "operations",
+        "save",
+        "stream",
+    ]
     verbs += ["verify"]
     names = ["FORMAT_VERSION", *errors, *more, *classes, *verbs]
     assert tqcodec.__all__ == names

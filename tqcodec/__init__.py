@@ -39,8 +39,10 @@ if TYPE_CHECKING:
     from tqcodec.encoder.kinds import Origin
     from tqcodec.encoder.settings import Settings
     from tqcodec.encoder.statistics import Statistics
+    from tqcodec.fetching import fetch
     from tqcodec.file import TensorFile
     from tqcodec.multiplications import Operations, operations
+    from tqcodec.remote.options import Remote
     from tqcodec.streaming import stream
     from tqcodec.transform_tensor import TransformTensor
 
@@ -57,6 +59,7 @@ __all__ = [
     "MalformedError",
     "Operations",
     "Origin",
+    "Remote",
     "Settings",
     "Statistics",
     "TQCError",
@@ -66,6 +69,7 @@ __all__ = [
     "coding_gain",
     "decode",
     "encode",
+    "fetch",
     "load",
     "open",
     "operations",
@@ -78,9 +82,11 @@ _PLACES = {
     "Origin": "tqcodec.encoder.kinds",
     "TensorFile": "tqcodec.file",
     "Operations": "tqcodec.multiplications",
+    "Remote": "tqcodec.remote.options",
     "Settings": "tqcodec.encoder.settings",
     "Statistics": "tqcodec.encoder.statistics",
     "TransformTensor": "tqcodec.transform_tensor",
+    "fetch": "tqcodec.fetching",
     "coding_gain": "tqcodec.encoder.gain",
     "operations": "tqcodec.multiplications",
     "stream": "tqcodec.streaming",

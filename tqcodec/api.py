@@ -151,7 +151,7 @@ def decode(data: bytes, **options: Unpack[Reading]) -> dict[str, Array]:
 
     Args:
         data: the whole file.
-        options: `limit`, `workers`, `progress`, as in `tqcodec.file.Reading`.
+        options: `limit`, `workers`, `progress`, `remote`, as in `tqcodec.file.Reading`.
 
     Raises:
         DecodeError: the bytes cannot be decoded.
@@ -215,11 +215,13 @@ def open(source: bytes | PathLike, **options: Unpack[Reading]) -> TensorFile:
     """A file whose tensors are decoded when they are asked for.
 
     Args:
-        source: path of a file, or its bytes.
+        source: path of a file, its address (`https://`, `s3://`, `hf://` and what else fsspec
+            knows, with `tqcodec[remote]`), or its bytes. Of an address the directory is read by one
+            or two requests, a tensor by one more.
         options: as in `decode`.
 
     Raises:
         DecodeError: the header or the directory cannot be decoded.
-        OSError: the file cannot be opened.
+        OSError: the file cannot be opened; one with an address has changed since.
     """
     return TensorFile(source, **options)

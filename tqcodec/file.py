@@ -10,19 +10,20 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
-from types import TracebackType
-from typing import Any, BinaryIO, TypedDict, TypeVar
+from types import NoneType, TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.arrays import Array, numpy_dtype
-from tqcodec.common import streams
+from tqcodec.common import streams, urls
 from tqcodec.common.arriving import BYTES, Arriving
 from tqcodec.common.checks import PathLike, need, need_options, path_of
 from tqcodec.common.progress import Progress
+from tqcodec.errors import DecodeError
 from tqcodec.format import reconstruct
 from tqcodec.format.container import Container, limit_of
 from tqcodec.format.entries import Entry
@@ -30,9 +31,14 @@ from tqcodec.format.header import Header
 from tqcodec.format.native_decoder import Fetch, NativeFile, described
 from tqcodec.format.records import CodedTensor
 from tqcodec.format.registry import Coding
+from tqcodec.remote.options import Remote
 from tqcodec.transform_tensor import TransformTensor, of_domain, of_values
 
+if TYPE_CHECKING:
+    from tqcodec.remote.file import RemoteFile, Span
+
 Found = TypeVar("Found")
+TOGETHER: Final = 1 << 22  # bytes that are asked for together where all tensors are read
 
 _SEEKING = threading.Lock()  # only where a file cannot be read at a position
 
@@ -44,27 +50,31 @@ class Reading(TypedDict, total=False):
         limit: largest number of decoded bytes; None for 32 MiB plus 1000 times the file's length.
         workers: threads that decode whole files; only the decoder in C has use for more than one.
         progress: called with (stage, done, of) while whole files are decoded.
+        remote: how a file with an address is read; None for `Remote()`.
     """
 
     limit: int | None
     workers: int
     progress: Progress | None
+    remote: Remote | None
 
 
 class TensorFile(Mapping[str, Array]):
     """Read-only mapping from names to arrays, each decoded when it is asked for.
 
     Threads and forked processes may share it: reads have positions of their own. It is pickled (and
-    copied) as the path of the file, which is opened again there, or as the bytes that it was made
-    of. Once it is closed, names and metadata are still there, tensors are not (ValueError).
+    copied) as the path or the address of the file, which is opened again there, or as the bytes
+    that it was made of. Once it is closed, names and metadata are still there, tensors are not
+    (ValueError).
 
     Attributes:
         tensors: what the directory says of each tensor.
 
     Args:
-        source: path of a file or a pipe, or its bytes. (`tqcodec.stream` gives what is arriving:
-            a tensor can then be asked for while its bytes are held.)
-        limit, workers, progress: as in `Reading`.
+        source: path of a file or a pipe, its address (`https://`, `s3://`, `hf://` and what else
+            fsspec knows), or its bytes. (`tqcodec.stream` gives what is arriving: a tensor can then
+            be asked for while its bytes are held.)
+        limit, workers, progress, remote: as in `Reading`.
     """
 
     def __init__(
@@ -73,20 +83,28 @@ class TensorFile(Mapping[str, Array]):
         limit: int | None = None,
         workers: int = 1,
         progress: Progress | None = None,
+        remote: Remote | None = None,
     ) -> None:
         need_options(limit, workers, progress)
+        need("remote", remote, (Remote, NoneType), "tqcodec.Remote")
         self._limit, self._workers, self._progress = limit, workers, progress
         self._closed = False
         self._path: str | None = None
         self._file: BinaryIO | None = None
         self._arriving: Arriving | None = None
+        self._remote: RemoteFile | None = None
         self._data = memoryview(b"")
         if isinstance(source, Arriving):
             self._arriving = source
         elif isinstance(source, BYTES):
             self._data = memoryview(source).cast("B")
+        elif urls.is_url(path := path_of(source)):
+            from tqcodec.remote.file import RemoteFile
+
+            self._path = path
+            self._remote = RemoteFile(path, remote if remote is not None else Remote())
         else:
-            source = path_of(source)
+            source = urls.local(path)
             with streams.naming(source):
                 file = open(source, "rb", buffering=0)  # noqa: PTH123, SIM115
                 if streams.is_file(file):
@@ -96,22 +114,34 @@ class TensorFile(Mapping[str, Array]):
                     with file:
                         self._data = memoryview(file.read())
         self._length = self._size()
-        self._native: NativeFile | None = None
         try:
             # Where nobody knows the length, the directory says it.
             length = self._length if self._length is not None else self.container.length
             self._most = limit_of(limit, self._length, length)
-            # Of what is arriving, the bytes of the next tensor are not there.
-            self._together = self._most if self._arriving is None else 0
-            with suppress(MemoryError):
-                self._native = NativeFile.of(self._place(), length)
-            decoder = self._native
+            # Of what is elsewhere, the bytes of the next tensor are not there.
+            self._together = 0 if self._elsewhere is not None else self._most
+            # It reads the tables as well, for which an address would be asked once more.
+            decoder = self._native if self._remote is None else None
             self.tensors = decoder.tensors if decoder else described(self.container.directory)
             self._index = {tensor.name: i for i, tensor in enumerate(self.tensors)}
             self._metadata = decoder.metadata if decoder else self.container.directory.metadata
         except BaseException:
             self.close()
             raise
+
+    @property
+    def _elsewhere(self) -> Arriving | RemoteFile | None:
+        """What gives the bytes, where they are neither in memory nor in an open file."""
+        return self._arriving if self._arriving is not None else self._remote
+
+    @cached_property
+    def _native(self) -> NativeFile | None:
+        """The file as the decoder in C sees it; None where there is none, or it refuses."""
+        length = self._length if self._length is not None else self.container.length
+        try:
+            return NativeFile.of(self._place(), length)
+        except MemoryError:
+            return None
 
     @cached_property
     def container(self) -> Container:
@@ -120,20 +150,20 @@ class TensorFile(Mapping[str, Array]):
 
     def _size(self) -> int | None:
         """Bytes of the file, None where nobody knows."""
-        if self._arriving is not None:
-            return self._arriving.length
+        if self._elsewhere is not None:
+            return self._elsewhere.length
         return len(self._data) if self._file is None else os.fstat(self._file.fileno()).st_size
 
     def _place(self) -> memoryview | int | Fetch:
         """Where the decoder in C finds the file."""
-        if self._arriving is not None:
-            return self._arriving.fetch
+        if self._elsewhere is not None:
+            return self._elsewhere.fetch
         return self._data if self._file is None else self._file.fileno()
 
     def _fetch(self, offset: int, length: int) -> bytes:
         self._check_open()
-        if self._arriving is not None:
-            return self._arriving.fetch(offset, length)
+        if self._elsewhere is not None:
+            return self._elsewhere.fetch(offset, length)
         if self._file is None:
             return bytes(self._data[offset : offset + length])
         data = _read_at(self._file, offset, length)
@@ -168,18 +198,52 @@ class TensorFile(Mapping[str, Array]):
         """The file's free strings."""
         return dict(self._metadata)
 
+    @contextmanager
+    def _holding(self, index: int) -> Iterator[None]:
+        """All bytes of a tensor are at hand meanwhile, also where the file is elsewhere.
+
+        So no decoder waits for a network, nor loses its errors.
+
+        Raises:
+            OSError: they cannot be had, or a file with an address has changed, which is why they
+                cannot be decoded.
+        """
+        if self._remote is None:
+            yield
+            return
+        self._check_open()
+        with self._unchanged(), self._remote.holding(self._spans([index])):
+            yield
+
+    def _spans(self, indices: Iterable[int]) -> list[Span]:
+        """Where the bytes of some tensors are, and the tables."""
+        directory = self.container.directory
+        found = [s for i in indices for s in self.container.needed(directory.entries[i])]
+        if directory.tables is not None:
+            found.append(directory.tables)
+        return [(segment.offset, segment.length) for segment in found]
+
+    @contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        try:
+            yield
+        except DecodeError:
+            if self._remote is not None:
+                self._remote.check()
+            raise
+
     def __getitem__(self, name: str) -> Array:
         index = self._index[name]
+        with self._holding(index):
+            found = self._by_c([index], lambda d: self._one(d, index))
+            if found is not None:
+                return found
+            entry = self.container.directory.entries[index]
+            return self.container.decode(entry).view(numpy_dtype(entry.dtype))
 
-        def one(decoder: NativeFile) -> Array | None:
-            patterns = decoder.tensor(index, self._together)
-            return None if patterns is None else _array(decoder, index, patterns)
-
-        found = self._by_c([index], one)
-        if found is not None:
-            return found
-        entry = self.container.directory.entries[index]
-        return self.container.decode(entry).view(numpy_dtype(entry.dtype))
+    def _one(self, decoder: NativeFile, index: int) -> Array | None:
+        patterns = decoder.tensor(index, self._together)
+        return None if patterns is None else _array(decoder, index, patterns)
 
     def record(self, entry: Entry) -> CodedTensor:
         """The record of a transform-coded tensor: its transform domain, nothing reconstructed.
@@ -188,12 +252,13 @@ class TensorFile(Mapping[str, Array]):
             DecodeError: it cannot be decoded.
         """
         index = self._index[entry.name]
-        found = self._by_c([index], lambda decoder: decoder.coefficients(index))
-        if found is None:
-            return self.container.record(entry)
-        record, _ = self.container.head(entry)
-        record.coefficients[:] = found.reshape(record.coefficients.shape)
-        return record
+        with self._holding(index):
+            found = self._by_c([index], lambda decoder: decoder.coefficients(index))
+            if found is None:
+                return self.container.record(entry)
+            record, _ = self.container.head(entry)
+            record.coefficients[:] = found.reshape(record.coefficients.shape)
+            return record
 
     def transform(self, name: str) -> TransformTensor:
         """A tensor in the transform domain, nothing reconstructed.
@@ -223,7 +288,7 @@ class TensorFile(Mapping[str, Array]):
             pairs = zip(self._index.items(), found, strict=True)
             return {name: _array(decoder, i, patterns) for (name, i), patterns in pairs}
 
-        found = self._by_c(range(len(self)), everything)
+        found = self._by_c(range(len(self)), everything) if self._remote is None else None
         if found is not None:
             return found
         out: dict[str, Array] = {}
@@ -237,15 +302,53 @@ class TensorFile(Mapping[str, Array]):
         def good(decoder: NativeFile) -> bool:
             return decoder.visit(self._workers, _look_at_nothing, self._progress)
 
-        if not self._by_c(range(len(self)), good):
+        if self._remote is not None or not self._by_c(range(len(self)), good):
             for _ in self._entries("verify"):
                 pass
 
     def _entries(self, stage: str) -> Iterator[tuple[Entry, NDArray[np.unsignedinteger]]]:
-        for done, pair in enumerate(self.container.decode_all(), 1):
-            if self._progress is not None:
-                self._progress(stage, done, len(self))
-            yield pair
+        """All tensors, one after the other."""
+        if self._remote is None:
+            pairs = self.container.decode_all()
+        else:
+            pairs = self.container.decode_all(self.arrivals(), self._patterns)
+        with self._unchanged():
+            for done, pair in enumerate(pairs, 1):
+                if self._progress is not None:
+                    self._progress(stage, done, len(self))
+                yield pair
+
+    def arrivals(self) -> Iterator[Entry]:
+        """All tensors in the order of their bytes, each when these are at hand.
+
+        Who reads many tensors of a file with an address reads them in this order: their bytes are
+        asked for together, and ahead.
+
+        Raises:
+            OSError: they cannot be had.
+        """
+        if self._remote is None:
+            yield from self.container.by_bundle()
+            return
+        self._check_open()
+        groups: list[list[Entry]] = []
+        size = TOGETHER
+        for entry in self.container.by_bundle():
+            if size >= TOGETHER:
+                groups.append([])
+                size = 0
+            groups[-1].append(entry)
+            size += sum(segment.length for segment in entry.segments)
+        index = self.container.index
+        spans = [self._spans([index[entry.name] for entry in group]) for group in groups]
+        for group, _ in zip(groups, self._remote.in_turn(spans), strict=True):
+            yield from group
+
+    def _patterns(self, entry: Entry) -> NDArray[np.unsignedinteger]:
+        """Bit patterns of a tensor whose bytes are at hand."""
+        index = self._index[entry.name]
+        found = self._by_c([index], lambda decoder: decoder.tensor(index, self._together))
+        return found if found is not None else self.container.decode(entry)
 
     def __contains__(self, name: object) -> bool:
         return name in self._index
@@ -260,13 +363,16 @@ class TensorFile(Mapping[str, Array]):
         self._check_open()
         if self._path is None:
             return TensorFile, (bytes(self._data), self._limit)
-        return _reopened, (self._path, self._limit, self.container.header)
+        remote = None if self._remote is None else self._remote.options
+        return _reopened, (self._path, self._limit, remote, self.container.header)
 
     def close(self) -> None:
         """Close the file; arrays already decoded stay."""
         self._closed = True
-        self._native = None
+        self.__dict__["_native"] = None
         self._data = memoryview(b"")
+        if self._remote is not None:
+            self._remote.close()
         if self._file is not None:
             self._file.close()
 
@@ -323,13 +429,13 @@ def _all(read: Callable[[int], bytes], length: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _reopened(path: str, limit: int | None, header: Header) -> TensorFile:
+def _reopened(path: str, limit: int | None, remote: Remote | None, header: Header) -> TensorFile:
     """An opened file in another process.
 
     Raises:
         OSError: it is gone, or another file than the one that was opened.
     """
-    file = TensorFile(path, limit)
+    file = TensorFile(path, limit, remote=remote)
     if file.container.header != header:
         file.close()
         raise OSError(errno.ESTALE, "has been replaced since it was opened", path)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import NoneType
 from typing import Any, BinaryIO, Literal, overload
 
 from tqcodec.arrays import Array
-from tqcodec.common import streams
+from tqcodec.common import streams, urls
 from tqcodec.common.arriving import BYTES, Arriving
-from tqcodec.common.checks import DOMAINS, Domain, PathLike, need, need_options
+from tqcodec.common.checks import DOMAINS, Domain, PathLike, need, need_options, path_of
 from tqcodec.errors import MalformedError, UnsupportedError
 from tqcodec.file import TensorFile
 from tqcodec.format.container import Container
 from tqcodec.format.entries import Entry, Segment
 from tqcodec.format.header import read_header
 from tqcodec.format.registry import HEADER_SIZE
+from tqcodec.remote.options import Remote
 from tqcodec.transform_tensor import TransformTensor
 
 Source = PathLike | bytes | BinaryIO | Iterable[bytes]
@@ -25,14 +27,26 @@ Found = Array | TransformTensor
 
 @overload
 def stream(
-    source: Source, domain: Literal["weights"] = ..., *, limit: int | None = ...
+    source: Source,
+    domain: Literal["weights"] = ...,
+    *,
+    limit: int | None = ...,
+    remote: Remote | None = ...,
 ) -> Iterator[tuple[str, Array]]: ...
 @overload
 def stream(
-    source: Source, domain: Literal["transform"], *, limit: int | None = ...
+    source: Source,
+    domain: Literal["transform"],
+    *,
+    limit: int | None = ...,
+    remote: Remote | None = ...,
 ) -> Iterator[tuple[str, TransformTensor]]: ...
 def stream(
-    source: Source, domain: Domain = "weights", *, limit: int | None = None
+    source: Source,
+    domain: Domain = "weights",
+    *,
+    limit: int | None = None,
+    remote: Remote | None = None,
 ) -> Iterator[tuple[str, Any]]:
     """Name and tensor of each tensor of a file, as soon as its bytes are there.
 
@@ -43,12 +57,14 @@ def stream(
     is good.
 
     Args:
-        source: path of a file or a pipe, an open file or anything with a method `read` that gives
+        source: path of a file or a pipe, an address (one request, repeated from where it breaks
+            off), an open file or anything with a method `read` that gives
             bytes (a pipe, a socket's file, the response of `urllib.request.urlopen`), the bytes of
             a file, or an iterable of bytes cut anywhere. What is given open stays open.
         domain: "weights" for arrays, "transform" for `TransformTensor`.
         limit: largest number of decoded bytes; None for 32 MiB plus 1000 times the file's length,
             of which 4 MiB are believed where only its directory says it.
+        remote: how a file with an address is read; None for `Remote()`.
 
     Raises:
         DecodeError: at the first fault, which may be that the source ends too early; tensors that
@@ -61,10 +77,13 @@ def stream(
         raise ValueError(f"tqcodec: domain is {domain!r}, not 'weights' or 'transform'")
     if not isinstance(source, (str, os.PathLike, *BYTES)) and not hasattr(source, "read"):
         need("source", source, Iterable, "a path, an open file, or bytes")
-    return _tensors(source, domain, limit)
+    need("remote", remote, (Remote, NoneType), "tqcodec.Remote")
+    return _tensors(source, domain, limit, remote if remote is not None else Remote())
 
 
-def _tensors(source: Source, domain: Domain, limit: int | None) -> Iterator[tuple[str, Found]]:
+def _tensors(
+    source: Source, domain: Domain, limit: int | None, remote: Remote
+) -> Iterator[tuple[str, Found]]:
     if isinstance(source, BYTES):
         data = memoryview(source).cast("B")
         yield from Stream(Arriving([data], len(data)), limit).tensors(domain)
@@ -72,6 +91,14 @@ def _tensors(source: Source, domain: Domain, limit: int | None) -> Iterator[tupl
     if not isinstance(source, str | os.PathLike):
         yield from Stream(Arriving(source), limit).tensors(domain)
         return
+    path = path_of(source)
+    if urls.is_url(path):
+        from tqcodec.remote.file import arriving
+
+        with arriving(path, remote) as coming:
+            yield from Stream(coming, limit).tensors(domain)
+        return
+    source = urls.local(path)
     with streams.naming(source):
         file = Path(source).open("rb", buffering=0)  # noqa: SIM115 - closed below
     with file:

@@ -28,6 +28,7 @@ from tqcodec.encoder.settings import (
 )
 from tqcodec.errors import EncodeError
 from tqcodec.format.container import limit_of
+from tqcodec.remote.options import Remote
 from tqcodec.torch import calibrate, retrain, synthetic_inputs
 from tqcodec.torch.inputs import DataOptions
 from tqcodec.torch.retraining.augment import Augmented
@@ -189,6 +190,7 @@ CHECKS: dict[str, Callable[[Any], object]] = {
     "epochs": of_epochs,
     "crop": lambda value: Augmented([], value, mirror=False),
     "tokens": of_tokens,
+    "connections": lambda value: Remote(connections=value),
     "limit": lambda value: limit_of(value, 0, 0),
 }
 

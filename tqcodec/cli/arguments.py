@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 from argparse import ArgumentParser
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from tqcodec import native
 from tqcodec.common.checks import DOMAINS
@@ -19,6 +20,7 @@ from tqcodec.encoder.settings import (
     Settings,
 )
 from tqcodec.format.registry import MAJOR, MINOR
+from tqcodec.remote.options import Remote
 from tqcodec.version import VERSION
 
 PICTURES = "size", "mean", "std"  # what made-up pictures need to be known of
@@ -107,6 +109,19 @@ def inputs_of(arguments: argparse.Namespace) -> list[str]:
     return [name for name in names if name is not None]
 
 
+def reading_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Options of `tqcodec.file.Reading` that a command line gives, but `progress`."""
+    headers = dict(arguments.headers)
+    remote = Remote(
+        timeout=arguments.timeout,
+        connections=arguments.connections,
+        memory=arguments.memory,
+        storage={"headers": headers} if headers else {},
+    )
+    given = {"limit": getattr(arguments, "limit", None), "remote": remote}
+    return given | ({"workers": arguments.workers} if "workers" in arguments else {})
+
+
 # ---- one function a command; docs/use.md has a row for each argument ----
 
 
@@ -144,6 +159,7 @@ def _decode(command: ArgumentParser) -> None:
     text = f"{text}; default %(default)s"
     command.add_argument("--domain", choices=DOMAINS, default=DOMAINS[0], help=text)
     _limit(command)
+    _remote(command)
     _workers(command, "threads")
     _json(command)
 
@@ -152,23 +168,38 @@ def _info(command: ArgumentParser) -> None:
     _input(command)
     text = "a line for each tensor, in the order of the file, in place of sums of the small ones"
     command.add_argument("--all", action="store_true", help=text)
+    text = "of a URL too, show what payloads say: transform, kept/all, depth"
+    command.add_argument("--full", action="store_true", help=text)
     text = "show multiplications of each layer, dense and in the transform domain"
     command.add_argument("--operations", action="store_true", help=text)
     _statistics(command, "to show coding gains by them")
     _limit(command)
+    _remote(command)
     _json(command)
 
 
 def _verify(command: ArgumentParser) -> None:
-    command.add_argument("inputs", metavar="FILE", nargs="+", help="a .tqc file, or -")
+    command.add_argument("inputs", metavar="FILE", nargs="+", help="a .tqc file, its URL, or -")
     _limit(command)
+    _remote(command)
     _workers(command, "threads")
+    _json(command)
+
+
+def _fetch(command: ArgumentParser) -> None:
+    add = command.add_argument
+    add("input", metavar="URL", help="address of a .tqc file")
+    _output(command, "a file .tqc; default the last part of URL; OUT.part until all of it is there")
+    text = "copy the tensors whose names match, such as 'encoder.*'; may be repeated"
+    add("--only", metavar="PATTERN", action="append", default=[], help=text)
+    _remote(command)
     _json(command)
 
 
 def _dump(command: ArgumentParser) -> None:
     _input(command)
     _limit(command)
+    _remote(command)
     _json(command)
 
 
@@ -176,6 +207,7 @@ def _report(command: ArgumentParser) -> None:
     _input(command)
     _output(command, ".html, .png, or -; default IN with the suffix .html")
     _limit(command)
+    _remote(command)
 
 
 def _calibrate(command: ArgumentParser) -> None:
@@ -190,6 +222,7 @@ def _eval(command: ArgumentParser) -> None:
     _input(command)
     _network(command)
     _limit(command)
+    _remote(command)
     _json(command)
 
 
@@ -232,7 +265,7 @@ def _retrain(command: ArgumentParser) -> None:
 
 
 def _input(command: ArgumentParser) -> None:
-    text = "a .tqc file, or - for standard input"
+    text = "a .tqc file, its URL, or - for standard input"
     command.add_argument("input", metavar="IN", help=text)
 
 
@@ -244,6 +277,19 @@ def _output(command: ArgumentParser, text: str, required: bool = False) -> None:
 def _limit(command: ArgumentParser) -> None:
     text = "most bytes to decode to; default 32Mi and 1000 times the length of the file"
     command.add_argument("--limit", type=size, metavar="BYTES", help=text)
+
+
+def _remote(command: ArgumentParser) -> None:
+    add = command.add_argument_group("of a URL").add_argument
+    text = "seconds without a byte that end a connection; default %(default)s"
+    add("--timeout", type=_seconds, default=f"{Remote.timeout:g}", metavar="S", help=text)
+    text = "requests at once; default %(default)s"
+    add("--connections", type=_count, default=Remote.connections, metavar="N", help=text)
+    text = "bytes of the file that are held; default %(default)s"
+    add("--memory", type=size, default=f"{Remote.memory >> 20}Mi", metavar="BYTES", help=text)
+    text = "sent with each request, such as 'Authorization: Bearer TOKEN'"
+    header = add("--header", type=_header, action="append", default=[], dest="headers", help=text)
+    header.metavar = "'NAME: VALUE'"
 
 
 def _workers(command: ArgumentParser, what: str) -> None:
@@ -339,6 +385,7 @@ COMMANDS: Final[dict[str, tuple[str, Callable[[ArgumentParser], None]]]] = {
     "decode": ("get the tensors back", _decode),
     "info": ("show what each tensor costs", _info),
     "verify": ("decode everything and check it", _verify),
+    "fetch": ("copy a file from its URL, resumed where it ended", _fetch),
     "dump": ("show header, directory, tables and heads", _dump),
     "report": ("draw where the bytes go", _report),
     "calibrate": ("gather statistics of a network on data", _calibrate),
@@ -370,6 +417,23 @@ def _count(text: str) -> int:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a number from {RANGES['workers']}"
         ) from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if 0 < seconds < math.inf:
+        return seconds
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition(":")
+    if not separator or not name.strip() or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME: VALUE")
+    return name.strip(), value.strip()
 
 
 def _side_bits(text: str) -> int | None:

@@ -25,10 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.arrays import dtype_of, numpy_dtype
-from tqcodec.common import foreign, npz, streams
+from tqcodec.common import foreign, npz, streams, urls
+from tqcodec.common.arriving import Arriving
 from tqcodec.common.atomic import check_writable, replacing
 from tqcodec.errors import EncodeError
 from tqcodec.format.dtypes import DTYPES, DType
+from tqcodec.remote.options import Remote
 
 Array = NDArray[Any]
 
@@ -108,8 +110,8 @@ def _check_kind(path: Path) -> None:
         raise EncodeError(f"{path}: a web page, not the file itself: download it again")
 
 
-def source(name: str) -> bytes | Path:
-    """A `.tqc` file to open: its path, or the bytes of standard input or of a pipe.
+def source(name: str) -> bytes | str:
+    """A `.tqc` file to open: its path or address, or the bytes of standard input or of a pipe.
 
     Raises:
         OSError: they cannot be read.
@@ -117,16 +119,29 @@ def source(name: str) -> bytes | Path:
     if name == STANDARD:
         with streams.naming("standard input"):
             return sys.stdin.buffer.read()
-    path = Path(name)
-    return streams.read(path) if path.exists() and not path.is_file() else path
+    return streams.read(name) if _is_pipe(name) else name
 
 
-def arriving(name: str) -> AbstractContextManager[BinaryIO] | None:
-    """The bytes of standard input or of a pipe, to be read as they come; None for a file."""
+def arriving(name: str, remote: Remote) -> AbstractContextManager[Arriving] | None:
+    """Bytes of standard input, a pipe or an address, read as they come; None for a file on disk."""
     if name == STANDARD:
-        return nullcontext(sys.stdin.buffer)
+        return nullcontext(Arriving(sys.stdin.buffer))
+    if urls.is_url(name):
+        from tqcodec.remote import file
+
+        return file.arriving(name, remote)
+    return _from_pipe(name) if _is_pipe(name) else None
+
+
+@contextmanager
+def _from_pipe(name: str) -> Iterator[Arriving]:
+    with Path(name).open("rb", buffering=0) as file:
+        yield Arriving(file)
+
+
+def _is_pipe(name: str) -> bool:
     path = Path(name)
-    return path.open("rb", buffering=0) if path.exists() and not path.is_file() else None
+    return not urls.is_url(name) and path.exists() and not path.is_file()
 
 
 @contextmanager
@@ -329,9 +344,13 @@ def check_tensors(name: str, dtypes: Mapping[str, np.dtype[Any]]) -> None:
 
 
 def with_suffix(name: str, suffix: str) -> str:
-    """The name of an output beside the input `name`; standard output for standard input."""
+    """The name of an output beside the input `name`; standard output for standard input.
+
+    Of an input with an address it lies in the current folder.
+    """
     if name == STANDARD:
         return STANDARD
+    name = urls.base_name(name) if urls.is_url(name) else urls.local(name)
     try:
         return str(Path(name.removesuffix(INDEX_SUFFIX)).with_suffix(suffix))
     except ValueError as error:

@@ -24,9 +24,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from tqcodec.cli.arguments import UsageError, check_encode, inputs_of, make_parser
+from tqcodec.cli.arguments import (
+    UsageError,
+    check_encode,
+    inputs_of,
+    make_parser,
+    reading_of,
+)
 from tqcodec.cli.terminal import terminal_progress
-from tqcodec.common import foreign, streams
+from tqcodec.common import foreign, streams, urls
 from tqcodec.encoder.settings import Settings
 from tqcodec.errors import (
     DecodeError,
@@ -371,8 +377,11 @@ def _info(arguments: Namespace) -> int:
 
         given = Statistics.load(arguments.statistics)
     source = checkpoints.source(arguments.input)
-    with terminal_progress() as progress, api.open(source, limit=arguments.limit) as file:
-        data = describe.info(file, progress)
+    # Of a file with an address payloads are read only where something needs them.
+    full = arguments.full or arguments.operations or given is not None
+    full = full or not urls.is_url(source)
+    with terminal_progress() as progress, api.open(source, **reading_of(arguments)) as file:
+        data = describe.info(file, progress, full=full)
         if given is not None:
             gains.add_gains(data, file, given, progress)
         if arguments.operations:
@@ -384,11 +393,33 @@ def _info(arguments: Namespace) -> int:
     return 0
 
 
+def _fetch(arguments: Namespace) -> int:
+    from tqcodec import api, fetching
+    from tqcodec.cli import checkpoints, describe, text
+
+    output = arguments.output or urls.base_name(arguments.input)
+    if output == STANDARD:
+        raise UsageError("fetch writes a file, which it can resume: name one with -o")
+    checkpoints.check_output(output, arguments.force)
+    remote = reading_of(arguments)["remote"]
+    with terminal_progress(of_bytes=True) as progress:
+        fetching.fetch(
+            arguments.input, output, only=arguments.only, remote=remote, progress=progress
+        )
+    with api.open(output) as file:
+        result = describe.summary(file.container)
+    if arguments.json:
+        _print_json({"output": output, **result})
+    else:
+        _print([f"{text.printable(output)}: {text.summary_line(result)}"])
+    return 0
+
+
 def _dump(arguments: Namespace) -> int:
     from tqcodec import api
     from tqcodec.cli import checkpoints, describe, text
 
-    with api.open(checkpoints.source(arguments.input), limit=arguments.limit) as file:
+    with api.open(checkpoints.source(arguments.input), **reading_of(arguments)) as file:
         document = describe.dump(file.container)
     if arguments.json:
         _print_json(document)
@@ -406,7 +437,7 @@ def _verify(arguments: Namespace) -> int:
         error: Exception | None = None
         try:
             with terminal_progress() as progress:
-                options = {"limit": arguments.limit, "workers": arguments.workers}
+                options = reading_of(arguments)
                 api.verify(checkpoints.source(name), **options, progress=progress)
         except (DecodeError, OSError) as caught:
             error = caught
@@ -439,7 +470,7 @@ def _report(arguments: Namespace) -> int:
         raise UsageError("report needs matplotlib: pip install 'tqcodec[plot]'") from error
     kind = report.kind_of(output)
     source = checkpoints.source(arguments.input)
-    with terminal_progress() as progress, api.open(source, limit=arguments.limit) as file:
+    with terminal_progress() as progress, api.open(source, **reading_of(arguments)) as file:
         data = describe.info(file, progress)
     checkpoints.write_bytes(output, report.draw(data, Path(arguments.input).name, kind))
     return 0
@@ -474,6 +505,7 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "decode": _decode,
     "info": _info,
     "verify": _verify,
+    "fetch": _fetch,
     "dump": _dump,
     "report": _report,
     "calibrate": _network,

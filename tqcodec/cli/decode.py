@@ -6,13 +6,14 @@ import json
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
 
 from tqcodec import api, arrays
 from tqcodec.arrays import Array
 from tqcodec.cli import checkpoints
+from tqcodec.cli.arguments import reading_of
 from tqcodec.cli.checkpoints import STANDARD, Checkpoint
 from tqcodec.common import streams
 from tqcodec.common.arriving import Arriving
@@ -31,13 +32,13 @@ def decode(arguments: Namespace, output: str, progress: Progress | None) -> tupl
     plain = output != STANDARD and Path(output).suffix == ".safetensors"
     if not of_weights and not plain and output != STANDARD:
         raise EncodeError(f"{output}: coefficients are written as .safetensors only")
+    options = reading_of(arguments)
     if of_weights and plain:
-        coming = checkpoints.arriving(arguments.input)
+        coming = checkpoints.arriving(arguments.input, options["remote"])
         if coming is not None:
             with streams.naming(_shown(arguments.input)), coming as source:
                 return _decode_arriving(source, output, arguments.limit, progress)
-    options = {"limit": arguments.limit, "workers": arguments.workers, "progress": progress}
-    with api.open(checkpoints.source(arguments.input), **options) as file:
+    with api.open(checkpoints.source(arguments.input), **options, progress=progress) as file:
         metadata = file.metadata()
         if of_weights:
             checkpoints.check_tensors(output, _dtypes(file))
@@ -59,10 +60,10 @@ def _dtypes(file: TensorFile) -> dict[str, np.dtype[Any]]:
 
 
 def _decode_arriving(
-    source: BinaryIO, output: str, limit: int | None, progress: Progress | None
+    source: Arriving, output: str, limit: int | None, progress: Progress | None
 ) -> tuple[int, int]:
     """As `decode`, each tensor when its bytes are there."""
-    stream = Stream(Arriving(source), limit)
+    stream = Stream(source, limit)
     entries = stream.file.container.directory.entries
     checkpoints.check_tensors(output, _dtypes(stream.file))
     kinds = {entry.name: (entry.dtype, entry.shape) for entry in entries}
@@ -87,8 +88,9 @@ def coefficients(file: TensorFile) -> tuple[dict[str, Array], dict[str, Any]]:
     """
     parts: dict[str, Array] = {}
     about: dict[str, Any] = {}
+    tensors = {entry.name: file.transform(entry.name) for entry in file.arrivals()}
     for name in file:
-        tensor = file.transform(name)
+        tensor = tensors[name]
         parts |= {f"{part}/{name}": array for part, array in _parts(tensor).items()}
         about[name] = None if tensor.values is not None else _about(tensor)
     return parts, about

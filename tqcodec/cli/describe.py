@@ -67,26 +67,28 @@ def summary(container: Container) -> Data:
     }
 
 
-def info(file: TensorFile, progress: Progress | None = None) -> Data:
+def info(file: TensorFile, progress: Progress | None = None, *, full: bool = True) -> Data:
     """`summary`, and a description of each tensor under `tensors`.
 
     Args:
         file: the file.
+        full: read payloads as well, for `transform`, `kept`, `channels` and `depths`, which are
+            null without.
         progress: called with ("info", tensors done, of how many).
 
     Raises:
         DecodeError: a transform-coded tensor whose record cannot be read.
     """
     entries = file.container.directory.entries
-    tensors = []
-    for done, entry in enumerate(entries, 1):
-        tensors.append(_tensor(file, entry))
+    tensors = {}
+    for done, entry in enumerate(file.arrivals() if full else entries, 1):
+        tensors[entry.name] = _tensor(file, entry, full)
         if progress is not None:
             progress("info", done, len(entries))
-    return {**summary(file.container), "tensors": tensors}
+    return {**summary(file.container), "tensors": [tensors[entry.name] for entry in entries]}
 
 
-def _tensor(file: TensorFile, entry: Entry) -> Data:
+def _tensor(file: TensorFile, entry: Entry, full: bool) -> Data:
     tied, own = entry.same_as is not None, bool(entry.segments)
     size = sum(segment.length for segment in entry.segments)
     out: Data = {
@@ -106,7 +108,7 @@ def _tensor(file: TensorFile, entry: Entry) -> Data:
         "channels": None,
         "depths": None,
     }
-    if entry.coding == Coding.TRANSFORM and not tied and entry.needs is None:
+    if full and entry.coding == Coding.TRANSFORM and not tied and entry.needs is None:
         out |= _channels(file.record(entry), entry)
     return out
 

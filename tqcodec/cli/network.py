@@ -16,7 +16,7 @@ from typing import Any
 
 from tqcodec import api
 from tqcodec.cli import checkpoints, describe, measures
-from tqcodec.cli.arguments import NO_DATA, PICTURES, SYNTHETIC, inputs_of
+from tqcodec.cli.arguments import NO_DATA, PICTURES, SYNTHETIC, inputs_of, reading_of
 from tqcodec.cli.text import lines_without, printable
 from tqcodec.common import foreign
 from tqcodec.common.progress import Progress
@@ -145,13 +145,13 @@ def evaluate(arguments: Namespace, progress: Progress | None) -> Result:
         DecodeError: the file cannot be decoded.
     """
     source = checkpoints.source(arguments.input)
-    with api.open(source, limit=arguments.limit) as file:
+    with api.open(source, **reading_of(arguments)) as file:
         size = _size(file)
     model, data = load(arguments)
     from tqcodec import torch as codec
     from tqcodec.torch.checkpoint import decoded
 
-    state = decoded(source, limit=arguments.limit, progress=progress)
+    state = decoded(source, **reading_of(arguments), progress=progress)
     with running(arguments.model):
         found = codec.compare(model, state, data, progress=progress)
     document = {"file": arguments.input, **size, **measures.document(found)}

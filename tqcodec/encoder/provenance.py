@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from tqcodec.encoder.settings import DEFAULT_QUALITY, Settings
 from tqcodec.encoder.statistics import WeightStatistics
+from tqcodec.format.directory import MOST_PROVENANCE
 from tqcodec.version import VERSION
 
 LONGEST = 10  # digits of an integer; longer ones are rounded, so that the line stays short
-MOST = 70  # bytes, 80 with key and lengths
 
 
 def provenance(
@@ -35,7 +35,7 @@ def provenance(
     more = {"tuned": tuned, "retrained": retrained, "inference": settings.inference}
     words += [word for word, is_so in more.items() if is_so]
     for word in (effort, "inference", "tuned"):
-        if len(" ".join(words)) > MOST and word in words:
+        if len(" ".join(words)) > MOST_PROVENANCE and word in words:
             words.remove(word)
     return " ".join(words)
 

@@ -6,7 +6,7 @@ Imports the layers below and the standard library only.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -28,6 +28,7 @@ FREE_BYTES: Final = 32 << 20  # decoded, of any file
 BYTES_PER_BYTE: Final = 1000  # decoded, for each byte of the file
 TRUSTED: Final = 1 << 22  # bytes that a directory may claim to come, where nobody knows the length
 
+Decode = Callable[[Entry], NDArray[np.unsignedinteger]]
 Fetch = Callable[[int, int], bytes]  # (offset, length) -> that many bytes, or fewer at the end
 
 
@@ -45,6 +46,7 @@ class Container:
         header: the header.
         directory: the directory.
         directory_size: its bytes in the file.
+        start: offset of what follows it.
         index: place of each tensor among the directory's entries, by name.
         members: tensors of each bundle, in their order.
 
@@ -62,7 +64,7 @@ class Container:
         reader.check(zlib.crc32(plain) == header.crc, "directory.crc", "damaged directory")
         if header.deflated:
             plain = io.inflate(plain, header.size, reader)
-        start = HEADER_SIZE + header.stored
+        self.start = start = HEADER_SIZE + header.stored
         self.directory = read_directory(plain, header.stored, start, Reader(b"", HEADER_SIZE))
         end = start + sum(s.length for s in self.directory.segments())
         if length is not None and length != end:
@@ -109,6 +111,12 @@ class Container:
                 self._tables = tables
         return self._tables
 
+    def needed(self, entry: Entry) -> Sequence[Segment]:
+        """The segments that a tensor is decoded from; the tables come on top of them."""
+        if entry.same_as is not None:
+            return self.needed(self.directory.entries[entry.same_as])
+        return entry.segments if entry.bundle is None else [self.directory.bundles[entry.bundle]]
+
     def check_limit(self, entries: Sequence[Entry]) -> None:
         """Raise LimitError if these tensors together exceed the limit."""
         total = sum(entry.size for entry in entries)
@@ -127,18 +135,24 @@ class Container:
 
         return sorted(self.directory.entries, key=bundle)
 
-    def decode_all(self) -> Iterator[tuple[Entry, NDArray[np.unsignedinteger]]]:
-        """All tensors, in the order of `by_bundle`; every segment is checked.
+    def decode_all(
+        self, entries: Iterable[Entry] | None = None, decode: Decode | None = None
+    ) -> Iterator[tuple[Entry, NDArray[np.unsignedinteger]]]:
+        """All tensors; every segment is checked.
 
         What is unsupported stops nothing but its own tensor: the error comes at the end, unless
         another part of the file is malformed (12.1).
+
+        Args:
+            entries: in the order in which they are decoded; None for that of `by_bundle`.
+            decode: decodes one; None for `decode`.
         """
         self.check_limit(self.directory.entries)
         _ = self.tables  # checked even where no tensor uses them
         pending: UnsupportedError | None = None
-        for entry in self.by_bundle():
+        for entry in entries if entries is not None else self.by_bundle():
             try:
-                patterns = self.decode(entry)
+                patterns = (decode or self.decode)(entry)
             except UnsupportedError as error:
                 pending = pending or error
             else:
@@ -165,7 +179,7 @@ class Container:
             raise MalformedError("tensor.check", "decoded bytes differ", None, entry.name)
         return patterns
 
-    def _check_supported(self, entry: Entry) -> None:
+    def check_supported(self, entry: Entry) -> None:
         """Raise UnsupportedError if the tensor, or one of its bundle, needs a newer decoder."""
         for other in [entry] if entry.bundle is None else self.members[entry.bundle]:
             if other.needs is None:
@@ -177,7 +191,7 @@ class Container:
     def _decode(self, entry: Entry) -> NDArray[np.unsignedinteger]:
         if entry.coding == Coding.TRANSFORM:
             return reconstruct(self.record(entry), entry.shape, entry.dtype)
-        self._check_supported(entry)
+        self.check_supported(entry)
         if entry.coding == Coding.RAW:
             return self._decode_raw(entry)
         if entry.bundle is not None:
@@ -244,7 +258,7 @@ class Container:
 
         All coefficients are zero.
         """
-        self._check_supported(entry)
+        self.check_supported(entry)
         self.check_limit([entry])
         Reader(b"", 0, entry.name).check(
             len(entry.segments) > 0, "tensor.segments", "no segment for the head"

@@ -36,6 +36,7 @@ MAX_CRC: Final = (1 << 32) - 1
 NO_TEXTS: Final = ("directory.type", "metadata that are not a map of strings to strings")
 # Ancillary keys, whose types are not checked: of the directory, and of an entry.
 PROVENANCE: Final = "encoder"
+MOST_PROVENANCE: Final = 70  # bytes that encoders write, 80 with key and lengths
 KIND: Final = "k"
 
 

@@ -160,7 +160,7 @@ def lay_out(
         provenance,
     )
     with _as_internal_error():
-        return Layout(_file(directory, [*first, *blocks, *bodies]))
+        return Layout(b"".join([front(directory), *first, *blocks, *bodies]))
 
 
 @contextmanager
@@ -249,7 +249,12 @@ def _segments(item: Record, tables: Tables) -> list[bytes]:
     return []
 
 
-def _file(directory: Directory, segments: Sequence[bytes]) -> bytes:
+def front(directory: Directory) -> bytes:
+    """Header and directory: what comes before the segments.
+
+    Raises:
+        MalformedError: a directory that cannot be written.
+    """
     plain, values = write_directory(directory)
     deflated = io.deflate(plain)
     # Where a directory deflates so well that a decoder would refuse it, it is stored as it is.
@@ -257,4 +262,4 @@ def _file(directory: Directory, segments: Sequence[bytes]) -> bytes:
     smaller = smaller and values <= values_allowed(len(deflated))
     stored = deflated if smaller else plain
     header = Header(smaller, len(stored), len(plain), zlib.crc32(stored))
-    return b"".join([write_header(header), stored, *segments])
+    return write_header(header) + stored

@@ -38,6 +38,7 @@ from tqcodec.encoder.statistics import Statistics
 from tqcodec.errors import EncodeError, EncodeWarning
 from tqcodec.file import Reading, TensorFile, need_bytes
 from tqcodec.format.container import EVERYTHING, Container
+from tqcodec.remote.options import Remote
 from tqcodec.torch import folding, search, tuning
 from tqcodec.torch import held_out as holding
 from tqcodec.torch.calibration.calibrate import calibrate
@@ -258,10 +259,10 @@ def open(source: bytes | PathLike, **options: Unpack[Reading]) -> StateFile:
 
 
 def stream(
-    source: streaming.Source, *, limit: int | None = None
+    source: streaming.Source, *, limit: int | None = None, remote: Remote | None = None
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """`tqcodec.stream` of tensors of PyTorch."""
-    found = streaming.stream(source, "weights", limit=limit)
+    found = streaming.stream(source, "weights", limit=limit, remote=remote)
     return ((name, to_tensor(array)) for name, array in found)
 
 

@@ -3,6 +3,7 @@
 import { decodeWhole } from "./sequence.js";
 import { asBytes } from "./source.js";
 
+export { download, forget } from "./download.js";
 export { toFloat32 } from "./dtypes.js";
 export { LimitError, MalformedError, TQCError, UnsupportedError } from "./errors.js";
 export { TensorFile, open } from "./file.js";

@@ -17,7 +17,7 @@ export function asBytes(data) {
  */
 
 /** Reads byte ranges over HTTP; a server that knows none sends the file once, and it is kept. */
-class HTTPSource {
+export class HTTPSource {
   constructor(url, { fetch = globalThis.fetch, headers = {}, signal } = {}) {
     this.url = url;
     this.fetch = fetch;
@@ -40,29 +40,37 @@ class HTTPSource {
 
   /** Bytes offset .. end - 1, or null if the whole file has come instead. */
   async request(offset, end) {
+    const response = await this.ask(offset, end);
+    const bytes = response === null ? new Uint8Array(0) : new Uint8Array(await response.arrayBuffer());
+    if (response !== null && response.status === 206) return bytes;
+    this.whole = bytes;
+    this.size = bytes.length;
+    return null;
+  }
+
+  /**
+   * The answer to a request for bytes offset .. end - 1, its body not yet read: 206 with bytes from `offset` on, or
+   * 200 with the whole file; null of an empty one.
+   *
+   * @throws {Error & { status?: number }} any other answer, or one of another file than before
+   */
+  async ask(offset, end) {
     const headers = { ...this.headers, Range: `bytes=${offset}-${end - 1}` };
     // The bare function: a browser's fetch must not be called as a method.
     const { fetch } = this;
     const response = await fetch(this.url, { headers, signal: this.signal });
-    if (response.status === 200) {
-      this.whole = new Uint8Array(await response.arrayBuffer());
-      this.size = this.whole.length;
-      return null;
-    }
-    if (response.status === 416 && offset === 0) {
-      this.whole = new Uint8Array(0);
-      this.size = 0;
-      return null;
-    }
+    if (response.status === 200) return response;
+    if (response.status === 416 && offset === 0) return null;
     const match = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(response.headers.get("content-range") ?? "");
     if (response.status !== 206 || match === null || Number(match[1]) !== offset) {
-      throw new Error(`${this.url}: the server answers ${response.status} to a request for a range`);
+      const error = new Error(`${this.url}: the server answers ${response.status} to a request for a range`);
+      throw Object.assign(error, { status: response.status });
     }
     const tag = response.headers.get("etag");
     if (this.tag !== null && tag !== this.tag) throw new Error(`${this.url}: the file has changed while it was read`);
     this.tag = tag;
     if (match[3] !== "*") this.size = Number(match[3]);
-    return new Uint8Array(await response.arrayBuffer());
+    return response;
   }
 }
 

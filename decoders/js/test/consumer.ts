@@ -1,5 +1,7 @@
 // Not run: `tsc --noEmit` checks that the types serve such a program.
-import { LimitError, MalformedError, TQCError, decode, decodeStream, open, toFloat32 } from "tqcodec";
+import {
+  LimitError, MalformedError, TQCError, decode, decodeStream, download, forget, open, toFloat32,
+} from "tqcodec";
 import type { Tensor, TensorFile, TransformRecord } from "tqcodec";
 import { WorkerFile } from "tqcodec/client";
 import { writeSafetensors } from "tqcodec/safetensors";
@@ -17,6 +19,9 @@ export async function use(bytes: Uint8Array, blob: Blob, worker: Worker): Promis
   } catch (error) {
     if (error instanceof MalformedError || error instanceof LimitError) sum += (error as TQCError).offset ?? 0;
   }
+  const whole = await download("https://example.org/m.tqc", { attempts: 2, progress: (done, of) => (sum += done / of) });
+  sum += decode(whole).size;
+  await forget("https://example.org/m.tqc");
   const remote = new WorkerFile(worker);
   const { infos } = await remote.open(blob);
   sum += infos.length + writeSafetensors([await remote.tensor("w")]).length;

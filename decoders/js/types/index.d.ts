@@ -185,6 +185,31 @@ export class TensorFile {
   verify(): Promise<number>;
 }
 
+/** Where `download` keeps pieces of files, by their address and offset. */
+export interface Store {
+  all(url: string): Promise<[number, Uint8Array][]>;
+  put(url: string, offset: number, bytes: Uint8Array): Promise<void>;
+  clear(url: string): Promise<void>;
+}
+
+export interface DownloadOptions extends Omit<OpenOptions, "limit"> {
+  /** Instead of IndexedDB; without either, nothing outlives the page. */
+  store?: Store;
+  /** How often bytes are asked for before an error, where another attempt may help; by default 5. */
+  attempts?: number;
+  /** Called with bytes done, of how many. */
+  progress?: (done: number, of: number) => void;
+}
+
+/**
+ * Downloads a whole file and checks all its segments. What has come outlives the page: whoever asks again gets the
+ * rest alone; of a file that is all there and has not changed only the header is asked for.
+ */
+export function download(url: string | URL, options?: DownloadOptions): Promise<Uint8Array>;
+
+/** Lets go of what is kept of a file. */
+export function forget(url: string | URL, options?: Pick<DownloadOptions, "store">): Promise<void>;
+
 /**
  * Opens a file of which single tensors are wanted. Of a URL only the bytes that are needed are asked for; a server
  * that does not know ranges sends the whole file once.

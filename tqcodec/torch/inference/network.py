@@ -9,13 +9,15 @@ from typing import Any, Final, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from tqcodec.common import foreign
+from tqcodec.common import foreign, urls
 from tqcodec.common.checks import PathLike
 from tqcodec.errors import EvaluationError
 from tqcodec.file import TensorFile
+from tqcodec.format.directory import MAX_LENGTH
 from tqcodec.format.native_decoder import Tensor as Stored
 from tqcodec.format.registry import Coding
 from tqcodec.multiplications import of_tensor
+from tqcodec.remote.options import Remote
 from tqcodec.torch.batches import check_network, copied
 from tqcodec.torch.checkpoint import misfit, to_tensor
 from tqcodec.torch.inference import coefficients
@@ -51,8 +53,8 @@ def network(
 
     Args:
         model: the network; it is not changed. It may be on the meta device.
-        source: path of a file, its bytes, or an open file. In the mode "lazy" it is read as long as
-            the network is in use, and must not be closed.
+        source: path of a file or its address, its bytes, or an open file. In the mode "lazy" it is
+            read as long as the network is in use, and must not be closed.
         mode: "weights": parameters as ever. "transform": coefficients stay integers in memory;
             convolutions, linear layers and embeddings compute from them where that takes fewer
             multiplications, else from weights that are rebuilt at each pass. "lazy": weights are
@@ -72,8 +74,18 @@ def network(
         raise ValueError(f"tqcodec: mode is {mode!r}, not one of {', '.join(MODES)}")
     if isinstance(source, TensorFile):
         return _network(model, source, mode, strict, None)
-    file = TensorFile(source)
+    file = TensorFile(_at_once(source) if mode != "lazy" else source)
     return _network(model, file, mode, strict, Owned(file))
+
+
+def _at_once(source: bytes | PathLike) -> bytes | PathLike:
+    """The bytes of a file with an address, of which all will be read; others as they are."""
+    if not isinstance(source, str) or not urls.is_url(source):
+        return source
+    from tqcodec.remote.file import arriving
+
+    with arriving(source, Remote()) as coming:
+        return coming.fetch(0, coming.hold(0, MAX_LENGTH))
 
 
 @dataclass

@@ -1,0 +1,382 @@
+"""Files from an address onto disk, whole or in part, resumed from what is there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
+from types import NoneType
+from typing import Any, BinaryIO, Final
+
+from tqcodec.common import urls
+from tqcodec.common.atomic import check_writable
+from tqcodec.common.checks import PathLike, need, need_function, path_of
+from tqcodec.common.progress import Progress
+from tqcodec.errors import DecodeError, EncodeError, MalformedError
+from tqcodec.format import writer
+from tqcodec.format.container import EVERYTHING, Container
+from tqcodec.format.directory import MOST_PROVENANCE
+from tqcodec.format.entries import Directory, Entry, Segment
+from tqcodec.format.header import read_header
+from tqcodec.format.planes import write_block
+from tqcodec.format.registry import HEADER_SIZE
+from tqcodec.remote.file import RemoteFile, first_chunks
+from tqcodec.remote.options import Remote
+
+PART: Final = ".part"  # suffix of a file that is not all there
+TOGETHER: Final = 1 << 22  # bytes of a request, but for longer segments
+BLOCK: Final = 1 << 20  # bytes read from disk at a time
+
+
+def fetch(
+    url: str,
+    path: PathLike,
+    *,
+    only: str | Sequence[str] = (),
+    remote: Remote | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Copy a `.tqc` file from an address; a file that is left over from before is gone on with.
+
+    Until all of it is right its bytes are in `path` with the suffix ``.part``. Whoever begins
+    again, after whatever end, asks for what is missing there: which segments are right their
+    checksums say, and of one that broke off only the rest is asked for.
+
+    Args:
+        url: of the file.
+        path: of the copy; one that exists is replaced at the end.
+        only: patterns of names, as in `fnmatch`: the copy has the tensors that match one. It is a
+            file like any other; its provenance says ``part=K/N``, K of N tensors.
+        remote: how the file is read; None for `Remote()`.
+        progress: called with ("fetch", bytes done, of how many).
+
+    Raises:
+        DecodeError: the file is malformed, or some of its bytes are wrong each time.
+        EncodeError: no tensor matches.
+        OSError: it cannot be read, or has changed, or the copy cannot be written.
+    """
+    need("the address", url, str, "a string")
+    need("remote", remote, (Remote, NoneType), "tqcodec.Remote")
+    need_function("progress", progress)
+    if not urls.is_url(url):
+        raise OSError(errno.EINVAL, "is not an address such as https://HOST/FILE", url)
+    patterns = [only] if isinstance(only, str) else list(only)
+    path = path_of(path)
+    check_writable(path)
+    options = remote if remote is not None else Remote()
+    name = Path(path + PART)
+    with name.open("r+b" if name.exists() else "w+b") as part:
+        source = RemoteFile(url, options, None if patterns else _head(part, url, options))
+        try:
+            container = Container(source.fetch, source.length, EVERYTHING)
+            if patterns:
+                chosen = _chosen(container.directory, patterns)
+                copy = _some(container, source, chosen, part)
+            else:
+                segments = container.directory.segments()
+                copy = _Copy(source.fetch(0, container.start), [(s, s.offset) for s in segments])
+            _complete(part, copy, source, progress)
+        except DecodeError:
+            source.check()
+            raise
+        finally:
+            source.close()
+        part.flush()
+        os.fsync(part.fileno())
+    name.replace(os.path.realpath(path))
+
+
+@dataclass
+class _Copy:
+    """The file that is to be on disk.
+
+    Attributes:
+        head: header and directory.
+        segments: what follows, each with its offset in the source, or its bytes where the source
+            does not have them so.
+    """
+
+    head: bytes
+    segments: list[tuple[Segment, int | bytes]]
+
+
+@dataclass
+class _Missing:
+    """A segment that is not, or not all, on disk.
+
+    Attributes:
+        segment: of the copy.
+        source: its offset in the source.
+        done: bytes at its start that seem to be there.
+    """
+
+    segment: Segment
+    source: int
+    done: int
+
+    @property
+    def left(self) -> int:
+        """Bytes that are missing."""
+        return self.segment.length - self.done
+
+
+def _head(part: BinaryIO, url: str, options: Remote) -> bytes:
+    """Header and directory as far as they are on disk, where they come first of all.
+
+    Raises:
+        DecodeError: the file does not begin as a `.tqc` file.
+        OSError: it cannot be read.
+    """
+    header = _read(part, 0, HEADER_SIZE)
+    try:
+        stored = read_header(header).stored
+    except DecodeError:
+        part.truncate(0)
+        with first_chunks(url, options) as chunks:
+            for chunk in chunks:
+                _write(part, part.seek(0, os.SEEK_END), chunk)
+        stored = read_header(_read(part, 0, HEADER_SIZE)).stored
+    return _read(part, 0, HEADER_SIZE + stored)
+
+
+def _read(file: BinaryIO, offset: int, length: int) -> bytes:
+    file.seek(offset)
+    return file.read(length)
+
+
+def _write(file: BinaryIO, offset: int, data: bytes) -> None:
+    file.seek(offset)
+    file.write(data)
+    file.flush()  # all that has come outlives the process
+
+
+def _complete(part: BinaryIO, copy: _Copy, source: RemoteFile, progress: Progress | None) -> None:
+    """Make a file on disk the copy.
+
+    Raises:
+        MalformedError: a segment is wrong each time.
+        OSError: its bytes cannot be had, or not be written.
+    """
+    length = len(copy.head) + sum(segment.length for segment, _ in copy.segments)
+    if _read(part, 0, len(copy.head)) != copy.head:
+        part.truncate(0)
+        _write(part, 0, copy.head)
+    part.truncate(length)
+    missing = []
+    for segment, found in copy.segments:
+        if isinstance(found, bytes):
+            _write(part, segment.offset, found)
+        elif not _is_right(part, segment):
+            one = _Missing(segment, found, _done(part, segment))
+            known = source.at_hand(one.source + one.done, one.left)
+            _write(part, segment.offset + one.done, known)
+            one.done += len(known)
+            missing.append(one)
+    have = length - sum(one.left for one in missing)
+    if progress is not None:
+        progress("fetch", have, length)
+    for count in _download(part, missing, source):
+        have += count
+        if progress is not None:
+            progress("fetch", have, length)
+    wrong = [one for one in missing if not _is_right(part, one.segment)]
+    for one in wrong:  # what seemed to be there was not
+        one.done = 0
+    for _ in _download(part, wrong, source):
+        pass
+    for one in wrong:
+        if not _is_right(part, one.segment):
+            raise MalformedError("segment.crc", "damaged segment", one.source)
+
+
+def _blocks(part: BinaryIO, segment: Segment) -> Iterator[bytes]:
+    end = segment.offset + segment.length
+    for offset in range(segment.offset, end, BLOCK):
+        yield _read(part, offset, min(BLOCK, end - offset))
+
+
+def _is_right(part: BinaryIO, segment: Segment) -> bool:
+    check = 0
+    for block in _blocks(part, segment):
+        check = zlib.crc32(block, check)
+    return check == segment.crc
+
+
+def _done(part: BinaryIO, segment: Segment) -> int:
+    """Bytes at the start of a segment that seem to be on disk.
+
+    The file has its length from the start, and what was not written reads as zeros: all behind the
+    last byte that is not zero is taken as missing. Nothing is, where that is the last one: the
+    segment is damaged, and all of it is wanted.
+    """
+    done = start = 0
+    for block in _blocks(part, segment):
+        kept = len(block.rstrip(b"\0"))
+        done = start + kept if kept else done
+        start += len(block)
+    return done if done < segment.length else 0
+
+
+def _download(part: BinaryIO, missing: Sequence[_Missing], source: RemoteFile) -> Iterator[int]:
+    """Write what is missing to its place as it comes; gives how many bytes have been written."""
+    came: SimpleQueue[int | BaseException | None] = SimpleQueue()
+    lock = Lock()
+
+    def bring(run: Sequence[_Missing]) -> None:
+        at, shift = run[0].source + run[0].done, run[0].segment.offset - run[0].source
+        try:
+            for chunk in source.chunks(at, run[-1].source + run[-1].segment.length):
+                with lock:
+                    _write(part, at + shift, chunk)
+                at += len(chunk)
+                came.put(len(chunk))
+            came.put(None)
+        except BaseException as error:
+            came.put(error)
+
+    with ThreadPoolExecutor(source.options.connections) as pool:
+        running = [pool.submit(bring, run) for run in _runs([m for m in missing if m.left])]
+        left = len(running)
+        try:
+            while left:
+                count = came.get()
+                if isinstance(count, BaseException):
+                    raise count
+                if count is None:
+                    left -= 1
+                else:
+                    yield count
+        except BaseException:
+            for future in running:
+                future.cancel()
+            source.close()
+            raise
+
+
+def _runs(missing: Sequence[_Missing]) -> list[list[_Missing]]:
+    """Missing segments by requests: neighbours together, up to `TOGETHER` bytes.
+
+    A segment is never cut, so that what is on disk of it is its start.
+    """
+    runs: list[list[_Missing]] = []
+    size = 0
+    for one in sorted(missing, key=lambda m: m.source):
+        last = runs[-1][-1] if runs else None
+        follows = last is not None and one.done == 0 and size < TOGETHER
+        if last is not None and follows:
+            follows = last.source + last.segment.length == one.source
+            follows = follows and last.segment.offset + last.segment.length == one.segment.offset
+        if follows:
+            runs[-1].append(one)
+            size += one.left
+        else:
+            runs.append([one])
+            size = one.left
+    return runs
+
+
+def _chosen(directory: Directory, patterns: Sequence[str]) -> list[Entry]:
+    """Entries whose name matches a pattern.
+
+    Raises:
+        EncodeError: there is none.
+    """
+    found = [e for e in directory.entries if any(fnmatchcase(e.name, p) for p in patterns)]
+    if not found:
+        raise EncodeError(f"no tensor matches {' or '.join(map(repr, patterns))}")
+    return found
+
+
+def _some(
+    container: Container, source: RemoteFile, chosen: Sequence[Entry], part: BinaryIO
+) -> _Copy:
+    """A file of some tensors of another one: their segments as they are, bundles made anew."""
+    old = container.directory
+    entries: list[Entry] = []
+    origins: list[Entry] = []  # where their bytes are
+    owners: dict[int, int] = {}  # of those that are not tied, the place in the source and here
+    for entry in chosen:
+        place = entry.same_as if entry.same_as is not None else container.index[entry.name]
+        origins.append(old.entries[place])
+        if place in owners:
+            entries.append(replace(entry, same_as=owners[place]))
+        else:  # the first of those that are tied takes the bytes over
+            owners[place] = len(entries)
+            entries.append(replace(old.entries[place], name=entry.name))
+    used = sorted({entry.bundle for entry in entries if entry.bundle is not None})
+    numbers = {bundle: i for i, bundle in enumerate(used)}
+    numbered = [
+        entry if entry.bundle is None else replace(entry, bundle=numbers[entry.bundle])
+        for entry in entries
+    ]
+    blocks = _kept(part, numbered)
+    if blocks is None:
+        named = list(zip(entries, origins, strict=True))
+        blocks = [_block(container, source, bundle, named) for bundle in used]
+    directory = Directory(
+        tuple(numbered),
+        tuple(Segment(len(block), zlib.crc32(block)) for block in blocks),
+        old.tables,
+        old.tables_size,
+        old.metadata,
+        _provenance(old.provenance, f"part={len(entries)}/{len(old.entries)}"),
+    )
+    head = writer.front(directory)
+    placed = Container(lambda offset, n: head[offset : offset + n], None, EVERYTHING).directory
+    segments: list[tuple[Segment, int | bytes]] = list(zip(placed.bundles, blocks, strict=True))
+    if placed.tables is not None and old.tables is not None:
+        segments.insert(0, (placed.tables, old.tables.offset))
+    for entry, origin in zip(placed.entries, origins, strict=True):
+        pairs = zip(entry.segments, origin.segments, strict=False)  # none of one that is tied
+        segments += ((ours, theirs.offset) for ours, theirs in pairs)
+    return _Copy(head, segments)
+
+
+def _kept(part: BinaryIO, entries: Sequence[Entry]) -> list[bytes] | None:
+    """Bundles of these tensors that are on disk; None unless all are."""
+    try:
+        begun = Container(lambda offset, n: _read(part, offset, n), None, EVERYTHING).directory
+    except DecodeError:
+        return None
+    if [_content(entry) for entry in begun.entries] != [_content(entry) for entry in entries]:
+        return None
+    if not all(_is_right(part, bundle) for bundle in begun.bundles):
+        return None
+    return [_read(part, bundle.offset, bundle.length) for bundle in begun.bundles]
+
+
+def _content(entry: Entry) -> tuple[Any, ...]:
+    return entry.name, entry.dtype, entry.shape, entry.check, entry.same_as, entry.bundle
+
+
+def _block(
+    container: Container, source: RemoteFile, bundle: int, named: Sequence[tuple[Entry, Entry]]
+) -> bytes:
+    """A bundle with some of its tensors, given with the entries of the source that have them.
+
+    Raises:
+        DecodeError: it cannot be decoded.
+    """
+    directory = container.directory
+    wanted = [s for s in (directory.tables, directory.bundles[bundle]) if s is not None]
+    members = container.members[bundle]
+    container.check_supported(members[0])
+    with source.holding([(segment.offset, segment.length) for segment in wanted]):
+        parts = dict(zip((m.name for m in members), container.bundle_parts(bundle), strict=True))
+        own = [parts[origin.name] for entry, origin in named if entry.bundle == bundle]
+        return write_block(own, container.tables)
+
+
+def _provenance(line: str, word: str) -> str:
+    """A line of provenance with a word more, those before it going where it would be too long."""
+    words = line.split()
+    while words and len(" ".join([*words, word])) > MOST_PROVENANCE:
+        words.pop()
+    return " ".join([*words, word])
