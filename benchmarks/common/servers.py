@@ -194,13 +194,15 @@ class Server:
                 self._free = max(now, self._free) + len(part) / self.faults.rate
                 wait = self._free - now
             time.sleep(wait)
+        with self._lock:  # before the client has it, so that whoever looks then finds it counted
+            self.sent += len(part)
         try:
             request.wfile.write(part)
         except OSError:
+            with self._lock:
+                self.sent -= len(part)
             request.close_connection = True
             return False
-        with self._lock:
-            self.sent += len(part)
         return True
 
 
