@@ -315,6 +315,20 @@ def net():
     assert float(found["transform"][7]) < 1e-5
 
 
+def test_remote(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {f"w{i}": rng.normal(size=(64, 64, 3, 3)).astype(np.float32) for i in range(6)}
+    save_file(arrays, folder / "net.safetensors")
+    tqcodec.save(arrays, folder / "remote.tqc", tqcodec.Settings(snr=15, effort=1))
+    printed = run(folder, "remote", "net.safetensors", "remote.tqc", "--kills=1")
+    assert rows(printed, "info")[0][1:] == ["1", "65536", "1", "65536"]
+    assert rows(printed, "w")[0][1] in ("1", "2")
+    size = str((folder / "remote.tqc").stat().st_size)
+    assert [row[3] for row in rows(printed, "all, ")] == [size, size]
+    assert "killed" in printed
+    assert len(rows(printed, "10")) == 6
+
+
 def test_allocation(folder: Path) -> None:
     printed = run(
         folder,

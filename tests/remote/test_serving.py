@@ -33,6 +33,7 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
+    types {{ text/html html; text/javascript js; }}
     gzip on;
     gzip_types *;
     gzip_min_length 0;
