@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tqcodec.arrays import Array, dtype_of
 from tqcodec.format.reconstruct import Domain, channels, weights
+from tqcodec.format.records import axis_order
 from tqcodec.format.registry import Axis
 
 AXES: Final = tuple(axis.name.lower() for axis in Axis)  # out, in, taps
@@ -72,7 +73,11 @@ class TransformTensor:
     @property
     def order(self) -> list[int]:
         """Dimensions of the weights, those of the axis out first, then in, then taps."""
-        return sorted(range(len(self.roles)), key=lambda d: (AXES.index(self.roles[d]), d))
+        return axis_order(self._axes)
+
+    @property
+    def _axes(self) -> tuple[Axis, ...]:
+        return tuple(Axis(AXES.index(role)) for role in self.roles)
 
     @property
     def step(self) -> float:
@@ -92,7 +97,7 @@ class TransformTensor:
             return self.values.copy()
         domain = Domain(
             self.shape,
-            tuple(Axis(AXES.index(role)) for role in self.roles),
+            self._axes,
             self.coefficients,
             self.columns,
             self.bases,

@@ -71,19 +71,18 @@ def argument_of(action: Action) -> str:
     return f"{names} {action.metavar or ''}".strip()
 
 
-def read_parser() -> dict[str, dict[str, Action]]:
-    """Arguments of each command, those of ``--help`` apart."""
-    found = {}
-    for command, (_, add_arguments) in COMMANDS.items():
-        parser = ArgumentParser(add_help=False)
-        add_arguments(parser)
-        found[command] = {argument_of(action): action for action in parser._actions}
-    return found
+def parser_of(command: str) -> ArgumentParser:
+    """The parser of a command, without ``--help``."""
+    parser = ArgumentParser(add_help=False)
+    COMMANDS[command][1](parser)
+    return parser
 
 
 ORDER = ("shuffled", "redrawn")  # of `DataOptions`, which commands choose themselves
 
-DOCUMENTED, PARSED = read_document(), read_parser()
+PARSERS = {command: parser_of(command) for command in COMMANDS}
+PARSED = {c: {argument_of(action): action for action in p._actions} for c, p in PARSERS.items()}
+DOCUMENTED = read_document()
 ALL = [(command, name) for command, actions in PARSED.items() for name in actions]
 RANGED = [(c, name) for c, rows in DOCUMENTED.items() for name, row in rows.items() if row.range]
 
@@ -199,6 +198,9 @@ def is_taken(command: str, name: str, text: str) -> bool:
     """Whether a command takes a text for an argument, all others being good."""
     action = PARSED[command][name]
     needed = [one for one in PARSED[command].values() if one.required and one is not action]
+    for group in PARSERS[command]._mutually_exclusive_groups:
+        if group.required and action not in group._group_actions:
+            needed.append(group._group_actions[0])
     words = [f"{one.option_strings[-1]}=1" if one.option_strings else "1" for one in needed]
     try:
         words = [command, *words, f"{action.option_strings[-1]}={text}"]

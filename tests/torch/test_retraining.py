@@ -98,7 +98,7 @@ def tokens(count: int = 6) -> Batches:
     made = torch.Generator().manual_seed(1)
     return [
         (
-            {"ids": torch.randint(0, 50, (8, 12), generator=made), "scale": 2.0},
+            {"scale": 2.0, "ids": torch.randint(0, 50, (8, 12), generator=made)},
             torch.randint(0, 50, (8,), generator=made),
         )
         for _ in range(count)
@@ -333,7 +333,8 @@ class Batchless:
         ({"settings": tqcodec.Settings()}, "need a target"),
         ({"settings": tqcodec.Settings(lossless=True)}, "need a target"),
         ({"settings": tqcodec.Settings(bits=3, payload="fixed")}, "range-coded"),
-        ({"settings": tqcodec.Settings(max_size=10)}, "max_size"),
+        ({"settings": tqcodec.Settings(max_size=10)}, "max_size: .* is the smallest file"),
+        ({"settings": settings(8.0, rules=[("no", "exact")])}, "matches no tensor"),
         ({"batches": []}, "there is no batch"),
         ({"batches": Batchless()}, "there is no batch"),
         ({"batches": ["text"]}, "not a tensor"),

@@ -6,6 +6,7 @@ import argparse
 import math
 from argparse import ArgumentParser
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, Final, NoReturn
 
 from tqcodec import native
@@ -23,11 +24,9 @@ from tqcodec.format.registry import MAJOR, MINOR
 from tqcodec.remote.options import Remote
 from tqcodec.version import VERSION
 
+SYNTHETIC, NO_DATA = "synthetic", "none"  # what `encode --data` takes besides names
 PICTURES = "size", "mean", "std"  # what made-up pictures need to be known of
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
-
-
-SYNTHETIC, NO_DATA = "synthetic", "none"  # what `encode --data` takes besides names
 
 
 class UsageError(Exception):
@@ -100,6 +99,22 @@ def _check_synthetic(arguments: argparse.Namespace) -> None:
             f"without data inputs are made: pictures need {', '.join(missing)}, others --tokens or "
             f"--example; --data {NO_DATA} encodes weights alone"
         )
+
+
+def check_retrain(arguments: argparse.Namespace) -> None:
+    """Raise UsageError where options of `retrain` do not go together."""
+    if arguments.resume and arguments.checkpoint is None:
+        raise UsageError("--resume needs --checkpoint FILE")
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """The settings that the options of a command are; what it has no option for has its default.
+
+    Raises:
+        EncodeError: as of `Settings`.
+    """
+    given = vars(arguments)
+    return Settings(**{f.name: given[f.name] for f in fields(Settings) if f.name in given})
 
 
 def inputs_of(arguments: argparse.Namespace) -> list[str]:
@@ -242,7 +257,7 @@ def _retrain(command: ArgumentParser) -> None:
     add = command.add_argument
     _output(command, "a file .tqc", required=True)
     _network(command)
-    _size_target(command.add_mutually_exclusive_group())
+    _size_target(command.add_mutually_exclusive_group(required=True))
     text = "passes over the data"
     add("--epochs", type=int, required=True, metavar="N", help=text)
     add("--mirror", action="store_true", help="exchange left and right of half of the pictures")

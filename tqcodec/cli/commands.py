@@ -3,7 +3,7 @@
 Results go to standard output, messages and progress to standard error, never in colour. Exit codes:
 0 done, 1 malformed or a check failed, 2 usage, 3 unsupported, 4 limit, 70 a fault of the program,
 130 interrupted, 141 nobody reads. Each command imports what it needs, so that ``--help`` answers at
-once. Those that run a network are in `network`.
+once. Those that run a network are in `network` and `retrain`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,10 @@ from tqcodec.cli.arguments import (
     inputs_of,
     make_parser,
     reading_of,
+    settings_of,
 )
 from tqcodec.cli.terminal import terminal_progress
 from tqcodec.common import foreign, streams, urls
-from tqcodec.encoder.settings import Settings
 from tqcodec.errors import (
     DecodeError,
     EncodeWarning,
@@ -320,7 +319,7 @@ def _encode_warnings() -> Iterator[list[str]]:
 
 def _encode(arguments: Namespace) -> int:
     check_encode(arguments)
-    settings = Settings(**{f.name: getattr(arguments, f.name) for f in fields(Settings)})
+    settings = settings_of(arguments)
     from tqcodec import api
     from tqcodec.cli import checkpoints, describe, encode, text
 
@@ -477,22 +476,11 @@ def _report(arguments: Namespace) -> int:
 
 
 def _network(arguments: Namespace) -> int:
-    from tqcodec.cli import network
+    from tqcodec.cli import network, retrain
 
+    verbs = {**network.COMMANDS, "retrain": retrain.retrain}
     with terminal_progress() as progress:
-        document, lines = network.COMMANDS[arguments.command](arguments, progress)
-    if arguments.json:
-        _print_json(document)
-    else:
-        _print(lines)
-    return 0
-
-
-def _retrain(arguments: Namespace) -> int:
-    from tqcodec.cli import retrain
-
-    with terminal_progress() as progress:
-        document, lines = retrain.retrain(arguments, progress)
+        document, lines = verbs[arguments.command](arguments, progress)
     if arguments.json:
         _print_json(document)
     else:
@@ -511,5 +499,5 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "calibrate": _network,
     "eval": _network,
     "sweep": _network,
-    "retrain": _retrain,
+    "retrain": _network,
 }

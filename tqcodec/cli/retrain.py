@@ -5,47 +5,32 @@ from __future__ import annotations
 import os
 import time
 from argparse import Namespace
-from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from tqcodec import api
 from tqcodec.cli import checkpoints, describe, network
-from tqcodec.cli.arguments import UsageError, inputs_of
+from tqcodec.cli.arguments import check_retrain, inputs_of, settings_of
 from tqcodec.cli.terminal import training_progress
 from tqcodec.cli.text import printable, summary_line
 from tqcodec.common.progress import Progress
-from tqcodec.encoder.settings import Settings
 from tqcodec.errors import EncodeError
 
 if TYPE_CHECKING:
     from tqcodec.torch import Moment
 
 
-def check_retrain(arguments: Namespace) -> None:
-    """Raise UsageError where options do not go together."""
-    if arguments.bits is None and arguments.max_size is None:
-        raise UsageError("retrain takes either --bits or --max-size (see tqcodec retrain --help)")
-    if arguments.resume and arguments.checkpoint is None:
-        raise UsageError("--resume needs --checkpoint FILE")
-
-
 def retrain(arguments: Namespace, progress: Progress | None) -> network.Result:
     """Train a network and write its file, and a drawing if that is asked for.
 
     Raises:
+        UsageError: options that do not go together.
         EncodeError: arguments, network or data that do not work.
         OSError: a file cannot be read or written.
     """
     check_retrain(arguments)
     _check_outputs(arguments)
     curve = network.drawing_for("--plot") if arguments.plot is not None else None
-    settings = Settings(
-        **{
-            f.name: getattr(arguments, f.name)
-            for f in fields(Settings)
-            if hasattr(arguments, f.name)
-        }
-    )
+    settings = settings_of(arguments)
     model, data = network.load(arguments, redrawn=True)
     from tqcodec import torch as codec
     from tqcodec.torch.retraining.augment import Augmented

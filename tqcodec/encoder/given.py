@@ -17,7 +17,7 @@ from tqcodec.encoder.effort import EFFORTS
 from tqcodec.encoder.kinds import Kind
 from tqcodec.encoder.matrix.classes import class_of
 from tqcodec.encoder.matrix.draft import Draft, Quantized
-from tqcodec.encoder.matrix.quantizer import Method
+from tqcodec.encoder.matrix.quantizer import UNIFORM
 from tqcodec.encoder.matrix.record import counted
 from tqcodec.encoder.network import part_of
 from tqcodec.encoder.plan import make_plan
@@ -28,8 +28,6 @@ from tqcodec.encoder.tensor import Item, Source, Treatment
 from tqcodec.format.entries import crc
 from tqcodec.format.records import CodedTensor
 from tqcodec.format.writer import Layout
-
-UNIFORM = Method(0, 0.0)
 
 
 def quantized_of(record: CodedTensor) -> Quantized:

@@ -29,7 +29,6 @@ Done = TypeVar("Done")
 Patterns = NDArray[np.unsignedinteger]
 Fetch = Callable[[int, int], bytes]  # (offset, length) -> that many bytes
 
-SMALL = 1 << 14  # elements; smaller tensors often share a bundle, so one task takes them all
 TASK = 1 << 21  # elements of a task, more or less
 AHEAD = 1 << 22  # bytes decoded together at most where only the first is asked for
 
@@ -238,14 +237,20 @@ class NativeFile:
         return all(good for _, good in self._run("verify", decodes, workers, progress))
 
     def _tasks(self) -> Iterator[list[int]]:
-        """All tensors but tied ones, the large ones first: what is left at the end is soon done."""
-        sizes = {i: t.elements for i, t in enumerate(self.tensors) if t.same_as is None}
+        """All tensors but tied ones, the large ones first: what is left at the end is soon done.
+
+        Those of bundles come last and together, so that each bundle is decoded once.
+        """
+        own = [(i, t) for i, t in enumerate(self.tensors) if t.same_as is None]
+        own.sort(key=lambda one: (one[1].bundle is not None, -one[1].elements))
         task: list[int] = []
-        for index in sorted(sizes, key=lambda i: -sizes[i]):
+        elements = 0
+        for index, tensor in own:
             task.append(index)
-            if sizes[index] >= SMALL and sum(sizes[i] for i in task) >= TASK:
+            elements += tensor.elements
+            if tensor.bundle is None and elements >= TASK:
                 yield task
-                task = []
+                task, elements = [], 0
         if task:
             yield task
 

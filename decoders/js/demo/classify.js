@@ -1,26 +1,13 @@
-/** The page that runs a network: filters as they arrive, classes of pictures. Text of a file is only ever set as text. */
+/** The page that runs a network: filters as they arrive, classes of pictures. */
+
+import { acceptFiles, byId, count, element, showError } from "./page.js";
 
 const FIRST = 5; // classes that are shown
 const MOST_CHANNELS = 64; // of a layer's filters that are drawn, on each side
 const SCALE = { colour: 8, plain: 2 }; // pixels of the page for a weight
 
-const byId = (id) => document.getElementById(id);
-const count = new Intl.NumberFormat("en");
-
-function element(name, text = "", attributes = {}) {
-  const made = document.createElement(name);
-  made.textContent = text;
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  return made;
-}
-
 /** What is on the page. Pictures stay when another network is opened. */
 const state = { worker: null, description: null, tensors: 0, pictures: [], waiting: {} };
-
-function showError(error) {
-  byId("error").textContent = error?.message ?? "";
-  byId("error").hidden = error === null;
-}
 
 // ---- a network
 
@@ -199,23 +186,7 @@ async function openAddress(path) {
   open(description, new URL(description.file, url).href);
 }
 
-byId("drop").addEventListener("submit", (event) => event.preventDefault());
-byId("file").addEventListener("change", ({ target }) => {
-  take([...target.files]);
-  target.value = ""; // the same files can be chosen again
-});
-document.addEventListener("dragover", (event) => {
-  event.preventDefault();
-  byId("drop").classList.add("over");
-});
-document.addEventListener("dragleave", (event) => {
-  if (event.relatedTarget === null) byId("drop").classList.remove("over");
-});
-document.addEventListener("drop", (event) => {
-  event.preventDefault();
-  byId("drop").classList.remove("over");
-  take([...event.dataTransfer.files]);
-});
+acceptFiles(take);
 
 const path = new URLSearchParams(location.search).get("network");
 if (path !== null) openAddress(path).catch(showError);

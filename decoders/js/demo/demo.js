@@ -1,21 +1,12 @@
-/** The viewer: what the page shows of a file that a worker holds open. Text of a file is only ever set as text. */
+/** The viewer: what the page shows of a file that a worker holds open. */
 
 import { WorkerFile } from "../src/client.js";
 import { toFloat32 } from "../src/dtypes.js";
+import { acceptFiles, byId, count, element, showError } from "./page.js";
 
 const BINS = 96;
 const PREVIEW_ROWS = 6;
 const PREVIEW_COLUMNS = 8;
-
-const byId = (id) => document.getElementById(id);
-
-/** An element with text and attributes. */
-function element(name, text = "", attributes = {}) {
-  const made = document.createElement(name);
-  made.textContent = text;
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  return made;
-}
 
 function formatBytes(n) {
   if (n < 1000) return `${Math.round(n)} B`;
@@ -25,7 +16,6 @@ function formatBytes(n) {
   return `${n.toPrecision(3)} ${units[i]}`;
 }
 
-const count = new Intl.NumberFormat("en");
 const formatValue = (v) => (Number.isInteger(v) && Math.abs(v) < 1e6 ? String(v) : v.toPrecision(4));
 const formatShape = (shape) => (shape.length === 0 ? "scalar" : shape.join("\u2009\u00d7\u2009"));
 const bitsPerWeight = (info) => (info.elements > 0 && info.tiedTo === null ? (8 * info.bytes) / info.elements : null);
@@ -61,7 +51,7 @@ async function show(file, name) {
   state.remote?.close();
   const remote = new WorkerFile(new Worker(new URL("../src/worker.js", import.meta.url), { type: "module" }));
   Object.assign(state, { remote, infos: [], selected: null, shown: null, sort: { column: -1, descending: false } });
-  showError(byId("error"), null);
+  showError(null);
   byId("view").hidden = true;
   byId("detail").hidden = true;
   try {
@@ -76,13 +66,8 @@ async function show(file, name) {
     if (first !== undefined) await select(first.name);
     await verify(remote);
   } catch (error) {
-    if (state.remote === remote) showError(byId("error"), error);
+    if (state.remote === remote) showError(error);
   }
-}
-
-function showError(place, error) {
-  place.textContent = error === null ? "" : error.message;
-  place.hidden = error === null;
 }
 
 async function verify(remote) {
@@ -214,7 +199,7 @@ async function select(name) {
     codingText(info),
     info.tiedTo === null ? `${formatBytes(info.bytes)} for ${formatBytes(info.decodedBytes ?? 0)}` : "",
   ].filter(Boolean).join(" \u00b7 ");
-  showError(byId("tensor-error"), null);
+  showError(null, byId("tensor-error"));
   byId("figures").hidden = false;
   byId("figures").setAttribute("aria-busy", "true");
   try {
@@ -225,7 +210,7 @@ async function select(name) {
   } catch (error) {
     if (state.remote !== remote || state.selected !== name) return;
     byId("figures").hidden = true;
-    showError(byId("tensor-error"), error);
+    showError(error, byId("tensor-error"));
   } finally {
     byId("figures").setAttribute("aria-busy", "false");
   }
@@ -387,24 +372,7 @@ function drawDepths({ depths, channels }) {
 
 makeHead();
 byId("filter").addEventListener("input", showTable);
-byId("drop").addEventListener("submit", (event) => event.preventDefault());
-byId("file").addEventListener("change", ({ target }) => {
-  const [file] = target.files;
-  if (file !== undefined) show(file, file.name);
-  target.value = ""; // the same file can be chosen again
-});
-
-document.addEventListener("dragover", (event) => {
-  event.preventDefault();
-  byId("drop").classList.add("over");
-});
-document.addEventListener("dragleave", (event) => {
-  if (event.relatedTarget === null) byId("drop").classList.remove("over");
-});
-document.addEventListener("drop", (event) => {
-  event.preventDefault();
-  byId("drop").classList.remove("over");
-  const [file] = event.dataTransfer.files;
+acceptFiles(([file]) => {
   if (file !== undefined) show(file, file.name);
 });
 
@@ -415,5 +383,5 @@ const path = new URLSearchParams(location.search).get("file");
 if (path !== null) {
   const url = new URL(path, location.href);
   if (url.origin === location.origin) show(url, decodeURIComponent(url.pathname.split("/").pop()));
-  else showError(byId("error"), new Error("only files of this server can be shown"));
+  else showError(new Error("only files of this server can be shown"));
 }

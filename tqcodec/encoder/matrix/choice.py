@@ -18,7 +18,7 @@ from tqcodec.encoder.matrix.classes import class_of, fit_levels
 from tqcodec.encoder.matrix.feedback import quantize_with_feedback
 from tqcodec.encoder.matrix.grid import grid_of
 from tqcodec.encoder.matrix.metric import Metric
-from tqcodec.encoder.matrix.quantizer import Method
+from tqcodec.encoder.matrix.quantizer import UNIFORM
 from tqcodec.encoder.matrix.transform import (
     IDENTITY,
     Transform,
@@ -92,9 +92,9 @@ class Problem:
         levels = fit_levels(relative)
         classes = class_of(levels, np.arange(metric.columns))
         number = int(classes.max()) + 1
-        method, free = Method(0, 0.0), np.zeros((number, 1, 1), np.float32)
-        fed = quantize_with_feedback(coefficients, metric, classes, method, step, free)
-        counts = method.count(fed.coefficients, classes, number).counts
+        free = np.zeros((number, 1, 1), np.float32)
+        fed = quantize_with_feedback(coefficients, metric, classes, UNIFORM, step, free)
+        counts = UNIFORM.count(fed.coefficients, classes, number).counts
         bits = float((counts * code_lengths(counts.astype(np.float32))).sum())
         rebuilt = fed.coefficients * fed.grid.steps * fed.step
         error = metric.error(coefficients.reshape(rebuilt.shape) - rebuilt)

@@ -134,6 +134,9 @@ class Method:
         return histograms.count_blocks(blocks, number, self.steps > 0)
 
 
+UNIFORM: Final = Method(0, 0.0)  # every coefficient to the nearest integer
+
+
 def uniform(
     x: NDArray[np.float32], classes: NDArray[np.uint8], scaled: NDArray[np.float32]
 ) -> NDArray[np.int32]:

@@ -13,7 +13,7 @@ from tqcodec.encoder.histograms import Histograms, count
 from tqcodec.encoder.matrix.bases import AxisBasis
 from tqcodec.encoder.matrix.draft import Quantized
 from tqcodec.encoder.matrix.grid import Grid
-from tqcodec.encoder.matrix.quantizer import Method
+from tqcodec.encoder.matrix.quantizer import UNIFORM, Method
 from tqcodec.format.records import Basis, CodedTensor
 from tqcodec.format.registry import MAX_SYMBOLS, Axis, PayloadKind, Quantizer
 from tqcodec.format.vectors import Vector
@@ -101,7 +101,7 @@ def with_integers(
     present = q.any(axis=0)
     kept = record.kept[present]
     depths = np.zeros_like(record.depths.values)
-    depths[kept] = _depths(q[:, present], Method(0, 0.0), PayloadKind.RANGE)
+    depths[kept] = _depths(q[:, present], UNIFORM, PayloadKind.RANGE)
     multipliers = record.multipliers.values.copy()
     if len(kept):  # the others have no use for theirs: the commonest costs least
         multipliers[depths == 0] = np.bincount(multipliers[kept]).argmax()

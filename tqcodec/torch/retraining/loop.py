@@ -19,6 +19,7 @@ from tqcodec.torch.retraining.objective import Loss, distillation, labels_of
 from tqcodec.torch.retraining.pupil import Pupil
 from tqcodec.torch.retraining.rate import Rate
 from tqcodec.torch.retraining.wheel import Wheel
+from tqcodec.torch.search import Evaluate
 
 SMOOTH = 0.02  # share of a batch in the running mean of the loss
 HALVINGS = 12  # until it is known how much must be trimmed
@@ -28,8 +29,6 @@ LEAST_EXCESS = 0.02  # of the loss that it may be above the original's, at least
 TINY = 1e-12
 HISTORY = 1000  # moments that are kept, about
 EDGE = 0.05  # of a step below an edge, where a latent is put that is to fall
-
-Evaluate = Callable[[nn.Module], float]
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tqcodec.encoder import tables
 from tqcodec.encoder.assembly import INDEX_CLUSTERS
-from tqcodec.encoder.given import UNIFORM
 from tqcodec.encoder.histograms import Histograms
+from tqcodec.encoder.matrix.quantizer import UNIFORM
 from tqcodec.encoder.rate_control import rates_of
 from tqcodec.torch.retraining.latent import Latent
 

@@ -16,9 +16,9 @@ from tqcodec import api
 from tqcodec.common.atomic import check_writable
 from tqcodec.common.checks import PathLike, need, need_function, need_number
 from tqcodec.common.progress import Progress
-from tqcodec.encoder.settings import Settings
+from tqcodec.encoder.settings import RANGES, Settings
 from tqcodec.encoder.statistics import Statistics
-from tqcodec.errors import EncodeError, EncodeWarning
+from tqcodec.errors import EncodeError, EncodeWarning, TargetError
 from tqcodec.format.container import EVERYTHING
 from tqcodec.torch import folding
 from tqcodec.torch.batches import (
@@ -28,14 +28,16 @@ from tqcodec.torch.batches import (
     copied,
     device_of,
     inputs_of,
+    samples_of,
     to_evaluation,
 )
 from tqcodec.torch.calibration.calibrate import calibrate
 from tqcodec.torch.checkpoint import decoded, load_state, origins, to_arrays
 from tqcodec.torch.retraining import checkpointing, processes
-from tqcodec.torch.retraining.loop import Evaluate, Loop, Recipe, Watch
+from tqcodec.torch.retraining.loop import Loop, Recipe, Watch
 from tqcodec.torch.retraining.objective import Loss
 from tqcodec.torch.retraining.pupil import Pupil
+from tqcodec.torch.search import Evaluate
 
 CALIBRATION: Final = 2048  # samples that the start is calibrated on
 START_EFFORT: Final = 2  # whose quantizer is uniform, and whose heads are small
@@ -194,28 +196,33 @@ def _start(
     seed: int,
     progress: Progress | None,
 ) -> bytes:
-    """The file that the training starts at."""
+    """The file that the training starts at: of the size asked for, or the least above it."""
     if statistics is None:
         torch.manual_seed(seed)
         statistics = calibrate(model, list(_first(batches)), seed=seed, progress=progress)
     statistics, known = folded.statistics(statistics), folded.origins(origins(model))
     wanted = replace(settings, effort=START_EFFORT)
     for times in STARTS:
-        size = None if settings.max_size is None else int(settings.max_size * times)
-        bits = None if settings.bits is None else settings.bits * times
+        size, bits = _times("max_size", settings, times), _times("bits", settings, times)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", EncodeWarning)  # of what is trained yet
                 return api.encode(
                     folded.arrays,
-                    replace(wanted, max_size=size, bits=bits),
+                    replace(wanted, max_size=None if size is None else int(size), bits=bits),
                     statistics,
                     origins=known,
                     progress=progress,
                 )
-        except EncodeError as error:
+        except TargetError as error:
             refused = error
     raise refused
+
+
+def _times(target: str, settings: Settings, factor: float) -> float | None:
+    """A target that many times as large, as far as settings take it; None where it is not set."""
+    value: float | None = getattr(settings, target)
+    return None if value is None else min(value * factor, RANGES[target].most)
 
 
 def _first(batches: Iterable[Any]) -> Iterable[Any]:
@@ -224,6 +231,6 @@ def _first(batches: Iterable[Any]) -> Iterable[Any]:
     for batch in batches:
         inputs = inputs_of(batch)
         yield inputs
-        samples += len(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)
+        samples += samples_of(inputs)
         if samples >= CALIBRATION:
             return
