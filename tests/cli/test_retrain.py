@@ -98,14 +98,16 @@ def test_kills_lose_little(folder: Path) -> None:
     checkpoint = folder / "run.ckpt"
     for number in (signal.SIGKILL, signal.SIGINT):
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        process = subprocess.Popen(killed, env=environment, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(killed, env=environment, stderr=subprocess.PIPE, text=True)
         while process.poll() is None:
             written = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
             if written > before:
                 process.send_signal(number)
                 break
             time.sleep(0.01)
-        assert process.wait() != 0, "it was done before it could be killed"
+        err = process.communicate()[1]
+        assert process.returncode != 0, "it was done before it could be killed"
+    assert err == "tqcodec: interrupted: run.ckpt is kept, --resume goes on from it\n"
     assert not (folder / "killed.tqc").exists()
     for words in (killed, [*command, "-o", "whole.tqc"]):
         done = subprocess.run(words, env=environment, capture_output=True, text=True)
