@@ -134,7 +134,7 @@ def _needing_torch(path: Path) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise EncodeError(f"{path} needs PyTorch: pip install 'tqcodec[torch]'") from error
+        raise EncodeError(f"{path} needs PyTorch: pip install 'torch>=2.6'") from error
 
 
 def parse_safetensors(data: NDArray[np.uint8], source: str) -> Checkpoint:
