@@ -113,7 +113,9 @@ def _check_outputs(arguments: Namespace) -> None:
     outputs = [arguments.output, arguments.checkpoint, arguments.plot]
     outputs = [name for name in outputs if name is not None]
     for name in outputs:
-        overwrite = arguments.force or (arguments.resume and name == arguments.checkpoint)
-        checkpoints.check_output(name, overwrite, inputs_of(arguments))
+        kept = name == arguments.checkpoint
+        overwrite = arguments.force or (arguments.resume and kept)
+        instead = "--resume goes on from it, " if kept else ""
+        checkpoints.check_output(name, overwrite, inputs_of(arguments), instead=instead)
         if sum(os.path.realpath(name) == os.path.realpath(other) for other in outputs) > 1:
             raise EncodeError(f"{name} is named as two outputs")
