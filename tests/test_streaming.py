@@ -139,11 +139,16 @@ def test_what_is_no_source(data: bytes, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("domain", ["weights", "transform"])
 def test_cut_anywhere(data: bytes, arrays: Arrays, domain: str) -> None:
-    """What came before the cut, then one error."""
+    """What came before the cut, then one error, which says that it is a cut."""
+    with tqcodec.open(data) as file:
+        directory_end = min(s.offset for s in file.container.directory.segments())
     most = 0
     for end in range(0, len(data), 23):
         found, error = until_error([data[:end]], domain)
         assert isinstance(error, MalformedError)
+        if end >= directory_end:
+            assert error.rule == "container.length"
+            assert f"{end} bytes, not {len(data)}" in str(error)
         assert all(same(found[name], arrays[name]) for name in found)
         assert len(found) >= most
         most = len(found)

@@ -158,8 +158,8 @@ def test_eval_without_labels_and_of_an_exact_file(run: Run, folder: Path) -> Non
         (SWEEP + " --bits 3,x", "not numbers with commas"),
         (SWEEP, "--bits"),
         (SWEEP + " --bits 3,99", "bits is 99.0, not within"),
-        (SWEEP.replace(".png", ".pdf") + " --bits 3", "curve.pdf: a curve is a file .png"),
-        (SWEEP.replace(" curve.png", " -") + " --bits 3", "a curve is a file .png"),
+        (SWEEP.replace(".png", ".pdf") + " --bits 3", "curve.pdf: a curve is a .png file"),
+        (SWEEP.replace(" curve.png", " -") + " --bits 3", "a curve is a .png file"),
         (SWEEP.replace("curve", "no/curve") + " --bits 3", "no such folder"),
         (SWEEP + " --bits 3 --statistics data.npz", "data.npz: not a file of statistics"),
         (SWEEP + " --bits 3 --statistics nothing.npz", "nothing.npz: No such file"),
@@ -264,7 +264,7 @@ def test_sweep_without_matplotlib(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
     for module in ("matplotlib", "matplotlib.axes"):
         monkeypatch.setitem(sys.modules, module, None)
     code, _, err = run(f"{SWEEP} --bits 4")
-    assert (code, err) == (2, "tqcodec: sweep needs matplotlib: pip install 'tqcodec[plot]'\n")
+    assert (code, err) == (2, "tqcodec: sweep needs matplotlib: pip install matplotlib\n")
 
 
 # Encoding.
@@ -338,7 +338,7 @@ def test_weights_without_statistics_are_named(run: Run, folder: Path) -> None:
     code, _, err = run(ENCODE.replace(":network", ":unused"))
     assert code == 0
     line, last = err.splitlines()
-    assert line.startswith("tqcodec: unused.weight: without statistics: ")
+    assert line.startswith("tqcodec: unused.weight: not calibrated, encoded as without data: ")
     assert last.startswith("tqcodec: new.tqc: 6 tensors")
     document = json.loads(run(ENCODE.replace(":network", ":unused") + " -f --json")[1])
     assert (document["calibrated"], list(document["without"])) == (2, ["unused.weight"])

@@ -98,14 +98,16 @@ def test_kills_lose_little(folder: Path) -> None:
     checkpoint = folder / "run.ckpt"
     for number in (signal.SIGKILL, signal.SIGINT):
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        process = subprocess.Popen(killed, env=environment, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(killed, env=environment, stderr=subprocess.PIPE, text=True)
         while process.poll() is None:
             written = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
             if written > before:
                 process.send_signal(number)
                 break
             time.sleep(0.01)
-        assert process.wait() != 0, "it was done before it could be killed"
+        err = process.communicate()[1]
+        assert process.returncode != 0, "it was done before it could be killed"
+    assert err == "tqcodec: interrupted: run.ckpt is kept, --resume goes on from it\n"
     assert not (folder / "killed.tqc").exists()
     for words in (killed, [*command, "-o", "whole.tqc"]):
         done = subprocess.run(words, env=environment, capture_output=True, text=True)
@@ -125,13 +127,15 @@ def test_kills_lose_little(folder: Path) -> None:
         (["--epochs", "1", "-o", "data.npz", "-f"], "the same file as the input"),
         (["--epochs", "1", "--checkpoint", "small.tqc", "-f"], "two outputs"),
         (["--epochs", "1", "--checkpoint", "net.py", "--resume"], "same file"),
-        (["--epochs", "1", "--checkpoint", "old"], "exists"),
+        (["--epochs", "1", "--checkpoint", "old"], "exists; --resume goes on from it, -f"),
+        (["--epochs", "1", "--plot", "old.png"], "old.png exists; -f overwrites it"),
         (["--epochs", "1", "--checkpoint", "old", "--resume"], "not a checkpoint"),
         (["--epochs", "1", "--payload", "fixed"], "--payload"),
     ],
 )
 def test_refusals(folder: Path, run: Run, arguments: list[str], message: str) -> None:
-    (folder / "old").write_bytes(b"something else")
+    for name in ("old", "old.png"):
+        (folder / name).write_bytes(b"something else")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     code, _, err = run(*COMMAND, *SIZE, "-o", "small.tqc", *arguments)
     assert code == 2 and message in err and len(err.splitlines()) == 1, err

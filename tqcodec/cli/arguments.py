@@ -52,7 +52,11 @@ def make_parser() -> ArgumentParser:
 
     Parsing raises UsageError, or SystemExit after ``--help`` and ``--version``.
     """
-    parser = _Parser("tqcodec", description="Compress neural-network weights to .tqc files.")
+    parser = _Parser(
+        "tqcodec",
+        description="Compress neural-network weights to .tqc files.",
+        epilog="tqcodec COMMAND --help lists the options of a command.",
+    )
     version = f"tqcodec {VERSION} (format {MAJOR}.{MINOR}, {_built()})"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -144,7 +148,7 @@ def _encode(command: ArgumentParser) -> None:
     add = command.add_argument
     tensors = ".safetensors, its .index.json, .npz, .pt, .pth, .bin, or - for standard input"
     add("input", metavar="IN", nargs="?", help=f"{tensors}; or see --model")
-    _output(command, "a file .tqc, or -; default IN with the suffix .tqc")
+    _output(command, "a .tqc file, or -; default IN with the suffix .tqc")
     _target(command)
     _coding(command)
     text = "of coefficients: range for the smallest file, fixed length; default %(default)s"
@@ -226,7 +230,7 @@ def _report(command: ArgumentParser) -> None:
 
 
 def _calibrate(command: ArgumentParser) -> None:
-    _output(command, "a file .npz", required=True)
+    _output(command, "a .npz file", required=True)
     _network(command)
     text = "sign vectors for each image; default %(default)s"
     command.add_argument("--probes", type=int, default=1, metavar="N", help=text)
@@ -242,7 +246,7 @@ def _eval(command: ArgumentParser) -> None:
 
 
 def _sweep(command: ArgumentParser) -> None:
-    text = "a file .png; the numbers go into .csv beside it"
+    text = "a .png file; the numbers go into .csv beside it"
     _output(command, text, required=True)
     text = f"bits per weight of the files, {RANGES['bits']}, with commas between"
     command.add_argument("--bits", type=_numbers, required=True, metavar="B,B,...", help=text)
@@ -255,7 +259,7 @@ def _sweep(command: ArgumentParser) -> None:
 
 def _retrain(command: ArgumentParser) -> None:
     add = command.add_argument
-    _output(command, "a file .tqc", required=True)
+    _output(command, "a .tqc file", required=True)
     _network(command)
     _size_target(command.add_mutually_exclusive_group(required=True))
     text = "passes over the data"

@@ -149,7 +149,7 @@ def _needing_torch(path: Path) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise EncodeError(f"{path} needs PyTorch: pip install 'tqcodec[torch]'") from error
+        raise EncodeError(f"{path} needs PyTorch: pip install 'torch>=2.6'") from error
 
 
 def parse_safetensors(data: NDArray[np.uint8], source: str) -> Checkpoint:
@@ -248,13 +248,16 @@ def _shard_path(index: Path, shard: Any) -> Path:
     return index.with_name(shard)
 
 
-def check_output(name: str, overwrite: bool, inputs: Iterable[str] = ()) -> None:
+def check_output(
+    name: str, overwrite: bool, inputs: Iterable[str] = (), *, instead: str = ""
+) -> None:
     """Refuse an output that exists, is an input or cannot be written, before any work is done.
 
     Args:
         name: of the output.
         overwrite: True where it may exist; never where it is an input.
         inputs: names of files, of folders whose files are read, and of FILE.py:FUNCTION.
+        instead: what else to do about a file that exists, with a comma and space at its end.
 
     Raises:
         EncodeError: the file exists and may not be overwritten, or is an input, by this or by any
@@ -267,7 +270,7 @@ def check_output(name: str, overwrite: bool, inputs: Iterable[str] = ()) -> None
         found = _identity(sys.stdout)
     else:
         if os.path.isfile(name) and not overwrite:  # noqa: PTH113 - of which NULs are no names
-            raise EncodeError(f"{name} exists; -f overwrites it")
+            raise EncodeError(f"{name} exists; {instead}-f overwrites it")
         check_writable(name)
         found = _identity(name)
     for read in _files_read(inputs) if found is not None else ():

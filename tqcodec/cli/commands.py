@@ -81,8 +81,8 @@ def _run(argv: list[str] | None, came: list[int]) -> int:
             raise
     except SystemExit as stop:  # after --help and --version
         return _flushed(int(stop.code or 0))
-    except KeyboardInterrupt:
-        _complain("interrupted")
+    except KeyboardInterrupt as stop:
+        _complain(": ".join(["interrupted", *map(str, stop.args)]))
         return INTERRUPTED
     except BrokenPipeError:
         _drop_stdout()
@@ -291,7 +291,7 @@ def _check_saved_inputs(arguments: Namespace, output: str) -> None:
     if name is None:
         return
     if Path(name).suffix != ".npz":
-        raise UsageError(f"{name}: made-up inputs are a file .npz")
+        raise UsageError(f"{name}: made-up inputs are a .npz file")
     if not arguments.dry_run:
         checkpoints.check_output(name, arguments.force, [*inputs_of(arguments), output])
         if os.path.realpath(name) == os.path.realpath(output):  # neither may exist yet
@@ -466,7 +466,7 @@ def _report(arguments: Namespace) -> int:
     try:
         from tqcodec.cli import report
     except ModuleNotFoundError as error:
-        raise UsageError("report needs matplotlib: pip install 'tqcodec[plot]'") from error
+        raise UsageError("report needs matplotlib: pip install matplotlib") from error
     kind = report.kind_of(output)
     source = checkpoints.source(arguments.input)
     with terminal_progress() as progress, api.open(source, **reading_of(arguments)) as file:

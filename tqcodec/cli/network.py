@@ -50,7 +50,7 @@ def load(arguments: Namespace, shuffled: bool = False, redrawn: bool = False) ->
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        raise EncodeError("networks need PyTorch: pip install 'tqcodec[torch]'") from error
+        raise EncodeError("networks need PyTorch: pip install 'torch>=2.6'") from error
     from tqcodec.torch import inputs
 
     options = _options(arguments, shuffled, redrawn)
@@ -214,7 +214,7 @@ def drawing_for(what: str) -> ModuleType:
     try:
         from tqcodec.cli import curve
     except ModuleNotFoundError as error:
-        raise EncodeError(f"{what} needs matplotlib: pip install 'tqcodec[plot]'") from error
+        raise EncodeError(f"{what} needs matplotlib: pip install matplotlib") from error
     return curve
 
 
@@ -222,7 +222,7 @@ def _sweep_outputs(arguments: Namespace) -> tuple[str, str]:
     """Names of drawing and table, which may be written."""
     picture: str = arguments.output
     if Path(picture).suffix != ".png":
-        raise EncodeError(f"{picture}: a curve is a file .png")
+        raise EncodeError(f"{picture}: a curve is a .png file")
     table = checkpoints.with_suffix(picture, ".csv")
     checkpoints.check_output(picture, arguments.force, inputs_of(arguments))
     checkpoints.check_output(table, arguments.force, [*inputs_of(arguments), picture])

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import time
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqcodec import api
@@ -39,7 +42,11 @@ def retrain(arguments: Namespace, progress: Progress | None) -> network.Result:
         data = Augmented(data, arguments.crop, arguments.mirror)
     moments: list[Moment] = []
     start = time.monotonic()
-    with network.running(arguments.model), training_progress(progress is not None) as show:
+    with (
+        _interruptible(arguments.checkpoint),
+        network.running(arguments.model),
+        training_progress(progress is not None) as show,
+    ):
 
         def watch(moment: Moment) -> None:
             moments.append(moment)
@@ -70,16 +77,30 @@ def retrain(arguments: Namespace, progress: Progress | None) -> network.Result:
     return {"output": arguments.output, **result, **about}, [line]
 
 
+@contextmanager
+def _interruptible(checkpoint: str | None) -> Iterator[None]:
+    """Ctrl-C says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if checkpoint is None or not Path(checkpoint).exists():
+            raise
+        hint = f"{printable(checkpoint)} is kept, --resume goes on from it"
+        raise KeyboardInterrupt(hint) from None
+
+
 def _check_outputs(arguments: Namespace) -> None:
     """Refuse outputs that may not be written, or are the same, before any work."""
     if arguments.output == checkpoints.STANDARD:
         raise EncodeError("a retrained network is written to a file: name one with -o")
     if arguments.plot is not None and not arguments.plot.endswith(".png"):
-        raise EncodeError(f"{arguments.plot}: a curve is a file .png")
+        raise EncodeError(f"{arguments.plot}: a curve is a .png file")
     outputs = [arguments.output, arguments.checkpoint, arguments.plot]
     outputs = [name for name in outputs if name is not None]
     for name in outputs:
-        overwrite = arguments.force or (arguments.resume and name == arguments.checkpoint)
-        checkpoints.check_output(name, overwrite, inputs_of(arguments))
+        kept = name == arguments.checkpoint
+        overwrite = arguments.force or (arguments.resume and kept)
+        instead = "--resume goes on from it, " if kept else ""
+        checkpoints.check_output(name, overwrite, inputs_of(arguments), instead=instead)
         if sum(os.path.realpath(name) == os.path.realpath(other) for other in outputs) > 1:
             raise EncodeError(f"{name} is named as two outputs")

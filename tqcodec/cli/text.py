@@ -138,7 +138,7 @@ def counted(number: int, thing: str) -> str:
 def lines_without(reasons: Mapping[str, str]) -> Iterator[str]:
     """Why weights have no statistics, a line for each."""
     for name, why in reasons.items():
-        yield f"{printable(name)}: without statistics: {why}"
+        yield f"{printable(name)}: not calibrated, encoded as without data: {why}"
 
 
 def _gain_lines(tensors: Sequence[Data]) -> Iterator[str]:

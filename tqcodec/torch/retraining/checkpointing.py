@@ -49,7 +49,10 @@ def load(path: PathLike, wanted: str) -> dict[str, Any] | None:
     except Exception as error:  # torch raises anything
         raise EncodeError(f"{path}: not a checkpoint ({foreign.message(error)})") from error
     if found != wanted:
-        raise EncodeError(f"{path}: of another network, target, number of epochs, recipe or seed")
+        raise EncodeError(
+            f"{path}: of another network, target, number of epochs, recipe or seed: go on with the "
+            "same, or name another checkpoint"
+        )
     return dict(saved)
 
 
