@@ -41,17 +41,7 @@ def owners(library: str) -> set[str]:
 # What the two halves of the encoder share; it knows neither of them.
 SHARED = ("settings", "statistics", "kinds", "tensor", "histograms", "tables", "side", "effort")
 MATRIX = ("errors", "common", "format", *(f"encoder.{name}" for name in SHARED))
-BELOW = ("errors", "common", "format", "arrays", "transform_tensor", "remote")
-READING = (
-    "arrays",
-    "transform_tensor",
-    "remote",
-    "file",
-    "streaming",
-    "multiplications",
-    "fetching",
-)
-TOP = ("errors", "version", "common", "native", "format", "encoder", *READING, "api")
+TOP = ("errors", "version", "common", "native", "format", "encoder", "arrays", "reading", "api")
 # Each layer: what of the package it may import besides itself, and which libraries besides numpy.
 LAYERS: dict[str, tuple[Sequence[str], set[str]]] = {
     "version": ((), set()),
@@ -63,12 +53,8 @@ LAYERS: dict[str, tuple[Sequence[str], set[str]]] = {
     "encoder.matrix": ((*MATRIX, "native"), {"scipy"}),
     "encoder": (("errors", "version", "common", "format"), {"scipy", "typing_extensions"}),
     "arrays": (("errors", "common", "format"), {"ml_dtypes"}),
-    "transform_tensor": (("format", "arrays"), set()),
-    "remote": (("common", "format"), {"urllib3", "fsspec"}),
-    "file": (BELOW, set()),
-    "streaming": ((*BELOW, "file"), set()),
-    "fetching": (BELOW, set()),
-    "multiplications": ((*BELOW, "file"), set()),
+    "reading": (("errors", "common", "format", "arrays"), set()),
+    "reading.remote": (("common", "format"), {"urllib3", "fsspec"}),
     "api": (TOP, {"typing_extensions"}),  # for type checkers only
     "torch": (TOP, {"torch", "PIL", "ml_dtypes", "typing_extensions"}),
     "cli": ((*TOP, "torch", ""), {"matplotlib", "safetensors", "tqdm", "ml_dtypes"}),
@@ -103,8 +89,8 @@ def test_each_library_has_one_owner() -> None:
     assert owners("constriction") == {"format/range_coder.py"}
     assert owners("msgpack") == {"format/directory.py"}
     assert owners("torch") and all(path.startswith("torch/") for path in owners("torch"))
-    assert owners("urllib3") == {"remote/http.py"}
-    assert owners("fsspec") == {"remote/filesystem.py"}
+    assert owners("urllib3") == {"reading/remote/http.py"}
+    assert owners("fsspec") == {"reading/remote/filesystem.py"}
     assert owners("scipy") == {"encoder/matrix/transform.py", "encoder/weighing.py"}
     assert owners("matplotlib") == {"cli/curve.py", "cli/report.py"}
 
@@ -176,7 +162,7 @@ def test_public_names() -> None:
 
 def test_options_of_reading_are_stated_once() -> None:
     """What type checkers are told of the verbs is what the one door takes."""
-    from tqcodec.file import Reading, TensorFile
+    from tqcodec.reading.file import Reading, TensorFile
 
     parameters = list(inspect.signature(TensorFile).parameters)
     assert parameters == ["source", *Reading.__annotations__]

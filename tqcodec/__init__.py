@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from tqcodec.encoder.kinds import Origin
     from tqcodec.encoder.settings import Settings
     from tqcodec.encoder.statistics import Statistics
-    from tqcodec.fetching import fetch
-    from tqcodec.file import TensorFile
-    from tqcodec.multiplications import Operations, operations
-    from tqcodec.remote.options import Remote
-    from tqcodec.streaming import stream
-    from tqcodec.transform_tensor import TransformTensor
+    from tqcodec.reading.fetching import fetch
+    from tqcodec.reading.file import TensorFile
+    from tqcodec.reading.multiplications import Operations, operations
+    from tqcodec.reading.remote.options import Remote
+    from tqcodec.reading.streaming import stream
+    from tqcodec.reading.transform_tensor import TransformTensor
 
 __version__ = VERSION
 __all__ = [
@@ -80,16 +80,16 @@ __all__ = [
 _PLACES = {
     "EncodeReport": "tqcodec.encoder.findings",
     "Origin": "tqcodec.encoder.kinds",
-    "TensorFile": "tqcodec.file",
-    "Operations": "tqcodec.multiplications",
-    "Remote": "tqcodec.remote.options",
+    "TensorFile": "tqcodec.reading.file",
+    "Operations": "tqcodec.reading.multiplications",
+    "Remote": "tqcodec.reading.remote.options",
     "Settings": "tqcodec.encoder.settings",
     "Statistics": "tqcodec.encoder.statistics",
-    "TransformTensor": "tqcodec.transform_tensor",
-    "fetch": "tqcodec.fetching",
+    "TransformTensor": "tqcodec.reading.transform_tensor",
+    "fetch": "tqcodec.reading.fetching",
     "coding_gain": "tqcodec.encoder.gain",
-    "operations": "tqcodec.multiplications",
-    "stream": "tqcodec.streaming",
+    "operations": "tqcodec.reading.multiplications",
+    "stream": "tqcodec.reading.streaming",
 }
 
 

@@ -15,9 +15,9 @@ from tqcodec.common.atomic import check_writable, replacing
 from tqcodec.common.checks import PathLike, need, need_function, path_of
 from tqcodec.common.progress import Progress
 from tqcodec.errors import EncodeError
-from tqcodec.file import Reading, TensorFile, need_bytes
 from tqcodec.format.dtypes import to_float
 from tqcodec.format.registry import MAJOR, MINOR
+from tqcodec.reading.file import Reading, TensorFile, need_bytes
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -151,7 +151,7 @@ def decode(data: bytes, **options: Unpack[Reading]) -> dict[str, Array]:
 
     Args:
         data: the whole file.
-        options: `limit`, `workers`, `progress`, `remote`, as in `tqcodec.file.Reading`.
+        options: `limit`, `workers`, `progress`, `remote`, as in `tqcodec.reading.file.Reading`.
 
     Raises:
         DecodeError: the bytes cannot be decoded.

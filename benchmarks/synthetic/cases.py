@@ -208,7 +208,7 @@ def faces(weights: str, photographs: str) -> Case:
         for name in sorted(n for n in archive.namelist() if Path(n).stem.isdigit()):
             image = Image.open(io.BytesIO(archive.read(name))).convert("RGB")
             for _ in range(CROPS):
-                side = int(rng.integers(FACE["size"], min(image.size) + 1))
+                side = int(rng.integers(int(FACE["size"]), min(image.size) + 1))
                 left, top = (int(rng.integers(n - side + 1)) for n in image.size)
                 box = (left, top, left + side, top + side)
                 cut = image.resize((48, 48), Image.Resampling.BOX, box)

@@ -28,7 +28,7 @@ from tqcodec.encoder.settings import (
 )
 from tqcodec.errors import EncodeError
 from tqcodec.format.container import limit_of
-from tqcodec.remote.options import Remote
+from tqcodec.reading.remote.options import Remote
 from tqcodec.torch import calibrate, retrain, synthetic_inputs
 from tqcodec.torch.inputs import DataOptions
 from tqcodec.torch.retraining.augment import Augmented

@@ -27,11 +27,11 @@ from networks import Network, networks
 
 import tqcodec
 from benchmarks.common.servers import Faults, Server
-from tqcodec import fetching
 from tqcodec.cli.commands import main
 from tqcodec.errors import DecodeError, EncodeError, MalformedError
 from tqcodec.format.container import Container
 from tqcodec.format.registry import HEADER_SIZE
+from tqcodec.reading import fetching
 
 Arrays = dict[str, Any]
 QUICK = tqcodec.Remote(timeout=0.5, attempts=3)
@@ -64,7 +64,7 @@ def server(data: bytes) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tqcodec.remote.attempts.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("tqcodec.reading.remote.attempts.FIRST_WAIT", 0.01)
 
 
 def part_of(path: Path) -> Path:

@@ -29,8 +29,8 @@ from benchmarks.common.servers import Faults, Server
 from tqcodec.cli.commands import main
 from tqcodec.common import urls
 from tqcodec.errors import DecodeError, MalformedError
-from tqcodec.remote import file as remote_file
-from tqcodec.remote.file import GAP, joined
+from tqcodec.reading.remote import file as remote_file
+from tqcodec.reading.remote.file import GAP, joined
 
 Arrays = dict[str, Any]
 QUICK = tqcodec.Remote(timeout=0.5, attempts=3)
@@ -66,7 +66,7 @@ def server(data: bytes) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tqcodec.remote.attempts.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("tqcodec.reading.remote.attempts.FIRST_WAIT", 0.01)
 
 
 def same(found: Arrays, expected: Arrays) -> bool:
@@ -141,7 +141,7 @@ def test_a_large_directory_takes_two_requests() -> None:
 def test_memory_and_connections(
     way: Any, memory: int, server: Server, decoded: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tqcodec.file.TOGETHER", 10_000)
+    monkeypatch.setattr("tqcodec.reading.file.TOGETHER", 10_000)
     most, release = 0, remote_file.RemoteFile._release
 
     def watched(self: Any, parts: Any) -> None:
@@ -461,7 +461,7 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, url in (("urllib3", "https://example.org/m.tqc"), ("fsspec", "memory://m.tqc")):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, name, None)
-            for module in ("tqcodec.remote.http", "tqcodec.remote.filesystem"):
+            for module in ("tqcodec.reading.remote.http", "tqcodec.reading.remote.filesystem"):
                 patch.delitem(sys.modules, module, raising=False)
             with pytest.raises(OSError, match=r"pip install 'tqcodec\[remote\]'"):
                 tqcodec.open(url)

@@ -22,11 +22,11 @@ from torch.nn import functional
 import tqcodec
 import tqcodec.torch
 from tqcodec.errors import DecodeError, EvaluationError
-from tqcodec.multiplications import Operations, of_tensor
+from tqcodec.reading.multiplications import Operations, of_tensor
+from tqcodec.reading.transform_tensor import TransformTensor, narrowest
 from tqcodec.torch.inference import coefficients
 from tqcodec.torch.inference.coefficients import Coefficients
 from tqcodec.torch.inference.held import HOLDER, Held, hold, holder_of
-from tqcodec.transform_tensor import TransformTensor, narrowest
 
 Rng = np.random.Generator
 modes = pytest.mark.parametrize("mode", ["weights", "transform", "lazy"])

@@ -21,7 +21,7 @@ from tqcodec.encoder.settings import (
     Settings,
 )
 from tqcodec.format.registry import MAJOR, MINOR
-from tqcodec.remote.options import Remote
+from tqcodec.reading.remote.options import Remote
 from tqcodec.version import VERSION
 
 SYNTHETIC, NO_DATA = "synthetic", "none"  # what `encode --data` takes besides names
@@ -129,7 +129,7 @@ def inputs_of(arguments: argparse.Namespace) -> list[str]:
 
 
 def reading_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Options of `tqcodec.file.Reading` that a command line gives, but `progress`."""
+    """Options of `tqcodec.reading.file.Reading` that a command line gives, but `progress`."""
     headers = dict(arguments.headers)
     remote = Remote(
         timeout=arguments.timeout,

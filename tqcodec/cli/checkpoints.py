@@ -30,7 +30,7 @@ from tqcodec.common.arriving import Arriving
 from tqcodec.common.atomic import check_writable, replacing
 from tqcodec.errors import EncodeError
 from tqcodec.format.dtypes import DTYPES, DType
-from tqcodec.remote.options import Remote
+from tqcodec.reading.remote.options import Remote
 
 Array = NDArray[Any]
 
@@ -127,7 +127,7 @@ def arriving(name: str, remote: Remote) -> AbstractContextManager[Arriving] | No
     if name == STANDARD:
         return nullcontext(Arriving(sys.stdin.buffer))
     if urls.is_url(name):
-        from tqcodec.remote import file
+        from tqcodec.reading.remote import file
 
         return file.arriving(name, remote)
     return _from_pipe(name) if _is_pipe(name) else None

@@ -393,8 +393,9 @@ def _info(arguments: Namespace) -> int:
 
 
 def _fetch(arguments: Namespace) -> int:
-    from tqcodec import api, fetching
+    from tqcodec import api
     from tqcodec.cli import checkpoints, describe, text
+    from tqcodec.reading import fetching
 
     output = arguments.output or urls.base_name(arguments.input)
     if output == STANDARD:

@@ -19,9 +19,9 @@ from tqcodec.common import streams
 from tqcodec.common.arriving import Arriving
 from tqcodec.common.progress import Progress
 from tqcodec.errors import EncodeError
-from tqcodec.file import TensorFile
-from tqcodec.streaming import Stream
-from tqcodec.transform_tensor import TransformTensor, narrowest
+from tqcodec.reading.file import TensorFile
+from tqcodec.reading.streaming import Stream
+from tqcodec.reading.transform_tensor import TransformTensor, narrowest
 
 KEY: Final = "tqcodec.transform"  # of the metadata: what else has to be known of each tensor
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from tqcodec.common.progress import Progress
 from tqcodec.encoder import kinds
-from tqcodec.file import TensorFile
 from tqcodec.format.container import Container, block_lengths
 from tqcodec.format.entries import Entry
 from tqcodec.format.planes import Part, read_block
@@ -31,7 +30,8 @@ from tqcodec.format.registry import (
     Quantizer,
 )
 from tqcodec.format.vectors import Vector
-from tqcodec.multiplications import operations as operations_of
+from tqcodec.reading.file import TensorFile
+from tqcodec.reading.multiplications import operations as operations_of
 
 Data = dict[str, Any]
 

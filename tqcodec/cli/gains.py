@@ -9,7 +9,7 @@ from tqcodec.common.progress import Progress
 from tqcodec.encoder.gain import CodingGain, coding_gain, gain_axes
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.errors import EncodeError
-from tqcodec.file import TensorFile
+from tqcodec.reading.file import TensorFile
 
 
 def add_gains(

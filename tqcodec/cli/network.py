@@ -23,8 +23,8 @@ from tqcodec.common.progress import Progress
 from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.errors import EncodeError, TQCError
-from tqcodec.file import TensorFile
 from tqcodec.format.container import EVERYTHING
+from tqcodec.reading.file import TensorFile
 
 Result = tuple[dict[str, Any], Iterable[str]]
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from numpy.typing import NDArray
 
-from tqcodec import api, streaming
+from tqcodec import api
 from tqcodec.common.atomic import check_writable, replacing
 from tqcodec.common.checks import PathLike, need, need_function, path_of
 from tqcodec.common.progress import Progress
@@ -36,9 +36,11 @@ from tqcodec.encoder.findings import EncodeReport, Finding
 from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.errors import EncodeError, EncodeWarning
-from tqcodec.file import Reading, TensorFile, need_bytes
 from tqcodec.format.container import EVERYTHING, Container
-from tqcodec.remote.options import Remote
+from tqcodec.reading import streaming
+from tqcodec.reading.file import Reading, TensorFile, need_bytes
+from tqcodec.reading.remote.options import Remote
+from tqcodec.reading.transform_tensor import TransformTensor
 from tqcodec.torch import folding, search, tuning
 from tqcodec.torch import held_out as holding
 from tqcodec.torch.calibration.calibrate import calibrate
@@ -50,7 +52,6 @@ from tqcodec.torch.retraining.retrain import retrain
 from tqcodec.torch.search import Evaluate
 from tqcodec.torch.synthetic.make import synthetic_inputs
 from tqcodec.torch.versions import versions, versions_of
-from tqcodec.transform_tensor import TransformTensor
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -20,7 +20,7 @@ from tqcodec.common import foreign, streams
 from tqcodec.common.checks import PathLike, need
 from tqcodec.encoder.kinds import Origin
 from tqcodec.errors import EncodeError, EvaluationError
-from tqcodec.file import Reading
+from tqcodec.reading.file import Reading
 from tqcodec.torch.versions import versions_of, with_versions
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tqcodec.multiplications import Operations, used_channels
+from tqcodec.reading.multiplications import Operations, used_channels
+from tqcodec.reading.transform_tensor import AXES, TransformTensor, narrowest
 from tqcodec.torch.inference.held import Holder, holder_of
-from tqcodec.transform_tensor import AXES, TransformTensor, narrowest
 
 CONVOLUTIONS: Final = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from tqcodec.file import TensorFile
+from tqcodec.reading.file import TensorFile
 from tqcodec.torch.checkpoint import to_tensor
 from tqcodec.torch.inference.held import Holder
 

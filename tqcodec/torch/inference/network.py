@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from tqcodec.common import foreign, urls
 from tqcodec.common.checks import PathLike
 from tqcodec.errors import EvaluationError
-from tqcodec.file import TensorFile
 from tqcodec.format.directory import MAX_LENGTH
 from tqcodec.format.native_decoder import Tensor as Stored
 from tqcodec.format.registry import Coding
-from tqcodec.multiplications import of_tensor
-from tqcodec.remote.options import Remote
+from tqcodec.reading.file import TensorFile
+from tqcodec.reading.multiplications import of_tensor
+from tqcodec.reading.remote.options import Remote
 from tqcodec.torch.batches import check_network, copied
 from tqcodec.torch.checkpoint import misfit, to_tensor
 from tqcodec.torch.inference import coefficients
@@ -82,7 +82,7 @@ def _at_once(source: bytes | PathLike) -> bytes | PathLike:
     """The bytes of a file with an address, of which all will be read; others as they are."""
     if not isinstance(source, str) or not urls.is_url(source):
         return source
-    from tqcodec.remote.file import arriving
+    from tqcodec.reading.remote.file import arriving
 
     with arriving(source, Remote()) as coming:
         return coming.fetch(0, coming.hold(0, MAX_LENGTH))

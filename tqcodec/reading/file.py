@@ -31,11 +31,11 @@ from tqcodec.format.header import Header
 from tqcodec.format.native_decoder import Fetch, NativeFile, described
 from tqcodec.format.records import CodedTensor
 from tqcodec.format.registry import Coding
-from tqcodec.remote.options import Remote
-from tqcodec.transform_tensor import TransformTensor, of_domain, of_values
+from tqcodec.reading.remote.options import Remote
+from tqcodec.reading.transform_tensor import TransformTensor, of_domain, of_values
 
 if TYPE_CHECKING:
-    from tqcodec.remote.file import RemoteFile, Span
+    from tqcodec.reading.remote.file import RemoteFile, Span
 
 Found = TypeVar("Found")
 TOGETHER: Final = 1 << 22  # bytes that are asked for together where all tensors are read
@@ -99,7 +99,7 @@ class TensorFile(Mapping[str, Array]):
         elif isinstance(source, BYTES):
             self._data = memoryview(source).cast("B")
         elif urls.is_url(path := path_of(source)):
-            from tqcodec.remote.file import RemoteFile
+            from tqcodec.reading.remote.file import RemoteFile
 
             self._path = path
             self._remote = RemoteFile(path, remote if remote is not None else Remote())

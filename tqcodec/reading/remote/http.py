@@ -22,8 +22,8 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import urllib3
 
 from tqcodec.common import foreign, urls
-from tqcodec.remote.attempts import PassingError, insist
-from tqcodec.remote.options import Remote
+from tqcodec.reading.remote.attempts import PassingError, insist
+from tqcodec.reading.remote.options import Remote
 
 CHUNK: Final = 1 << 16  # bytes read at a time
 REDIRECTS: Final = 10

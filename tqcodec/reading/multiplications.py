@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tqcodec.common.checks import PathLike
-from tqcodec.file import TensorFile
-from tqcodec.transform_tensor import AXES, TransformTensor
+from tqcodec.reading.file import TensorFile
+from tqcodec.reading.transform_tensor import AXES, TransformTensor
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from tqcodec.format.entries import Directory, Entry, Segment
 from tqcodec.format.header import read_header
 from tqcodec.format.planes import write_block
 from tqcodec.format.registry import HEADER_SIZE
-from tqcodec.remote.file import RemoteFile, first_chunks
-from tqcodec.remote.options import Remote
+from tqcodec.reading.remote.file import RemoteFile, first_chunks
+from tqcodec.reading.remote.options import Remote
 
 PART: Final = ".part"  # suffix of a file that is not all there
 TOGETHER: Final = 1 << 22  # bytes of a request, but for longer segments

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from tqcodec.remote.options import Remote
+from tqcodec.reading.remote.options import Remote
 
 FIRST_WAIT: Final = 0.5  # seconds; doubled after each attempt
 LONGEST_WAIT: Final = 60.0  # also where the server wishes for a longer one

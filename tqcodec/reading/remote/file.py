@@ -16,7 +16,7 @@ from tqcodec.common import foreign, urls
 from tqcodec.common.arriving import Arriving
 from tqcodec.format.header import read_header
 from tqcodec.format.registry import HEADER_SIZE
-from tqcodec.remote.options import Remote
+from tqcodec.reading.remote.options import Remote
 
 FIRST: Final = 1 << 16  # bytes of the first request: header and directory, of most files
 MARGIN: Final = 0.2  # of the directory, asked for behind it: the tables are there
@@ -45,10 +45,10 @@ def transport(url: str, options: Remote, identity: Any = None) -> Transport:
     """
     try:
         if url.lower().startswith(("http://", "https://")):
-            from tqcodec.remote.http import HTTPFile
+            from tqcodec.reading.remote.http import HTTPFile
 
             return HTTPFile(url, options, identity)
-        from tqcodec.remote.filesystem import SystemFile
+        from tqcodec.reading.remote.filesystem import SystemFile
 
         return SystemFile(url, options, identity)
     except ModuleNotFoundError as error:

@@ -11,8 +11,8 @@ from typing import Any, Final
 import fsspec
 
 from tqcodec.common import foreign, urls
-from tqcodec.remote.attempts import PassingError, insist
-from tqcodec.remote.options import Remote
+from tqcodec.reading.remote.attempts import PassingError, insist
+from tqcodec.reading.remote.options import Remote
 
 CHUNK: Final = 1 << 22  # bytes of a request where the file's end is not near
 # What file systems call the tag of a file's content, or the time of its last change.

@@ -13,13 +13,13 @@ from tqcodec.common import streams, urls
 from tqcodec.common.arriving import BYTES, Arriving
 from tqcodec.common.checks import DOMAINS, Domain, PathLike, need, need_options, path_of
 from tqcodec.errors import MalformedError, UnsupportedError
-from tqcodec.file import TensorFile
 from tqcodec.format.container import Container
 from tqcodec.format.entries import Entry, Segment
 from tqcodec.format.header import read_header
 from tqcodec.format.registry import HEADER_SIZE
-from tqcodec.remote.options import Remote
-from tqcodec.transform_tensor import TransformTensor
+from tqcodec.reading.file import TensorFile
+from tqcodec.reading.remote.options import Remote
+from tqcodec.reading.transform_tensor import TransformTensor
 
 Source = PathLike | bytes | BinaryIO | Iterable[bytes]
 Found = Array | TransformTensor
@@ -93,7 +93,7 @@ def _tensors(
         return
     path = path_of(source)
     if urls.is_url(path):
-        from tqcodec.remote.file import arriving
+        from tqcodec.reading.remote.file import arriving
 
         with arriving(path, remote) as coming:
             yield from Stream(coming, limit).tensors(domain)

@@ -1,0 +1,1 @@
+"""Reading: the door to files, streams, the transform domain, copies, files at addresses."""
