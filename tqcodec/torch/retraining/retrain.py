@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import NoneType
 from typing import Any, Final
@@ -16,9 +16,9 @@ from tqcodec import api
 from tqcodec.common.atomic import check_writable
 from tqcodec.common.checks import PathLike, need, need_function, need_number
 from tqcodec.common.progress import Progress
-from tqcodec.encoder.settings import Settings
+from tqcodec.encoder.settings import RANGES, Settings
 from tqcodec.encoder.statistics import Statistics
-from tqcodec.errors import EncodeError, EncodeWarning
+from tqcodec.errors import EncodeError, EncodeWarning, TargetError
 from tqcodec.format.container import EVERYTHING
 from tqcodec.torch import folding
 from tqcodec.torch.batches import (
@@ -28,12 +28,13 @@ from tqcodec.torch.batches import (
     copied,
     device_of,
     inputs_of,
+    samples_of,
     to_evaluation,
 )
 from tqcodec.torch.calibration.calibrate import calibrate
 from tqcodec.torch.checkpoint import decoded, load_state, origins, to_arrays
 from tqcodec.torch.retraining import checkpointing
-from tqcodec.torch.retraining.loop import Evaluate, Loop, Recipe, Watch
+from tqcodec.torch.retraining.loop import Evaluate, Loop, Recipe, Watch, quality_of
 from tqcodec.torch.retraining.objective import Loss
 from tqcodec.torch.retraining.pupil import Pupil
 
@@ -110,6 +111,11 @@ def retrain(
     functions = {"loss": loss, "evaluate": evaluate, "watch": watch, "progress": progress}
     for name, function in functions.items():
         need_function(name, function)
+    need("recipe", recipe, (Recipe, NoneType), "a Recipe")
+    if isinstance(batches, Iterator):
+        raise EncodeError(
+            "retrain: batches are gone through again and again: give a list or loader"
+        )
     if checkpoint is not None:
         check_writable(checkpoint)
     batches, recipe = batched(batches), recipe if recipe is not None else Recipe()
@@ -157,8 +163,10 @@ def retrain(
                 progress("retrain", moment.step, moment.steps)
         data = pupil.file(progress)
         if evaluate is not None and watch is not None:
-            load_state(original, decoded(data, limit=EVERYTHING))
-            watch(replace(moment, size=len(data), quality=float(evaluate(original))))
+            network = to_evaluation(copied(model)).float()
+            load_state(network, decoded(data, limit=EVERYTHING))
+            quality = quality_of(evaluate, network)
+            watch(replace(loop.moment(0.0), size=len(data), quality=quality))
     return data
 
 
@@ -199,22 +207,24 @@ def _start(
         statistics = calibrate(model, list(_first(batches)), seed=seed, progress=progress)
     statistics, known = folded.statistics(statistics), folded.origins(origins(model))
     wanted = replace(settings, effort=START_EFFORT)
+    target = "bits" if settings.max_size is None else "max_size"
+    numbers = RANGES[target]
     for times in STARTS:
-        size = None if settings.max_size is None else int(settings.max_size * times)
-        bits = None if settings.bits is None else settings.bits * times
+        size = min(getattr(settings, target) * times, numbers.most)
+        wish: Any = {target: int(size) if numbers.whole else size}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", EncodeWarning)  # of what is trained yet
                 return api.encode(
                     folded.arrays,
-                    replace(wanted, max_size=size, bits=bits),
+                    replace(wanted, **wish),
                     statistics,
                     origins=known,
                     progress=progress,
                 )
-        except EncodeError as error:
+        except TargetError as error:
             refused = error
-    raise refused
+    raise TargetError(f"retrain starts at {STARTS[-1]:g} times its size at most: {refused}")
 
 
 def _first(batches: Iterable[Any]) -> Iterable[Any]:
@@ -223,6 +233,6 @@ def _first(batches: Iterable[Any]) -> Iterable[Any]:
     for batch in batches:
         inputs = inputs_of(batch)
         yield inputs
-        samples += len(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)
+        samples += samples_of(inputs)
         if samples >= CALIBRATION:
             return
