@@ -12,7 +12,9 @@ from seen import Seen
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from tqcodec.errors import EncodeError, EvaluationError
+import tqcodec.torch
+from tqcodec import EncodeReport, Settings
+from tqcodec.errors import EncodeError, EncodeWarning, EvaluationError
 from tqcodec.torch.tuning import tune
 
 CLASSES = 5
@@ -214,3 +216,19 @@ def test_errors(model: Net, batches: list[Any], options: dict[str, Any], message
 def test_state_of_another_network(model: Net) -> None:
     with pytest.raises(EvaluationError, match="is not among the decoded ones"):
         tune(model, {}, data(2))
+
+
+@pytest.mark.parametrize("target", [{"bits": 3.0}, {"max_size": 2100}], ids=str)
+def test_tuning_that_does_not_fit_is_left_out(target: dict[str, Any]) -> None:
+    """Vectors of equal numbers cost nothing until they are tuned; the target holds all the same."""
+    torch.manual_seed(0)
+    norms = [nn.LayerNorm(64), nn.LayerNorm(64)]
+    layers = [nn.Linear(16, 64), norms[0], nn.ReLU(), nn.Linear(64, 64), norms[1], nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Linear(64, 8, bias=False)).eval()
+    batches = [torch.randn(16, 16) for _ in range(3)]
+    wish, report = Settings(**target, side_bits=None, effort=1), EncodeReport()
+    statistics = tqcodec.torch.calibrate(model, batches)
+    with pytest.warns(EncodeWarning, match="tuning was left out: with it"):
+        data = tqcodec.torch.encode(model, wish, statistics, tune=batches, report=report)
+    assert [one.kind for one in report.findings] == ["tuning"]
+    assert len(data) <= target.get("max_size", 1.02 * 3 * 5632 / 8)
