@@ -26,6 +26,7 @@ from tqcodec.format.dtypes import DTYPES
 from tqcodec.format.registry import Coding
 from tqcodec.torch.retraining.latent import Latent
 from tqcodec.torch.retraining.loop import Moment, Recipe, lowered
+from tqcodec.torch.retraining.objective import distillation
 from tqcodec.torch.retraining.rate import Rate
 from tqcodec.torch.retraining.wheel import Wheel
 
@@ -211,13 +212,7 @@ def test_labels_and_loss_are_used() -> None:
 def test_types_stay(dtype: torch.dtype) -> None:
     model = made(Pictures).to(dtype)
     batches = [(x.to(dtype), y) for x, y in pictures()]
-    file = codec.retrain(
-        model,
-        [(x.float(), y) for x, y in batches],
-        settings(),
-        epochs=1,
-        statistics=codec.calibrate(made(Pictures), pictures()),
-    )
+    file = codec.retrain(model, batches, settings(), epochs=1)
     decoded = codec.decode(file)
     assert {n: t.dtype for n, t in decoded.items()} == {
         n: t.dtype for n, t in model.state_dict().items()
@@ -322,6 +317,162 @@ def test_rules_hold() -> None:
     assert not torch.equal(decoded["inner.bias"], model.state_dict()["inner.bias"])
 
 
+class Alike(nn.Module):
+    """Matrices that are equal, that lie over each other, that are zero, that are no parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.Linear(64, 64)
+        self.layers = nn.ModuleList([layer, *(copy.deepcopy(layer) for _ in range(3))])
+        self.turned = nn.Linear(64, 64)
+        self.turned.weight = nn.Parameter(layer.weight.data.T)
+        zeros = [nn.Linear(64, 64, bias=False) for _ in range(3)]
+        for one in zeros:
+            nn.init.zeros_(one.weight)
+        self.zeros = nn.ModuleList(zeros)
+        self.first: Tensor
+        self.other: Tensor
+        self.register_buffer("first", layer.weight.detach().clone())
+        self.register_buffer("other", torch.randn(64, 64))
+        self.last = nn.Linear(64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for one in (*self.layers, self.turned):
+            x = one(x).relu()
+        for one in self.zeros:
+            x = x + one(x)
+        return self.last(x @ self.first @ self.other)
+
+
+def test_matrices_that_are_alike() -> None:
+    """They take the room that they take in any file, and what was trained is what decodes."""
+    model, batches = made(Alike), [torch.randn(16, 64) for _ in range(4)]
+    for rules in ((), (("first", "weight"), ("other", "weight"))):
+        wish = tqcodec.Settings(max_size=9000 if rules else 40_000, rules=rules, effort=2)
+        seen: list[dict[str, Tensor]] = []
+
+        def evaluate(network: nn.Module, seen: list[dict[str, Tensor]] = seen) -> float:
+            seen.append(state_of(network))
+            return 0.0
+
+        file = codec.retrain(
+            model,
+            batches,
+            wish,
+            epochs=3,
+            evaluate=evaluate,
+            watch=lambda _: None,
+            recipe=Recipe(rate=0.1),
+        )
+        assert wish.max_size is not None and len(file) <= wish.max_size
+        for name, tensor in seen[-1].items():
+            assert torch.allclose(tensor, seen[-2][name], rtol=1e-4, atol=1e-6), name
+        decoded = codec.decode(file)
+        assert not torch.equal(decoded["layers.0.weight"], decoded["first"])
+        for name in ("first", "other"):
+            assert torch.equal(decoded[name], model.state_dict()[name]) == (not rules)
+
+
+class Draws(nn.Module):
+    """Random numbers in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(16, 64), nn.Linear(64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(functional.dropout(self.first(x).relu(), 0.3, training=True))
+
+
+def test_networks_that_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both networks draw the same, and a training that is cut goes on to the same file."""
+    monkeypatch.setattr("tqcodec.torch.retraining.checkpointing.EVERY", 0.0)
+    model, data = made(Draws), TensorDataset(torch.randn(40, 16))
+    loader = DataLoader(data, 8, shuffle=True)
+    options: dict[str, Any] = {"epochs": 2, "recipe": Recipe(fit_every=1)}
+    losses: list[float] = []
+    whole = codec.retrain(
+        model, loader, settings(30.0), watch=lambda m: losses.append(m.loss), **options
+    )
+    assert losses[0] < 1e-3  # other numbers make other outputs
+
+    def cut(moment: Moment) -> None:
+        if moment.step == 7:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "run.ckpt"
+    with pytest.raises(KeyboardInterrupt):
+        codec.retrain(model, loader, settings(30.0), checkpoint=path, watch=cut, **options)
+    again = codec.retrain(model, loader, settings(30.0), checkpoint=path, resume=True, **options)
+    assert again == whole
+
+
+def test_a_training_that_is_done_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tqcodec.torch.retraining.checkpointing.EVERY", 0.0)
+    seen: list[list[Moment]] = [[], []]
+    files = [
+        codec.retrain(
+            made(Pictures),
+            pictures(2),
+            settings(),
+            epochs=2,
+            checkpoint=tmp_path / "run.ckpt",
+            resume=True,
+            recipe=Recipe(fit_every=2),
+            evaluate=lambda network: float(network.state_dict()["last.bias"].sum()),
+            watch=moments.append,
+        )
+        for moments in seen
+    ]
+    assert files[0] == files[1]
+    assert seen[0][-1].quality == seen[1][-1].quality and seen[1][-1].step == 4
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_a_checkpoint_on_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tqcodec.torch.retraining.checkpointing.EVERY", 0.0)
+    with pytest.raises(OSError, match=r"No space left.*/dev/full"):
+        codec.retrain(
+            made(Pictures),
+            pictures(2),
+            settings(),
+            epochs=1,
+            checkpoint="/dev/full",
+            recipe=Recipe(fit_every=1),
+        )
+
+
+def test_whatever_evaluate_leaves_and_any_seed() -> None:
+    """A network that is left in train mode is trained in evaluation mode all the same."""
+    files = [
+        codec.retrain(
+            made(Pictures), pictures(2), settings(), epochs=2, evaluate=evaluate, seed=(1 << 64) - 1
+        )
+        for evaluate in (lambda network: 0.0, lambda network: float(len(vars(network.train()))))
+    ]
+    assert files[0] == files[1]
+
+
+def test_samples_without_a_label() -> None:
+    """The number that torch ignores is no class."""
+    given, wanted = torch.randn(2, 4, 5)
+    labels = torch.tensor([1, -100, -100, 3])
+    alone = distillation(given, wanted, None)
+    known = functional.cross_entropy(given[[0, 3]], labels[[0, 3]])
+    assert torch.allclose(distillation(given, wanted, labels), alone + 0.3 * known)
+    assert torch.equal(distillation(given, wanted, torch.full((4,), -100)), alone)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"fit_every": 0}, {"rate": math.nan}, {"trim": (2.0,)}, {"size_every": 1.5}], ids=str
+)
+def test_recipes_are_checked(wrong: dict[str, Any]) -> None:
+    with pytest.raises(EncodeError, match=f"recipe: {next(iter(wrong))} is "):
+        Recipe(**wrong)
+
+
 class Batchless:
     def __iter__(self) -> Iterator[Any]:
         return iter(())
@@ -342,6 +493,12 @@ class Batchless:
         ({"resume": True}, "needs a checkpoint"),
         ({"model": nn.Sequential(nn.ReLU()), "batches": [torch.zeros(2, 3)]}, "no gradient|matrix"),
         ({"loss": lambda given, batch: given.sum() * math.nan}, "loss of batch 1 is nan"),
+        ({"loss": lambda given, batch: 1.0}, "loss is a float"),
+        ({"loss": lambda given, batch: given}, r"loss is of shape \(16, 6\)"),
+        ({"loss": lambda given, batch: given.detach().sum()}, "does not depend"),
+        ({"evaluate": lambda network: None}, "gave a NoneType, not a number"),
+        ({"batches": iter(pictures(2))}, "again and again"),
+        ({"batches": [(x, y + 1) for x, y in pictures(2)]}, "6 classes, from 0"),
     ],
 )
 def test_what_cannot_be_trained(change: dict[str, Any], message: str) -> None:

@@ -6,13 +6,16 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from seen import Seen
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from tqcodec.errors import EncodeError, EvaluationError
+import tqcodec
+from tqcodec import EncodeReport, Origin, Settings
+from tqcodec.errors import EncodeError, EncodeWarning, EvaluationError
 from tqcodec.torch.tuning import tune
 
 CLASSES = 5
@@ -214,3 +217,21 @@ def test_errors(model: Net, batches: list[Any], options: dict[str, Any], message
 def test_state_of_another_network(model: Net) -> None:
     with pytest.raises(EvaluationError, match="is not among the decoded ones"):
         tune(model, {}, data(2))
+
+
+@pytest.mark.parametrize("target", [{"bits": 3.0}, {"max_size": 3300}], ids=str)
+def test_tuning_that_does_not_fit_is_left_out(target: dict[str, Any]) -> None:
+    """Vectors of equal numbers cost nothing until they are tuned; the target holds all the same."""
+    rng = np.random.default_rng(0)
+    tensors = {
+        "linear.weight": rng.normal(size=(64, 128)).astype(np.float32),
+        "norm.weight": np.ones(512, np.float32),
+    }
+    origins = dict.fromkeys(tensors, Origin.PARAMETER)
+    wish, report = Settings(**target, side_bits=None, effort=1), EncodeReport()
+    tuned = {"norm.weight": rng.normal(size=512).astype(np.float32)}
+    with pytest.warns(EncodeWarning, match="tuning was left out: with it"):
+        data = tqcodec.encode(tensors, wish, origins=origins, refine=lambda _: tuned, report=report)
+    assert [one.kind for one in report.findings] == ["tuning"]
+    assert len(data) <= target.get("max_size", 1.02 * 3 * 64 * 128 / 8)
+    assert (tqcodec.decode(data)["norm.weight"] == 1).all()

@@ -31,7 +31,8 @@ class Finding:
             (matrices that decode to zeros), ``target`` (missed, or without a meaning),
             ``statistics`` (of other weights), ``limit`` (the file decodes to more than a decoder
             takes by default), ``inference`` (normalisations that are not in inference form),
-            ``calibration`` (it did not help, and the file was made without).
+            ``calibration`` (it did not help, and the file was made without), ``tuning`` (what it
+            made of side tensors takes too many bytes, and they are as before).
         message: one line for people.
         tensors: names of those concerned, the worst first.
     """
@@ -179,6 +180,14 @@ def of_target(settings: Settings, weights: int, size: int, snr: float | None) ->
                 f"{name} was missed: {snr:.2f} dB of signal to noise, {asked:g} were asked for"
             )
     return [Finding("target", message)] if message else []
+
+
+def of_tuning(size: int | None) -> list[Finding]:
+    """Whether tuning was left out, since the file would have `size` bytes with it."""
+    if size is None:
+        return []
+    message = f"tuning was left out: with it the file would take {size} bytes, too many"
+    return [Finding("tuning", message)]
 
 
 def of_size(size: int, decoded: int) -> list[Finding]:

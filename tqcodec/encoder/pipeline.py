@@ -48,6 +48,7 @@ class Written:
         items: the plan, in the order of the file.
         snr: of each matrix that was transform-coded, in dB.
         reached: signal-to-noise ratio as the target counts it, in dB; None where nothing is lost.
+        tuned: bytes that the file would have with refined side tensors, where that is too many.
     """
 
     layout: Layout
@@ -55,6 +56,7 @@ class Written:
     items: Sequence[Item]
     snr: Mapping[str, float]
     reached: float | None = None
+    tuned: int | None = None
 
     def finish(self, decode: Callable[[bytes], None] | None = None) -> bytes:
         """The bytes of the file, as of `Layout.finish`."""
@@ -112,6 +114,7 @@ def _findings(network: Network, written: Written) -> list[Finding]:
     shaped = {name: 10 * math.log10(metric.noise_gain) for name, metric in assumed.items()}
     return [
         *findings.of_target(settings, network.weights, size, written.reached),
+        *findings.of_tuning(written.tuned),
         *findings.of_matrices(written.snr, sizes, excused, shaped),
         *findings.of_size(size, decoded),
     ]
@@ -258,5 +261,18 @@ def _refined(network: Network, drafts: Sequence[Draft], written: Written) -> Wri
     if network.refine is None:
         return written
     better = _write(network, drafts, network.refine(written.finish()))
-    limit = network.settings.max_size
-    return written if limit is not None and better.layout.size > limit else better
+    size = better.layout.size
+    if size > written.layout.size and size > _limit(network):
+        return replace(written, tuned=size)
+    return better
+
+
+def _limit(network: Network) -> float:
+    """Bytes that the file may have."""
+    settings = network.settings
+    if settings.max_size is not None:
+        return settings.max_size
+    if settings.bits is not None and network.weights:
+        wanted = settings.bits * network.weights / 8
+        return wanted + max(findings.SIZE_MISS * wanted, findings.LEAST_MISS)
+    return math.inf

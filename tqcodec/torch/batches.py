@@ -186,14 +186,14 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def arguments(inputs: Any, device: torch.device) -> Call:
-    """What a network is called with; tensors are on the device and without gradient."""
+    """What a network is called with: copies on the device, without gradient, that it may change."""
     if isinstance(inputs, Mapping):
         return (), {name: _moved(value, device) for name, value in inputs.items()}
     return (_moved(inputs, device),), {}
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    return value.detach().to(device) if isinstance(value, Tensor) else value
+    return value.detach().to(device, copy=True) if isinstance(value, Tensor) else value
 
 
 def first_logits(given: Any) -> Any:

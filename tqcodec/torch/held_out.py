@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tqcodec.encoder.findings import EncodeReport, Finding, HeldOut
@@ -27,6 +26,7 @@ from tqcodec.torch.batches import (
 from tqcodec.torch.checkpoint import decoded, load_state
 from tqcodec.torch.comparison import measure
 from tqcodec.torch.synthetic.steps import is_classes
+from tqcodec.torch.unchanged import unchanged
 
 EVERY = 8  # batches, of which one is held out
 LEAST = 3  # batches: tuning needs two
@@ -139,9 +139,7 @@ class Judge:
 
     def _outputs(self, network: nn.Module, inputs: Any) -> list[Tensor]:
         device = device_of(network)
-        devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices), torch.inference_mode(False):
-            torch.manual_seed(0)  # for networks that draw
+        with unchanged(network, device, 0):  # networks may draw, and change buffers
             return _tensors(Runner(network)(*arguments(inputs, device)))
 
 

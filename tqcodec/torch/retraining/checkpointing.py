@@ -74,8 +74,16 @@ class Keeper:
         self._every, self._last = every, time.monotonic()
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Set the training to where it was."""
+        """Set the training to where it was.
+
+        Raises:
+            EncodeError: its epochs had more or fewer batches.
+        """
         loop = self._loop
+        if saved["steps"] != loop.steps:
+            raise EncodeError(
+                f"{self._path}: of {saved['steps']} batches in all epochs, here are {loop.steps}"
+            )
         loop.pupil.load_state(saved["pupil"])
         loop.optimizer.load_state_dict(saved["optimizer"])
         loop.place = Place(**saved["place"])
@@ -95,10 +103,12 @@ class Keeper:
             "start": torch.frombuffer(bytearray(self._start), dtype=torch.uint8),
             "pupil": loop.pupil.state(),
             "optimizer": loop.optimizer.state_dict(),
+            "steps": loop.steps,
             "place": asdict(loop.place),
             "wheel": asdict(loop.wheel),
             "history": [asdict(moment) for moment in loop.history],
         }
-        with replacing(Path(self._path)) as temporary:
-            torch.save(state, temporary)
+        # By its name torch would make errors of its own of a full disk.
+        with replacing(Path(self._path)) as temporary, temporary.open("wb") as file:
+            torch.save(state, file)
         self._last = time.monotonic()

@@ -15,7 +15,9 @@ from tqcodec.encoder.matrix.record import with_integers
 from tqcodec.format.dtypes import DType
 from tqcodec.format.reconstruct import domain, reconstruct
 from tqcodec.format.records import CodedTensor, axis_lengths, axis_order
+from tqcodec.format.registry import MAX_DEPTH
 
+LARGEST = (1 << (MAX_DEPTH - 1)) - 1  # magnitude of an integer
 RESIDUAL = 0.4  # of a step by which a latent starts off its integer at most
 
 
@@ -74,8 +76,8 @@ class Latent:
 
     @property
     def integers(self) -> Tensor:
-        """The coefficients: float32 (channels out, kept columns), whole numbers."""
-        return self.values.round()
+        """The coefficients: float32 (channels out, kept columns), whole numbers of the format."""
+        return self.values.round().clamp(-LARGEST, LARGEST)
 
     @property
     def _step(self) -> Tensor:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from tqcodec.errors import EncodeError
-from tqcodec.torch.batches import arguments, device_of, first_logits, inputs_of
+from tqcodec.torch.batches import arguments, device_of, first_logits, inputs_of, to_evaluation
 from tqcodec.torch.retraining import processes
 from tqcodec.torch.retraining.objective import Loss, distillation, labels_of
 from tqcodec.torch.retraining.pupil import Pupil
@@ -23,11 +24,20 @@ from tqcodec.torch.search import Evaluate
 
 SMOOTH = 0.02  # share of a batch in the running mean of the loss
 HALVINGS = 12  # until it is known how much must be trimmed
+DOUBLINGS = 24  # of the steps, until integers that fall by one are enough
 
 INTEGRAL_PART = 1 / 6  # of all steps
 LEAST_EXCESS = 0.02  # of the loss that it may be above the original's, at least, for the wheel
 TINY = 1e-12
 HISTORY = 1000  # moments that are kept, about
+# Least and most of the numbers of a recipe, by name; those with whole bounds are whole.
+RECIPES: Final = {
+    **dict.fromkeys(("rate", "scale_rate", "vector_rate", "warm_up"), (0.0, 1.0)),
+    **dict.fromkeys(("classify", "trim"), (0.0, 1.0)),
+    **dict.fromkeys(("fit_every", "size_every"), (1, 1 << 30)),
+    **dict.fromkeys(("pull", "gain"), (0.0, 1e6)),
+    "integral": (1.0, 1e12),
+}
 EDGE = 0.05  # of a step below an edge, where a latent is put that is to fall
 
 
@@ -62,6 +72,19 @@ class Recipe:
     pull: float = 2.0
     gain: float = 6.0
     integral: float = 2000.0
+
+    def __post_init__(self) -> None:
+        for name, (least, most) in RECIPES.items():
+            values = getattr(self, name)
+            for value in values if isinstance(values, tuple) else (values,):
+                whole = isinstance(least, int)
+                if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+                    kind = "whole number" if whole else "number"
+                    raise EncodeError(f"recipe: {name} is {value!r}, not a {kind}")
+                if not least <= value <= most:
+                    raise EncodeError(
+                        f"recipe: {name} is {value}, not within {least:g} to {most:g}"
+                    )
 
 
 @dataclass(frozen=True)
@@ -138,6 +161,7 @@ class Loop:
         place: where it is.
         wheel: steers the weight of the bits.
         optimizer: of latents, steps and vectors.
+        steps: batches of all epochs.
         history: about a thousand moments of the whole training, for a drawing.
     """
 
@@ -161,7 +185,7 @@ class Loop:
         self._loss, self._evaluate, self._bfloat16 = loss, evaluate, bfloat16
         self._device = device_of(pupil.network)
         self._count = _length(batches)
-        self._steps = epochs * self._count
+        self.steps = epochs * self._count
         for network in (pupil.network, original):
             for parameter in network.parameters():
                 if parameter.ndim == 4:  # kernels, which are faster in this order
@@ -176,7 +200,7 @@ class Loop:
         ]
         self.optimizer = torch.optim.Adam([g for g in groups if g["params"]], betas=(0.9, 0.99))
         self._bits = Rate(self._latents)
-        integral = max(1.0, min(recipe.integral, INTEGRAL_PART * self._steps))
+        integral = max(1.0, min(recipe.integral, INTEGRAL_PART * self.steps))
         self.wheel = Wheel(recipe.pull, recipe.gain, integral)
         self.place = Place()
         self.history: list[Moment] = []
@@ -195,14 +219,14 @@ class Loop:
             raise EncodeError("retrain: there is no batch")
         place, start = self.place, time.monotonic()
         first = place.step
-        while place.step < self._steps:
+        while place.step < self.steps:
             epoch = place.epoch
-            torch.manual_seed(self._seed + epoch)  # for loaders that shuffle and augment
+            self._draw(epoch)  # for loaders that shuffle and augment
             for batch in _from(_shuffled(self._batches), place.batch):
                 self._step(batch)
                 place.step, place.batch = place.step + 1, place.batch + 1
                 left = (time.monotonic() - start) / (place.step - first)
-                yield self._ended(left * (self._steps - place.step))
+                yield self._ended(left * (self.steps - place.step))
                 if place.epoch > epoch:
                     break
             else:
@@ -211,25 +235,30 @@ class Loop:
                     f"{self._count} in the first"
                 )
 
+    def _draw(self, number: int) -> None:
+        """Seed torch's global generator."""
+        torch.manual_seed((self._seed + number) % (1 << 64))
+
     def _ended(self, seconds: float) -> Moment:
         """What is due after a step, and the moment that it is."""
         place = self.place
-        if place.step == self._steps:
+        if place.step == self.steps:
             self._trim()
         if place.batch == self._count:
             if self._evaluate is not None:
-                place.quality = float(self._evaluate(self.pupil.network))
+                place.quality = quality_of(self._evaluate, self.pupil.network)
             place.epoch, place.batch = place.epoch + 1, 0
-        moment = self._moment(seconds)
-        if place.step % max(1, self._steps // HISTORY) == 0:
+        moment = self.moment(seconds)
+        if place.step % max(1, self.steps // HISTORY) == 0:
             self.history.append(moment)
         return moment
 
-    def _moment(self, seconds: float) -> Moment:
+    def moment(self, seconds: float) -> Moment:
+        """Where it is, with so many seconds left."""
         place, size = self.place, (self._bits.bits + self.place.overhead) / 8
         return Moment(
             step=place.step,
-            steps=self._steps,
+            steps=self.steps,
             epoch=place.epoch + place.batch / self._count,
             loss=place.loss,
             size=size,
@@ -240,7 +269,7 @@ class Loop:
         )
 
     def _step_of(self, part: float) -> int:
-        return math.ceil(part * self._steps)
+        return math.ceil(part * self.steps)
 
     def _step(self, batch: Any) -> None:
         """Train on one batch."""
@@ -253,8 +282,8 @@ class Loop:
         for latent, slope in zip(self._latents, self._bits.gradients(), strict=True):
             assert latent.values.grad is not None, "set for all"
             latent.values.grad.add_(slope, alpha=weight)
-        part = place.step / self._steps
-        rise = min(1.0, (place.step + 1) / max(1.0, recipe.warm_up * self._steps))
+        part = place.step / self.steps
+        rise = min(1.0, (place.step + 1) / max(1.0, recipe.warm_up * self.steps))
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * rise * (1 + math.cos(math.pi * part)) / 2
         self.optimizer.step()
@@ -276,14 +305,21 @@ class Loop:
 
     def _differentiated(self, batch: Any) -> None:
         """The loss of a batch; leaves its gradients at latents and vectors."""
-        args, kwargs = arguments(inputs_of(batch), self._device)
-        for parameter in self.pupil.parameters.values():
+        # What networks draw is the same for both, depends on the step alone, so that training can
+        # go on from any, and leaves the state that loaders draw by.
+        devices = [self._device] if self._device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            self._differentiate(batch)
+        self._collect()
+
+    def _differentiate(self, batch: Any) -> None:
+        for parameter in itertools.chain(*self.pupil.parameters.values()):
             parameter.grad = None
-        given, wanted = self._forward(*args, **kwargs), None
+        given, wanted = self._run(self._forward, batch), None
         known = self._loss is not None and not math.isnan(self.place.least)
         if not known:
             with torch.no_grad():
-                wanted = self._wanted(*args, **kwargs)
+                wanted = self._run(self._wanted, batch)
         loss = self._loss_of(given, wanted, batch)
         value = processes.mean(float(loss.detach()), self._device)
         if not math.isfinite(value):
@@ -291,7 +327,6 @@ class Loop:
         if not loss.requires_grad:
             raise EncodeError("retrain: the loss does not depend on any weight matrix")
         loss.backward()
-        self._collect()
         self.place.loss = _smoothed(self.place.loss, value)
         if not known:
             with torch.no_grad():
@@ -299,9 +334,20 @@ class Loop:
             least = processes.mean(least, self._device)
             self.place.least = _smoothed(self.place.least, least)
 
+    def _run(self, network: Callable[..., Any], batch: Any) -> Any:
+        """What a float32 network gives for a batch."""
+        args, kwargs = arguments(inputs_of(batch), self._device)
+        self._draw(self.place.step)
+        return network(*map(_single, args), **{n: _single(value) for n, value in kwargs.items()})
+
     def _loss_of(self, given: Any, wanted: Any, batch: Any) -> Tensor:
         if self._loss is not None:
-            return self._loss(given, batch)
+            loss = self._loss(given, batch)
+            if not isinstance(loss, Tensor) or loss.numel() != 1:
+                kind = type(loss).__name__
+                about = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {kind}"
+                raise EncodeError(f"retrain: the loss is {about}, not a tensor of one number")
+            return loss.reshape(())
         return distillation(given, wanted, labels_of(batch, first_logits(given)))
 
     @torch.no_grad()
@@ -310,8 +356,8 @@ class Loop:
         parameters = self.pupil.parameters
         gradients = {
             # No output of this batch need depend on a parameter.
-            name: torch.zeros_like(one) if one.grad is None else one.grad
-            for name, one in parameters.items()
+            name: sum((p.grad for p in several if p.grad is not None), torch.zeros_like(several[0]))
+            for name, several in parameters.items()
         }
         processes.average(gradients.values())
         for name, latent in self.pupil.latents.items():
@@ -321,27 +367,58 @@ class Loop:
 
     @torch.no_grad()
     def _trim(self) -> None:
-        """Bring the file to its size: integers fall by one, those first that nearly did anyway."""
+        """Bring the file to its size: integers fall by one, those first that nearly did anyway.
+
+        Where that is not enough, as at high rates, steps are doubled before.
+        """
         if self.pupil.size() <= self._target:
             return
-        start = [latent.values.clone() for latent in self._latents]
-        low, high = 0.0, 1.0
-        for halving in range(HALVINGS):
-            middle = (low + high) / 2 if halving else high
+        for _ in range(DOUBLINGS):
+            start = [latent.values.clone() for latent in self._latents]
+            if self._fits(start, 1.0):
+                break
             for latent, values in zip(self._latents, start, strict=True):
-                latent.values.copy_(lowered(values, middle))
-            fits = self.pupil.size() <= self._target
-            if not halving and not fits:
-                raise EncodeError(
-                    f"retrain: {self._target} bytes cannot be reached, it is at "
-                    f"{self.pupil.size()} still: more epochs, or a larger file"
-                )
-            low, high = (low, middle) if fits else (middle, high)
-        for latent, values in zip(self._latents, start, strict=True):
-            latent.values.copy_(lowered(values, high))
+                latent.values.copy_(values / 2)
+                latent.log_scale.add_(math.log(2))
+        else:
+            raise EncodeError(
+                f"retrain: {self._target} bytes cannot be reached, the least is "
+                f"{self.pupil.size()} bytes: a larger file, or --side-bits"
+            )
+        low, high = 0.0, 1.0
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self._fits(start, middle) else (middle, high)
+        self._fits(start, high)
         self._bits.fit()
         self.place.overhead = 8 * self.pupil.size() - self._bits.bits
         self.pupil.assign()
+
+    def _fits(self, start: Sequence[Tensor], reach: float) -> bool:
+        """Lower latents as of `lowered`; whether the file is as small as asked then."""
+        for latent, values in zip(self._latents, start, strict=True):
+            latent.values.copy_(lowered(values, reach))
+        return self.pupil.size() <= self._target
+
+
+def quality_of(evaluate: Evaluate, network: nn.Module) -> float:
+    """What `evaluate` gives; the network is in evaluation mode again afterwards.
+
+    Raises:
+        EncodeError: no number.
+    """
+    found: Any = evaluate(network)
+    to_evaluation(network)
+    try:
+        return float(found)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = type(found).__name__
+        raise EncodeError(f"retrain: evaluate gave a {kind}, not a number") from error
+
+
+def _single(value: Any) -> Any:
+    """Floats as the float32 copy of a network takes them."""
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def lowered(values: Tensor, reach: float) -> Tensor:

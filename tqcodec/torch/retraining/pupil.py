@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,8 +15,9 @@ from tqcodec.encoder import given
 from tqcodec.encoder.plan import make_plan
 from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.tensor import Source
+from tqcodec.errors import EncodeError
 from tqcodec.format.container import EVERYTHING, Container
-from tqcodec.format.dtypes import round_to
+from tqcodec.format.dtypes import round_to, to_float
 from tqcodec.format.records import CodedTensor
 from tqcodec.format.registry import Coding
 from tqcodec.torch import folding
@@ -45,7 +47,7 @@ class Pupil:
         network: float32 copy of the model.
         latents: of the matrices that are trained, by name in the state dict.
         vectors: master copies of the vectors that are trained, by name.
-        parameters: of the network, those of latents and vectors, by name.
+        parameters: of the network, by the name of the latent or vector that all of a list follow.
         weights: elements of all weight matrices.
     """
 
@@ -55,6 +57,7 @@ class Pupil:
         self.network = to_evaluation(copied(model)).float()
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
+        _separate(self.network)
         state = model.state_dict()
         metadata = {**versions_of(state), **dict(settings.metadata)}
         self._settings = replace(settings, metadata=tuple(metadata.items()))
@@ -63,47 +66,61 @@ class Pupil:
         self._origins = folded.origins(origins(model))
         self.latents: dict[str, Latent] = {}
         self.vectors: dict[str, Tensor] = {}
-        self.parameters: dict[str, Tensor] = {}
-        self._firsts: dict[str, str] = {}  # the first name of each parameter, by all its names
+        self.parameters: dict[str, list[Tensor]] = {}
+        self._kept: dict[str, CodedTensor] = {}  # matrices that are no parameters, by a rule
+        self._firsts: dict[str, str] = {}  # whose values a parameter has, by all its names
         self._adopt(Container.of(start, EVERYTHING))
         self.assign()
 
     @torch.no_grad()
     def _adopt(self, start: Container) -> None:
         """Take what is trained, and what all else is, from a file."""
-        originals, state = self._arrays.copy(), self.network.state_dict(keep_vars=True)
+        originals = self._arrays.copy()
+        # Parameters by their own names, since state dicts of TorchScript, say, hold others.
+        parameters = dict(self.network.named_parameters(remove_duplicate=False))
+        state = {**self.network.state_dict(keep_vars=True)}
+        state.update((name, one) for name, one in parameters.items() if name in state)
+        known = {id(one) for one in (*parameters.values(), *self.network.parameters())}
         sources = self._sources()
         items = {item.name: item for item in make_plan(sources, self._settings, {})}
         self.weights = sum(s.patterns.size for s in sources if items[s.name].is_weight)
         firsts: dict[int, str] = {}
+        entries = start.directory.entries
         for entry, patterns in start.decode_all():
             name, tensor = entry.name, state[entry.name]
             self._arrays[name] = patterns.view(originals[name].dtype)
             if tensor.is_floating_point():
                 tensor.copy_(to_tensor(self._arrays[name]))
-            if not isinstance(tensor, nn.Parameter) or not tensor.is_floating_point():
+            source = entry if entry.same_as is None else entries[entry.same_as]
+            coded = source.coding == Coding.TRANSFORM
+            if id(tensor) not in known or not tensor.is_floating_point():
+                if coded and (source is entry or source.name in self.latents):
+                    self._kept[name] = start.record(source)
                 continue
-            self._firsts[name] = firsts.setdefault(id(tensor), name)
-            if self._firsts[name] != name:
+            first = firsts.setdefault(id(tensor), name)
+            # Equal matrices are one in the file: they stay so, as do all names of a parameter.
+            self._firsts[name] = source.name if source.name in self.latents else first
+            if first != name:
                 continue
-            if entry.coding == Coding.TRANSFORM and entry.same_as is None:
-                weights = to_tensor(originals[name])
-                self.latents[name] = Latent(
-                    start.record(entry), entry.shape, tensor.device, weights
-                )
-            elif items[name].is_adjustable or items[name].same_as is not None:
-                self.vectors[name] = tensor.detach().clone()
-            else:  # kept exactly, or a small matrix with short mantissas
-                continue
-            self.parameters[name] = tensor.requires_grad_()
+            if self._firsts[name] == name:
+                if coded:
+                    weights = to_tensor(originals[name])
+                    record = start.record(source)
+                    self.latents[name] = Latent(record, entry.shape, tensor.device, weights)
+                elif _is_vector(tensor) and items[items[name].same_as or name].is_adjustable:
+                    self.vectors[name] = tensor.detach().clone()
+                else:  # kept exactly, or a small matrix with short mantissas, or all zero
+                    continue
+            self.parameters.setdefault(self._firsts[name], []).append(tensor.requires_grad_())
 
     @torch.no_grad()
     def assign(self) -> None:
         """Give the network the weights of the latents and the vectors, as a decoder has them."""
-        for name, latent in self.latents.items():
-            self.parameters[name].copy_(latent.weights().to(self._types[name]))
-        for name, vector in self.vectors.items():
-            self.parameters[name].copy_(self._rounded(vector).to(self._types[name]))
+        for name, parameters in self.parameters.items():
+            latent = self.latents.get(name)
+            values = self._rounded(self.vectors[name]) if latent is None else latent.weights()
+            for parameter in parameters:
+                parameter.copy_(values.to(self._types[name]))
 
     def _rounded(self, vector: Tensor) -> Tensor:
         """A vector with as much of its mantissas as the file keeps."""
@@ -130,15 +147,27 @@ class Pupil:
         return list(found.values())
 
     def _records(self) -> dict[str, CodedTensor]:
-        return {name: latent.record() for name, latent in self.latents.items()}
+        return {**self._kept, **{name: latent.record() for name, latent in self.latents.items()}}
 
     def size(self) -> int:
         """Bytes of the file as it would be now."""
         return given.lay_out(self._sources(), self._records(), self._settings).size
 
     def file(self, progress: Progress | None = None) -> bytes:
-        """The file as it is now, verified."""
-        return given.encode(self._sources(), self._records(), self._settings, progress)
+        """The file as it is now, verified.
+
+        Raises:
+            EncodeError: the last steps left numbers that are not finite, as too large ones do.
+        """
+        sources = self._sources()
+        for source in sources:
+            first = self._firsts.get(source.name)
+            if (
+                first in self.parameters
+                and not np.isfinite(to_float(source.patterns, source.dtype)).all()
+            ):
+                raise EncodeError(f"retrain: {source.name!r} is not finite at the end: lower rates")
+        return given.encode(sources, self._records(), self._settings, progress)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
@@ -160,3 +189,20 @@ class Pupil:
         for name, vector in self.vectors.items():
             vector.copy_(state["vectors"][name])
         self.assign()
+
+
+def _is_vector(tensor: Tensor) -> bool:
+    """True for one axis longer than 1 at most: matrices of zeros, say, are not trained."""
+    return sum(n > 1 for n in tensor.shape) <= 1
+
+
+def _separate(network: nn.Module) -> None:
+    """Give parameters that lie over each other, or over themselves, memory of their own."""
+    sharing: dict[int, list[nn.Parameter]] = {}
+    for parameter in network.parameters():
+        sharing.setdefault(parameter.untyped_storage().data_ptr(), []).append(parameter)
+    for parameters in sharing.values():
+        room = parameters[0].untyped_storage().nbytes()
+        if sum(one.numel() * one.element_size() for one in parameters) > room:
+            for one in parameters:
+                one.data = one.data.clone(memory_format=torch.contiguous_format)

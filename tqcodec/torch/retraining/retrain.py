@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import NoneType
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset
@@ -34,7 +35,7 @@ from tqcodec.torch.batches import (
 from tqcodec.torch.calibration.calibrate import calibrate
 from tqcodec.torch.checkpoint import decoded, load_state, origins, to_arrays
 from tqcodec.torch.retraining import checkpointing, processes
-from tqcodec.torch.retraining.loop import Loop, Recipe, Watch
+from tqcodec.torch.retraining.loop import Loop, Recipe, Watch, quality_of
 from tqcodec.torch.retraining.objective import Loss
 from tqcodec.torch.retraining.pupil import Pupil
 from tqcodec.torch.search import Evaluate
@@ -112,6 +113,11 @@ def retrain(
     functions = {"loss": loss, "evaluate": evaluate, "watch": watch, "progress": progress}
     for name, function in functions.items():
         need_function(name, function)
+    need("recipe", recipe, (Recipe, NoneType), "a Recipe")
+    if isinstance(batches, Iterator):
+        raise EncodeError(
+            "retrain: batches are gone through again and again: give a list or loader"
+        )
     if checkpoint is not None:
         check_writable(checkpoint)
     batches, recipe = batched(batches), recipe if recipe is not None else Recipe()
@@ -122,7 +128,12 @@ def retrain(
     saved = checkpointing.load(checkpoint, about) if checkpoint is not None and resume else None
     device = device_of(model)
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
+    with (
+        torch.random.fork_rng(devices),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        np.errstate(invalid="ignore"),  # which BLAS may report of lanes beyond its arrays
+    ):
         if saved is None:
             start = _start(model, folded, batches, settings, statistics, seed, progress)
             start = processes.of_first(start)
@@ -160,8 +171,10 @@ def retrain(
                 progress("retrain", moment.step, moment.steps)
         data = pupil.file(progress)
         if evaluate is not None and watch is not None:
-            load_state(original, decoded(data, limit=EVERYTHING))
-            watch(replace(moment, size=len(data), quality=float(evaluate(original))))
+            network = to_evaluation(copied(model)).float()
+            load_state(network, decoded(data, limit=EVERYTHING))
+            quality = quality_of(evaluate, network)
+            watch(replace(loop.moment(0.0), size=len(data), quality=quality))
     return data
 
 
@@ -202,27 +215,24 @@ def _start(
         statistics = calibrate(model, list(_first(batches)), seed=seed, progress=progress)
     statistics, known = folded.statistics(statistics), folded.origins(origins(model))
     wanted = replace(settings, effort=START_EFFORT)
+    target = "bits" if settings.max_size is None else "max_size"
+    numbers = RANGES[target]
     for times in STARTS:
-        size, bits = _times("max_size", settings, times), _times("bits", settings, times)
+        size = min(getattr(settings, target) * times, numbers.most)
+        wish: Any = {target: int(size) if numbers.whole else size}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", EncodeWarning)  # of what is trained yet
                 return api.encode(
                     folded.arrays,
-                    replace(wanted, max_size=None if size is None else int(size), bits=bits),
+                    replace(wanted, **wish),
                     statistics,
                     origins=known,
                     progress=progress,
                 )
         except TargetError as error:
             refused = error
-    raise refused
-
-
-def _times(target: str, settings: Settings, factor: float) -> float | None:
-    """A target that many times as large, as far as settings take it; None where it is not set."""
-    value: float | None = getattr(settings, target)
-    return None if value is None else min(value * factor, RANGES[target].most)
+    raise TargetError(f"retrain starts at {STARTS[-1]:g} times its size at most: {refused}")
 
 
 def _first(batches: Iterable[Any]) -> Iterable[Any]:
