@@ -144,11 +144,11 @@ def times_of(server: Server) -> list[list[str]]:
 def killed(server: Server, folder: Path, length: int, kills: int) -> tuple[int, int]:
     """Kills of a download, and the bytes that it took in all.
 
-    It is killed at random moments of a time that is so short that it takes about so many kills.
+    Between two kills it has a random time, of a second on average.
     """
     path = folder / "copy.tqc"
     span = 1.0  # seconds between two kills, on average
-    server.faults = Faults(rate=length / (span * (kills + 1)))
+    server.faults = Faults(rate=length / (1.5 * span * kills))  # so that it lasts long enough
     server.reset()
     draw, done = random.Random(0), 0
     while not path.exists():

@@ -196,13 +196,11 @@ class Server:
                 self._free = max(now - LATE, self._free) + len(part) / self.faults.rate
                 wait = self._free - now
             time.sleep(max(0.0, wait))
-        with self._lock:  # before the client has it, so that whoever looks then finds it counted
+        with self._lock:  # before: a client that has all of it may look at once
             self.sent += len(part)
         try:
             request.wfile.write(part)
         except OSError:
-            with self._lock:
-                self.sent -= len(part)
             request.close_connection = True
             return False
         return True

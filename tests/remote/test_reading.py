@@ -361,6 +361,17 @@ def test_closing_ends_what_is_read(server: Server) -> None:
     assert "closed" in errors[0]
 
 
+def test_who_leaves_a_stream_ends_the_answer(server: Server) -> None:
+    server.faults = Faults(rate=100_000.0)
+    stream = tqcodec.stream(f"{server.url}/m.tqc")
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    time.sleep(0.2)
+    sent = server.sent
+    time.sleep(0.3)
+    assert server.sent == sent < 100_000
+
+
 def test_headers_and_logins(server: Server, decoded: Arrays) -> None:
     remote = tqcodec.Remote(storage={"headers": {"X-Token": "secret"}})
     place = server.url.replace("http://", "http://us%40er:pass@")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Final
 
 from tqcodec.reading.remote.options import Remote
@@ -32,7 +32,7 @@ def insist(
     name: str,
     options: Remote,
     closed: threading.Event,
-) -> Iterator[bytes]:
+) -> Generator[bytes]:
     """Bytes from a position on; what fails in passing is asked for again, from where it broke off.
 
     Args:

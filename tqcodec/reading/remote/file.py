@@ -7,9 +7,9 @@ import os
 import threading
 import zlib
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Final, Protocol
 
 from tqcodec.common import foreign, urls
@@ -32,7 +32,7 @@ class Transport(Protocol):
     def length(self) -> int | None: ...
     @property
     def identity(self) -> Any: ...
-    def chunks(self, start: int, end: int | None) -> Iterator[bytes]: ...
+    def chunks(self, start: int, end: int | None) -> Generator[bytes]: ...
     def check(self) -> None: ...
     def close(self) -> None: ...
 
@@ -67,9 +67,10 @@ def arriving(url: str, options: Remote) -> Iterator[Arriving]:
     """
     source = transport(url, options)
     try:
-        coming = source.chunks(0, None)
-        first = next(coming, b"")  # behind which the length is known
-        yield Arriving(itertools.chain([first], coming), source.length)
+        # Closed at once, or the server would send on to somebody who has left.
+        with closing(source.chunks(0, None)) as coming:
+            first = next(coming, b"")  # behind which the length is known
+            yield Arriving(itertools.chain([first], coming), source.length)
     finally:
         source.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -42,7 +42,7 @@ class SystemFile:
         """Bytes of the file."""
         return self.identity[0]
 
-    def chunks(self, start: int, end: int | None) -> Iterator[bytes]:
+    def chunks(self, start: int, end: int | None) -> Generator[bytes]:
         """As of `HTTPFile`."""
         last = self.length if end is None else min(end, self.length)
 

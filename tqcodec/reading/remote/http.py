@@ -71,7 +71,7 @@ class HTTPFile:
         """Bytes of the file, once something has been read; None where the server did not say."""
         return None if self.identity is None else self.identity.length
 
-    def chunks(self, start: int, end: int | None) -> Iterator[bytes]:
+    def chunks(self, start: int, end: int | None) -> Generator[bytes]:
         """Bytes from `start` to `end`, or all that follow, as they come; fewer at the file's end.
 
         Raises:
