@@ -26,6 +26,7 @@ from sklearn.datasets import load_sample_images
 import tqcodec.torch
 
 SKIMAGE_PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field")
+IMAGES = 128  # that are made: half of what encode makes by itself, and half of the time
 TQC = str(Path(sys.executable).with_name("tqcodec"))
 HEAD = ("file", "bytes", "ratio", "bits/w", "encode s", "decode s", "same top1", "KL")
 ROW = "{:>24} {:>10} {:>6} {:>7} {:>8} {:>8} {:>9} {:>8}"
@@ -96,7 +97,7 @@ def main() -> None:
     print(ROW.format(*HEAD))
     inputs = arguments.output / "inputs.npz"
     made = ["--size", str(network.SIZE), "--mean", str(network.MEAN), "--std", str(network.STD)]
-    made += ["--save-inputs", str(inputs)]
+    made += ["--images", str(IMAGES), "--save-inputs", str(inputs)]
     for bits in arguments.bits:
         for name, data in (("weights alone", ["--data", "none"]), ("made-up inputs", made)):
             target = arguments.output / f"{bits:g} bits, {name}.tqc"

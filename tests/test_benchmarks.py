@@ -380,10 +380,22 @@ def test_tools(folder: Path) -> None:
 def test_synthetic(folder: Path) -> None:
     made = ["--made", "leaves", "count=8", "steps=0", "--made", "moved", "count=8", "steps=2"]
     network = ["--network", "tiny", "builder.py:made_up"]
-    printed = run(folder, "synthetic", *network, "--bits", "6", "--out", "rows.csv", *made)
+    options = ["--bits", "6", "--out", "rows.csv", "--inputs", "made", "--rounding"]
+    printed = run(folder, "synthetic", *network, *options, *made)
     for contender in ("weights alone", "real inputs", "leaves", "moved"):
         assert re.search(rf"^{contender} +\d\.\d{{4}} \(", printed, re.M)
-    assert len((folder / "rows.csv").read_text().splitlines()) == 5
+    lost = re.findall(r"^([34] bits|NF4), groups of (\d+) +(\S+) bits: (\S+)", printed, re.M)
+    assert [(label, size) for label, size, *_ in lost] == [
+        ("4 bits", "32"),
+        ("4 bits", "128"),
+        ("NF4", "64"),
+        ("3 bits", "128"),
+    ]
+    fine, _, _, coarse = (float(divergence) for *_, divergence in lost)
+    assert 0 < fine < coarse
+    assert len((folder / "rows.csv").read_text().splitlines()) == 9
+    kept = sorted((folder / "made").iterdir())
+    assert [path.name for path in kept] == ["tiny, leaves.npz", "tiny, moved.npz"]
 
 
 def test_compare(folder: Path) -> None:
