@@ -3,7 +3,7 @@
     python -m benchmarks.synthetic --out synthetic.csv \
         --network resnet32 cifar10 cifar_resnet.py 32 cifar10_train.npz cifar10_test.npz \
         --network efficientnet_lite0 efficientnet_lite0 photographs.zip \
-        --network faces faces onet.pt photographs.zip --network pitch pitch tiny.pth SPEECH
+        --network faces faces onet.pt photographs.zip
     python -m benchmarks.synthetic --bits 4.25 4 3 --rounding \
         --network minilm sentences MINILM_FOLDER
 

