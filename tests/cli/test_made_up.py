@@ -190,7 +190,10 @@ def test_statistics_without_tuning_and_lossless(run: Run) -> None:
         (encode("plain", "--data d.npz --save-inputs x.npz"), "--save-inputs needs --model, and"),
         ("encode w.npz --tokens 4 -o new.tqc", "--tokens needs --model"),
         ("encode w.npz --data synthetic -o new.tqc", "--data needs --model in place of IN"),
-        (encode("plain", f"{PICTURES} --save-inputs x.txt"), "x.txt: made-up inputs are a file"),
+        (
+            encode("plain", f"{PICTURES} --save-inputs x.txt"),
+            "x.txt: made-up inputs are a .npz file",
+        ),
         (encode("plain", f"{PICTURES} --save-inputs no/x.npz"), "no/x.npz: there is no such"),
         (encode("plain", f"{PICTURES} --save-inputs w.npz"), "w.npz exists; -f overwrites it"),
         (encode("plain", f"{PICTURES} --save-inputs new.npz", "./new.npz"), "cannot hold both"),
