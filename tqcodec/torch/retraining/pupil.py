@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqcodec.arrays import patterns_of
 from tqcodec.common.progress import Progress
 from tqcodec.encoder import given
+from tqcodec.encoder.kinds import is_matrix
 from tqcodec.encoder.plan import make_plan
 from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.tensor import Source
@@ -92,6 +93,7 @@ class Pupil:
             if tensor.is_floating_point():
                 tensor.copy_(to_tensor(self._arrays[name]))
             source = entry if entry.same_as is None else entries[entry.same_as]
+            item = items[items[name].same_as or name]
             coded = source.coding == Coding.TRANSFORM
             if id(tensor) not in known or not tensor.is_floating_point():
                 if coded and (source is entry or source.name in self.latents):
@@ -107,9 +109,9 @@ class Pupil:
                     weights = to_tensor(originals[name])
                     record = start.record(source)
                     self.latents[name] = Latent(record, entry.shape, tensor.device, weights)
-                elif _is_vector(tensor) and items[items[name].same_as or name].is_adjustable:
+                elif item.is_adjustable and not is_matrix(entry.shape):
                     self.vectors[name] = tensor.detach().clone()
-                else:  # kept exactly, or a small matrix with short mantissas, or all zero
+                else:  # kept exactly, or a matrix of few values, such as zeros
                     continue
             self.parameters.setdefault(self._firsts[name], []).append(tensor.requires_grad_())
 
@@ -189,11 +191,6 @@ class Pupil:
         for name, vector in self.vectors.items():
             vector.copy_(state["vectors"][name])
         self.assign()
-
-
-def _is_vector(tensor: Tensor) -> bool:
-    """True for one axis longer than 1 at most: matrices of zeros, say, are not trained."""
-    return sum(n > 1 for n in tensor.shape) <= 1
 
 
 def _separate(network: nn.Module) -> None:
