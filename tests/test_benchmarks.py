@@ -420,15 +420,24 @@ def sections(path: Path) -> set[str]:
 
 def test_calibrated(folder: Path) -> None:
     shorter = "benchmark.VARIANTS = benchmark.VARIANTS[:1]"
+    rng = np.random.default_rng(0)
+    np.savez(folder / "inputs.npz", images=rng.normal(size=(96, 3, 8, 8)).astype(np.float32))
+    save = "import builder, tqcodec.torch; tqcodec.torch.save(builder.tiny().model, 'trained.tqc')"
+    said(folder, [sys.executable, "-c", save])
+    network = ["--network", "tiny", "builder.py:tiny"]
+    given = ["--made-up", "tiny", "inputs.npz", "--retrained", "tiny", "trained.tqc"]
     printed = run(
         folder,
         "calibrated",
-        *("--network", "tiny", "builder.py:tiny", "--bits", "8", "6", "--every", "16"),
+        *(*network, *given, "--bits", "8", "6", "--every", "16"),
         *("--nncodec-python", sys.executable, "--out", "points.csv", "--plot", "plot.png"),
         before=shorter,
     )
-    for contender in ("tqcodec calibrated", "tqcodec without data", "error feedback", "NNCodec"):
+    names = ["tqcodec calibrated", "tqcodec without data", "error feedback", "NNCodec"]
+    for contender in [*names, "tqcodec, made-up inputs", "tqcodec retrained"]:
         assert contender in printed
+    again = run(folder, "calibrated", *network, "--run", "--reuse", "points.csv")
+    assert sorted(rows(again, "tiny  ")) == sorted(rows(printed, "tiny  "))
     assert (folder / "plot.png").stat().st_size > 1000
 
 
