@@ -152,13 +152,7 @@ class Latent:
 
     def record(self) -> CodedTensor:
         """The record of the integers."""
-        return self._record_of(self.integers.cpu().numpy().astype(np.int32))
-
-    def empty(self) -> CodedTensor:
-        """The record if all integers were 0."""
-        return self._record_of(np.zeros(self.values.shape, np.int32))
-
-    def _record_of(self, integers: NDArray[np.int32]) -> CodedTensor:
+        integers = self.integers.cpu().numpy().astype(np.int32)
         scale = self._scale * math.exp(float(self.log_scale))
         return with_integers(self._record, integers, scale, self.levels)
 

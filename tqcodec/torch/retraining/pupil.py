@@ -170,10 +170,17 @@ class Pupil:
         """Bytes of the file as it would be now."""
         return given.lay_out(self._sources(), self._records(), self._settings).size
 
+    @torch.no_grad()
     def least(self) -> int:
         """Bytes of the file if all integers were 0."""
-        records = {**self._kept, **{name: one.empty() for name, one in self.latents.items()}}
-        return given.lay_out(self._sources(), records, self._settings).size
+        values = {name: latent.values for name, latent in self.latents.items()}
+        for latent in self.latents.values():
+            latent.values = torch.zeros_like(latent.values)
+        try:
+            return self.size()
+        finally:
+            for name, latent in self.latents.items():
+                latent.values = values[name]
 
     def file(self, progress: Progress | None = None) -> bytes:
         """The file as it is now, verified.

@@ -144,10 +144,10 @@ def retrain(
         if not pupil.latents:
             raise EncodeError("retrain: the network has no weight matrix that could be trained")
         target = settings.max_size or int((settings.bits or 0) * pupil.weights / 8)
-        if start is not None and pupil.least() > target:
+        if start is not None and (least := pupil.least()) > target:
             raise TargetError(
                 f"retrain: {target} bytes cannot be reached from this start, whose bases, steps "
-                f"and vectors alone take {pupil.least()}"
+                f"and vectors alone take {least}"
             )
         original = to_evaluation(copied(model)).float()
         loop = Loop(
