@@ -8,7 +8,8 @@ mirrored, in batches of 128, in bfloat16 where `--bfloat16` is given; a training
 on from its checkpoint in FOLDER, where the files are written, too. Beside it stands the calibrated
 and tuned file of the same size. Both are judged once, on the test images; with `--held-out N` on
 the last N training images, on which nothing is trained then: for choices. `--recipe KEY=VALUE`
-takes another recipe (`tqcodec.torch.Recipe`).
+takes another recipe (`tqcodec.torch.Recipe`), `--start FILE` starts at a file of this network, such
+as that of an earlier training.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ def options_of() -> Namespace:
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--held-out", type=int, default=0, metavar="N")
+    parser.add_argument("--start", type=Path, metavar="FILE")
     parser.add_argument("--recipe", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
@@ -118,6 +120,9 @@ def main() -> None:
     data = Augmented(Shuffled(images[:count], labels[:count]), CROP, mirror=True)
     options.out.mkdir(parents=True, exist_ok=True)
     weights = sum(p.numel() for p in model.parameters() if p.ndim > 1)
+    begun: dict[str, Any] = {"statistics": statistics}
+    if options.start is not None:
+        begun = {"start": options.start.read_bytes()}
     rows = [f"float: top-1 {accuracy(model, *judged):.2f}"]
     for size in options.bytes:
         settings = tqcodec.Settings(max_size=size, inference=True)
@@ -129,7 +134,7 @@ def main() -> None:
             data,
             settings,
             epochs=options.epochs,
-            statistics=statistics,
+            **begun,
             checkpoint=name.with_suffix(".ckpt"),
             resume=True,
             bfloat16=options.bfloat16,

@@ -34,6 +34,7 @@ def retrain(arguments: Namespace, progress: Progress | None) -> network.Result:
     _check_outputs(arguments)
     curve = network.drawing_for("--plot") if arguments.plot is not None else None
     settings = settings_of(arguments)
+    started = Path(arguments.start).read_bytes() if arguments.start is not None else None
     model, data = network.load(arguments, redrawn=True)
     from tqcodec import torch as codec
     from tqcodec.torch.retraining.augment import Augmented
@@ -57,6 +58,7 @@ def retrain(arguments: Namespace, progress: Progress | None) -> network.Result:
             data,
             settings,
             epochs=arguments.epochs,
+            start=started,
             inference=arguments.inference,
             checkpoint=arguments.checkpoint,
             resume=arguments.resume,

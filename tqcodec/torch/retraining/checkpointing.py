@@ -26,12 +26,21 @@ EVERY = 60.0  # seconds between two checkpoints, at least
 FORMAT = 1
 
 
-def digest(model: nn.Module, settings: Settings, epochs: int, recipe: Recipe, seed: int) -> str:
+def digest(
+    model: nn.Module,
+    settings: Settings,
+    epochs: int,
+    recipe: Recipe,
+    seed: int,
+    start: bytes | None,
+) -> str:
     """What a checkpoint must agree in: the network, and all that decides on the file."""
     found = hashlib.sha256(repr((FORMAT, settings, epochs, recipe, seed)).encode())
     for name, array in to_arrays(model.state_dict()).items():
         found.update(repr((name, array.shape, array.dtype.name)).encode())
         found.update(array.tobytes())
+    if start is not None:
+        found.update(start)
     return found.hexdigest()
 
 
@@ -50,8 +59,8 @@ def load(path: PathLike, wanted: str) -> dict[str, Any] | None:
         raise EncodeError(f"{path}: not a checkpoint ({foreign.message(error)})") from error
     if found != wanted:
         raise EncodeError(
-            f"{path}: of another network, target, number of epochs, recipe or seed: go on with the "
-            "same, or name another checkpoint"
+            f"{path}: of another network, target, number of epochs, recipe, seed or start: go on "
+            "with the same, or name another checkpoint"
         )
     return dict(saved)
 
