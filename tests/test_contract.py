@@ -95,6 +95,17 @@ def test_each_library_has_one_owner() -> None:
     assert owners("matplotlib") == {"cli/curve.py", "cli/report.py"}
 
 
+FACES = [p for p in MODULES if p.name == "__init__.py" and p.parent.name != "native"]
+
+
+@pytest.mark.parametrize("path", FACES, ids=lambda p: p.parent.relative_to(PACKAGE).as_posix())
+def test_faces_hold_names_only(path: Path) -> None:
+    """`native` is left out: what it says of the compiled code is all that it has."""
+    code = ast.parse(path.read_text()).body
+    bodies = [node for node in code if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    assert [node.name for node in bodies] == (["__getattr__"] if path.parent == PACKAGE else [])
+
+
 def fresh(code: str, *arguments: str) -> str:
     """Standard output of code in a fresh interpreter; warnings are errors."""
     command = [sys.executable, "-W", "error", "-c", code, *arguments]
