@@ -124,8 +124,12 @@ class Metric:
     @cached_property
     def noise_gain(self) -> float:
         """Squared error of weights quantized with feedback, for white rounding of power 1."""
-        inverse = np.linalg.inv(self.factor()[1])
-        return float((inverse**2).sum()) / self.blocks[:, 0].size
+        from scipy import linalg  # slow to import; signal-to-noise ratios do without
+
+        filters = self.factor()[1]
+        unit = np.eye(filters.shape[1])
+        inverses = (linalg.solve_triangular(one, unit, unit_diagonal=True) for one in filters)
+        return sum(float((one**2).sum()) for one in inverses) / self.blocks[:, 0].size
 
     def can_have(self, axis: Axis) -> bool:
         """True where the blocks allow a basis on an axis."""
