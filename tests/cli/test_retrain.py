@@ -64,7 +64,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return call
 
 
-COMMAND = ("retrain", "--model", "net.py:network", "--data", "data.npz", "--std", "64")
+DATA = ("--data", "data.npz", "--mean", "0", "--std", "64")
+COMMAND = ("retrain", "--model", "net.py:network", *DATA)
 SIZE = ("--bits", "3", "--batch", "16")
 
 
