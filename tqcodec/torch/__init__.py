@@ -47,10 +47,12 @@ from tqcodec.torch.calibration.calibrate import calibrate
 from tqcodec.torch.checkpoint import decoded, origins, to_arrays, to_tensor
 from tqcodec.torch.evaluation import Comparison, Reference, compare
 from tqcodec.torch.inference.network import network
-from tqcodec.torch.retraining.loop import Moment, Recipe
+from tqcodec.torch.retraining.loop import TrainingMoment
+from tqcodec.torch.retraining.recipe import TrainingRecipe
 from tqcodec.torch.retraining.retrain import retrain
 from tqcodec.torch.search import Evaluate
 from tqcodec.torch.synthetic.make import synthetic_inputs
+from tqcodec.torch.synthetic.steps import SyntheticRecipe
 from tqcodec.torch.versions import versions, versions_of
 
 if TYPE_CHECKING:
@@ -58,11 +60,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Comparison",
-    "Moment",
-    "Recipe",
     "Reference",
     "StateFile",
     "Statistics",
+    "SyntheticRecipe",
+    "TrainingMoment",
+    "TrainingRecipe",
     "calibrate",
     "compare",
     "decode",
