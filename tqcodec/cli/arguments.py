@@ -125,7 +125,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 def inputs_of(arguments: argparse.Namespace) -> list[str]:
     """Names of all files, and the like, that a command reads."""
-    options = ("input", "statistics", "model", "data", "example")
+    options = ("input", "statistics", "model", "data", "example", "start")
     names = (getattr(arguments, name, None) for name in options)
     return [name for name in names if name is not None]
 
@@ -269,6 +269,8 @@ def _retrain(command: ArgumentParser) -> None:
     add("--mirror", action="store_true", help="exchange left and right of half of the pictures")
     text = "move pictures by up to N pixels each way; default %(default)s"
     add("--crop", type=int, default=0, metavar="N", help=text)
+    text = "a file of this network to start at, such as of an earlier training; default a new one"
+    add("--start", metavar="FILE.tqc", help=text)
     add("--checkpoint", metavar="FILE", help="keep the training there every minute")
     add("--resume", action="store_true", help="go on from --checkpoint, if it is there")
     add("--plot", metavar="CURVE.png", help="draw loss and bits per weight over the epochs")

@@ -19,7 +19,7 @@ from tqcodec.common.progress import Progress
 from tqcodec.errors import EncodeError
 
 if TYPE_CHECKING:
-    from tqcodec.torch import Moment
+    from tqcodec.torch import TrainingMoment
 
 
 def retrain(arguments: Namespace, progress: Progress | None) -> network.Result:
@@ -34,13 +34,14 @@ def retrain(arguments: Namespace, progress: Progress | None) -> network.Result:
     _check_outputs(arguments)
     curve = network.drawing_for("--plot") if arguments.plot is not None else None
     settings = settings_of(arguments)
+    started = Path(arguments.start).read_bytes() if arguments.start is not None else None
     model, data = network.load(arguments, redrawn=True)
     from tqcodec import torch as codec
     from tqcodec.torch.retraining.augment import Augmented
 
     if arguments.crop or arguments.mirror:
         data = Augmented(data, arguments.crop, arguments.mirror)
-    moments: list[Moment] = []
+    moments: list[TrainingMoment] = []
     start = time.monotonic()
     with (
         _interruptible(arguments.checkpoint),
@@ -48,7 +49,7 @@ def retrain(arguments: Namespace, progress: Progress | None) -> network.Result:
         training_progress(progress is not None) as show,
     ):
 
-        def watch(moment: Moment) -> None:
+        def watch(moment: TrainingMoment) -> None:
             moments.append(moment)
             show(moment)
 
@@ -57,6 +58,7 @@ def retrain(arguments: Namespace, progress: Progress | None) -> network.Result:
             data,
             settings,
             epochs=arguments.epochs,
+            start=started,
             inference=arguments.inference,
             checkpoint=arguments.checkpoint,
             resume=arguments.resume,
