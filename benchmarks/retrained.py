@@ -8,8 +8,8 @@ mirrored, in batches of 128, in bfloat16 where `--bfloat16` is given; a training
 on from its checkpoint in FOLDER, where the files are written, too. Beside it stands the calibrated
 and tuned file of the same size. Both are judged once, on the test images; with `--held-out N` on
 the last N training images, on which nothing is trained then: for choices. `--recipe KEY=VALUE`
-takes another recipe (`tqcodec.torch.Recipe`), `--start FILE` starts at a file of this network, such
-as that of an earlier training.
+takes another recipe (`tqcodec.torch.TrainingRecipe`), `--start FILE` starts at a file of this
+network, such as that of an earlier training.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import tqcodec
 import tqcodec.torch
 from benchmarks.common.command import command_parser
 from benchmarks.common.subjects import module_of
-from tqcodec.torch import Moment, Recipe
+from tqcodec.torch import TrainingMoment, TrainingRecipe
 from tqcodec.torch.retraining.augment import Augmented
 
 BATCH, CROP = 128, 4
@@ -64,16 +64,16 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     return 100 * float((found == labels).double().mean())
 
 
-def recipe_of(pairs: Sequence[str]) -> Recipe:
+def recipe_of(pairs: Sequence[str]) -> TrainingRecipe:
     """The recipe with some values changed; those of several numbers have colons between."""
     values: dict[str, Any] = {}
     for pair in pairs:
         name, _, text = pair.partition("=")
-        default = getattr(Recipe(), name)
+        default = getattr(TrainingRecipe(), name)
         several = isinstance(default, tuple)
         numbers = tuple(float(part) for part in text.split(":") if part)
         values[name] = numbers if several else type(default)(numbers[0])
-    return Recipe(**values)
+    return TrainingRecipe(**values)
 
 
 def options_of() -> Namespace:
@@ -97,7 +97,7 @@ def options_of() -> Namespace:
     return options
 
 
-def told(moment: Moment) -> None:
+def told(moment: TrainingMoment) -> None:
     """Print where a training is."""
     if moment.step % TOLD_EVERY == 0:
         about = f"loss {moment.loss:.4f}, {moment.size:.0f} bytes, weight {moment.weight:.2f}"

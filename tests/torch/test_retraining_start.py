@@ -15,9 +15,9 @@ import tqcodec
 import tqcodec.torch as codec
 from tqcodec.errors import EncodeError
 from tqcodec.torch.retraining import start as starting
-from tqcodec.torch.retraining.loop import Recipe
+from tqcodec.torch.retraining.recipe import TrainingRecipe
 
-STILL = Recipe(rate=0, scale_rate=0, vector_rate=0)
+STILL = TrainingRecipe(rate=0, scale_rate=0, vector_rate=0)
 
 
 class Small(nn.Module):
@@ -142,10 +142,10 @@ def test_a_cut_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Its checkpoint knows the start."""
     monkeypatch.setattr("tqcodec.torch.retraining.checkpointing.EVERY", 0.0)
     files = [codec.encode(small(), tqcodec.Settings(bits=b)) for b in (6, 8)]
-    more: dict[str, Any] = {"recipe": Recipe(fit_every=1), "epochs": 2}
+    more: dict[str, Any] = {"recipe": TrainingRecipe(fit_every=1), "epochs": 2}
     whole = retrained(files[0], **more)
 
-    def cut(moment: codec.Moment) -> None:
+    def cut(moment: codec.TrainingMoment) -> None:
         if moment.step == 4:
             raise KeyboardInterrupt
 

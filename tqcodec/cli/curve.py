@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from tqcodec.cli.text import printable
 
 if TYPE_CHECKING:
-    from tqcodec.torch import Moment
+    from tqcodec.torch import TrainingMoment
 
 Rows = Sequence[dict[str, Any]]
 
 
-def draw_training(moments: Sequence[Moment], title: str) -> bytes:
+def draw_training(moments: Sequence[TrainingMoment], title: str) -> bytes:
     """A PNG with two drawings over the epochs of a training: its loss, and bits per weight.
 
     Args:

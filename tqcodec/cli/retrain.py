@@ -19,7 +19,7 @@ from tqcodec.common.progress import Progress
 from tqcodec.errors import EncodeError
 
 if TYPE_CHECKING:
-    from tqcodec.torch import Moment
+    from tqcodec.torch import TrainingMoment
 
 
 def retrain(arguments: Namespace, progress: Progress | None) -> network.Result:
@@ -41,7 +41,7 @@ def retrain(arguments: Namespace, progress: Progress | None) -> network.Result:
 
     if arguments.crop or arguments.mirror:
         data = Augmented(data, arguments.crop, arguments.mirror)
-    moments: list[Moment] = []
+    moments: list[TrainingMoment] = []
     start = time.monotonic()
     with (
         _interruptible(arguments.checkpoint),
@@ -49,7 +49,7 @@ def retrain(arguments: Namespace, progress: Progress | None) -> network.Result:
         training_progress(progress is not None) as show,
     ):
 
-        def watch(moment: Moment) -> None:
+        def watch(moment: TrainingMoment) -> None:
             moments.append(moment)
             show(moment)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tqcodec.common.progress import Progress
 
 if TYPE_CHECKING:
-    from tqcodec.torch import Moment
+    from tqcodec.torch import TrainingMoment
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def terminal_progress(quiet: bool = False, of_bytes: bool = False) -> Iterator[P
 
 
 @contextmanager
-def training_progress(shown: bool) -> Iterator[Callable[[Moment], None]]:
+def training_progress(shown: bool) -> Iterator[Callable[[TrainingMoment], None]]:
     """A callback that draws a bar with loss, bits per weight and size; nothing if not `shown`."""
     if not shown:
         yield lambda _: None
@@ -51,7 +51,7 @@ def training_progress(shown: bool) -> Iterator[Callable[[Moment], None]]:
 
     bar = tqdm(desc="retrain", leave=False, file=sys.stderr)
 
-    def show(moment: Moment) -> None:
+    def show(moment: TrainingMoment) -> None:
         bar.total = moment.steps
         about = f"loss {moment.loss:.4f}, {moment.bits:.3f} bits, {moment.size:.0f} bytes"
         bar.set_postfix_str(about, refresh=False)

@@ -21,17 +21,20 @@ from tqcodec.torch.decoding import StateFile, decode, load, open, stream
 from tqcodec.torch.encoding import encode, save
 from tqcodec.torch.evaluation import Comparison, Reference, compare
 from tqcodec.torch.inference.network import network
-from tqcodec.torch.retraining.loop import Moment, Recipe
+from tqcodec.torch.retraining.loop import TrainingMoment
+from tqcodec.torch.retraining.recipe import TrainingRecipe
 from tqcodec.torch.retraining.retrain import retrain
 from tqcodec.torch.synthetic.make import synthetic_inputs
+from tqcodec.torch.synthetic.steps import SyntheticRecipe
 
 __all__ = [
     "Comparison",
-    "Moment",
-    "Recipe",
     "Reference",
     "StateFile",
     "Statistics",
+    "SyntheticRecipe",
+    "TrainingMoment",
+    "TrainingRecipe",
     "calibrate",
     "compare",
     "decode",

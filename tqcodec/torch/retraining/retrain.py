@@ -31,9 +31,10 @@ from tqcodec.torch.batches import (
 from tqcodec.torch.checkpoint import decoded, load_state, to_arrays
 from tqcodec.torch.retraining import checkpointing, processes
 from tqcodec.torch.retraining import start as starting
-from tqcodec.torch.retraining.loop import Loop, Recipe, Watch, quality_of
+from tqcodec.torch.retraining.loop import Loop, Watch, quality_of
 from tqcodec.torch.retraining.objective import Loss
-from tqcodec.torch.retraining.pupil import Pupil
+from tqcodec.torch.retraining.recipe import TrainingRecipe
+from tqcodec.torch.retraining.student import Student
 from tqcodec.torch.search import Evaluate
 
 
@@ -52,7 +53,7 @@ def retrain(
     evaluate: Evaluate | None = None,
     bfloat16: bool = False,
     compiled: bool = False,
-    recipe: Recipe | None = None,
+    recipe: TrainingRecipe | None = None,
     seed: int = 0,
     watch: Watch | None = None,
     progress: Progress | None = None,
@@ -96,8 +97,8 @@ def retrain(
         compiled: use torch.compile.
         recipe: how to train.
         seed: of all that is random here.
-        watch: called with a `Moment` after each step; by a training that goes on first with some
-            of those before.
+        watch: called with a `TrainingMoment` after each step; by a training that goes on first with
+            some of those before.
         progress: called with ("retrain", steps, of how many), and by the stages of the start.
 
     Raises:
@@ -112,14 +113,14 @@ def retrain(
     functions = {"loss": loss, "evaluate": evaluate, "watch": watch, "progress": progress}
     for name, function in functions.items():
         need_function(name, function)
-    need("recipe", recipe, (Recipe, NoneType), "a Recipe")
+    need("recipe", recipe, (TrainingRecipe, NoneType), "a TrainingRecipe")
     if isinstance(batches, Iterator):
         raise EncodeError(
             "retrain: batches are gone through again and again: give a list or loader"
         )
     if checkpoint is not None:
         check_writable(checkpoint)
-    batches, recipe = batched(batches), recipe if recipe is not None else Recipe()
+    batches, recipe = batched(batches), recipe if recipe is not None else TrainingRecipe()
     arrays = to_arrays(model.state_dict())
     folded = folding.fold(model, arrays, settings) if inference else folding.Folded(arrays)
     settings = replace(settings, inference=bool(folded.constants))
@@ -140,18 +141,18 @@ def retrain(
         else:
             own = starting.calibrated(model, folded, batches, settings, statistics, seed, progress)
             first = starting.opened(processes.of_first(own), folded)
-        pupil = Pupil(model, first, folded, settings)
-        if not pupil.latents:
+        student = Student(model, first, folded, settings)
+        if not student.latents:
             raise EncodeError("retrain: the network has no weight matrix that could be trained")
-        target = settings.max_size or int((settings.bits or 0) * pupil.weights / 8)
-        if start is not None and (least := pupil.least()) > target:
+        target = settings.max_size or int((settings.bits or 0) * student.weights / 8)
+        if start is not None and (least := student.least()) > target:
             raise TargetError(
                 f"retrain: {target} bytes cannot be reached from this start, whose bases, steps "
                 f"and vectors alone take {least}"
             )
         original = to_evaluation(copied(model)).float()
         loop = Loop(
-            pupil,
+            student,
             original,
             batches,
             target,
@@ -163,19 +164,21 @@ def retrain(
             bfloat16=bfloat16,
             compiled=compiled,
         )
-        keeper = checkpointing.Keeper(loop, checkpoint, first.data, about, recipe.fit_every)
+        checkpointer = checkpointing.Checkpointer(
+            loop, checkpoint, first.data, about, recipe.fit_every
+        )
         if saved is not None:
-            keeper.restore(saved)
+            checkpointer.restore(saved)
             if watch is not None:
                 for moment in loop.history:
                     watch(moment)
         for moment in loop.moments():
-            keeper.keep()
+            checkpointer.keep()
             if watch is not None:
                 watch(moment)
             if progress is not None:
                 progress("retrain", moment.step, moment.steps)
-        data = pupil.file(progress)
+        data = student.file(progress)
         if evaluate is not None and watch is not None:
             network = to_evaluation(copied(model)).float()
             load_state(network, decoded(data, limit=EVERYTHING))

@@ -22,7 +22,7 @@ from tqcodec.torch.inputs import MOST_SIZE, warn_of_normalisation
 from tqcodec.torch.synthetic.examples import parts_like
 from tqcodec.torch.synthetic.leaves import dead_leaves
 from tqcodec.torch.synthetic.parts import ALONE, Part, Parts, batch_of, call_of
-from tqcodec.torch.synthetic.steps import DEFAULT, Moments, Recipe, move
+from tqcodec.torch.synthetic.steps import DEFAULT, Moments, SyntheticRecipe, move
 from tqcodec.torch.synthetic.tokens import Writer, random_tokens, vocabulary_of
 from tqcodec.torch.unchanged import unchanged
 
@@ -45,7 +45,7 @@ def synthetic_inputs(
     std: Numbers | None = None,
     example: Any = None,
     tokens: int | None = None,
-    recipe: Recipe = DEFAULT,
+    recipe: SyntheticRecipe = DEFAULT,
     seed: int = 0,
     device: str | torch.device | None = None,
     progress: Progress | None = None,
@@ -101,7 +101,7 @@ def synthetic_inputs(
     check_network(model)
     need_number("count", count, 1, MOST_COUNT)
     need_number("seed", seed, *SEEDS)
-    need("recipe", recipe, Recipe, "a Recipe")
+    need("recipe", recipe, SyntheticRecipe, "a SyntheticRecipe")
     need_function("progress", progress)
     if sum(way is not None for way in (size, tokens, example)) != 1:
         raise EncodeError(
@@ -244,7 +244,11 @@ class _Finish:
 
 
 def _finish(
-    model: nn.Module, first: Parts, tokens: int | None, recipe: Recipe, generator: torch.Generator
+    model: nn.Module,
+    first: Parts,
+    tokens: int | None,
+    recipe: SyntheticRecipe,
+    generator: torch.Generator,
 ) -> _Finish:
     """What a network can do for its inputs.
 

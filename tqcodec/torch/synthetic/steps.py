@@ -29,7 +29,7 @@ ONE_LENGTH = 1e-3  # outputs whose lengths vary by less are normalised: an embed
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SyntheticRecipe:
     """How inputs are moved.
 
     Attributes:
@@ -63,7 +63,7 @@ class Recipe:
             )
 
 
-DEFAULT = Recipe()
+DEFAULT = SyntheticRecipe()
 
 
 class Moments:
@@ -178,7 +178,7 @@ def move(
     moments: Moments,
     parts: Parts,
     number: int,
-    recipe: Recipe,
+    recipe: SyntheticRecipe,
     generator: torch.Generator,
     done: Callable[[], None],
 ) -> dict[str, Part]:

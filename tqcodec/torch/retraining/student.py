@@ -1,4 +1,4 @@
-"""Pupil: the network that is trained, and the file that it makes at any moment."""
+"""Student: the network that is trained, and the file that it makes at any moment."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tqcodec.torch.versions import versions_of
 FLOAT32_BITS = 23  # of a mantissa
 
 
-class Pupil:
+class Student:
     """A network whose weights follow from latents, and what else of it is trained.
 
     The network holds the numbers that the file will have, but for rounding in float32: weights are
