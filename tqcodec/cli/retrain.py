@@ -36,6 +36,12 @@ def retrain(arguments: Namespace, progress: Progress | None) -> network.Result:
     settings = settings_of(arguments)
     started = Path(arguments.start).read_bytes() if arguments.start is not None else None
     model, data = network.load(arguments, redrawn=True)
+    missing = [f"--{name}" for name in ("mean", "std") if getattr(arguments, name) is None]
+    if data.normalised and missing:
+        raise EncodeError(
+            f"{arguments.data}: pictures need {' and '.join(missing)}, as the network was trained "
+            "with; 0 and 1 leave pixels as they are"
+        )
     from tqcodec import torch as codec
     from tqcodec.torch.retraining.augment import Augmented
 
@@ -46,12 +52,12 @@ def retrain(arguments: Namespace, progress: Progress | None) -> network.Result:
     with (
         _interruptible(arguments.checkpoint),
         network.running(arguments.model),
-        training_progress(progress is not None) as show,
+        training_progress(arguments.epochs) as shown,
     ):
 
         def watch(moment: TrainingMoment) -> None:
             moments.append(moment)
-            show(moment)
+            shown.watch(moment)
 
         file = codec.retrain(
             model,
@@ -66,10 +72,11 @@ def retrain(arguments: Namespace, progress: Progress | None) -> network.Result:
             compiled=arguments.compile,
             seed=arguments.seed,
             watch=watch,
+            progress=shown.show,
         )
     outputs = {arguments.output: file}
     if curve is not None:
-        outputs[arguments.plot] = curve.draw_training(moments, arguments.model)
+        outputs[arguments.plot] = curve.draw_training(moments, arguments.model, settings)
     checkpoints.write_together(outputs)
     with api.open(file) as opened:
         result = describe.summary(opened.container)

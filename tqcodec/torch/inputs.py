@@ -71,11 +71,13 @@ class Data:
         read: starts a pass; each batch is (inputs, labels or None).
         batches: their number, 0 where it is not known.
         synthetic: whether the inputs were made up.
+        normalised: whether they are pictures that mean and std were applied to.
     """
 
     read: Callable[[], Iterator[Batch]]
     batches: int = 0
     synthetic: bool = False
+    normalised: bool = False
 
     def __iter__(self) -> Iterator[Batch]:
         return self.read()
@@ -92,13 +94,14 @@ def load_batches(spec: str, options: DataOptions) -> Data:
     ...), (x - mean) / std; other arrays are taken as they are. Image files of a folder or .zip, in
     the order of their names: scaled so that the short side is `size`, cropped in the middle,
     normalised. FILE.py:FUNCTION, and made-up inputs (`synthetic.file`): an iterable of batches;
-    `batch`, `size`, `mean`, `std`, `shuffled` are its own affair.
+    `batch`, `size`, `shuffled` are its own affair.
 
     Raises:
-        EncodeError: nothing of these, or nothing in it.
+        EncodeError: nothing of these, or nothing in it; mean or std for what is taken as it is.
         OSError: it cannot be read.
     """
     if ".py:" in spec:
+        _check_as_it_is(f"what {spec} returns", options)
         return _from_function(spec, options)
     path = Path(spec)
     if path.suffix == ".npz":
@@ -180,6 +183,7 @@ def _from_arrays(path: Path, options: DataOptions) -> Data:
     arrays = npz.read(path)
     made = batches_of(path, arrays)
     if made is not None:
+        _check_as_it_is(f"{path}: made-up inputs", options)
         return made_up(made, options)
     name = next((n for n in INPUT_NAMES if n in arrays), next(iter(arrays), None))
     if name is None:
@@ -190,7 +194,10 @@ def _from_arrays(path: Path, options: DataOptions) -> Data:
         raise EncodeError(f"{path}: array {name!r} holds no samples")
     if labels is not None and (labels.ndim == 0 or len(labels) != len(images)):
         raise EncodeError(f"{path}: {len(images)} samples, but labels of shape {labels.shape}")
-    if _is_image(images):
+    if not _is_image(images):
+        about = f"{images.dtype} of shape {images.shape}"
+        _check_as_it_is(f"{path}: array {name!r} ({about})", options)
+    else:
         _check_channels(str(path), _channels_first(images[:1]).shape[1], options)
     order = _order(len(images), options)
 
@@ -200,7 +207,7 @@ def _from_arrays(path: Path, options: DataOptions) -> Data:
             part = _normalised(_channels_first(x), options) if _is_image(x) else torch.tensor(x)
             yield part, None if labels is None else torch.tensor(labels[chosen])
 
-    return Data(read, math.ceil(len(order) / options.batch))
+    return Data(read, math.ceil(len(order) / options.batch), normalised=_is_image(images))
 
 
 def _order(count: int, options: DataOptions) -> NDArray[np.intp]:
@@ -243,7 +250,7 @@ def _from_images(spec: str, files: dict[str, Callable[[], bytes]], options: Data
             pixels = [_pixels(f"{spec}: {n}", files[n], options.size) for n in names]
             yield _normalised(np.moveaxis(np.stack(pixels), 3, 1), options), None
 
-    return Data(read, math.ceil(len(order) / options.batch))
+    return Data(read, math.ceil(len(order) / options.batch), normalised=True)
 
 
 def _reader(archive: zipfile.ZipFile, name: str) -> Callable[[], bytes]:
@@ -265,6 +272,15 @@ def _pixels(name: str, read: Callable[[], bytes], size: int) -> NDArray[np.uint8
         image = image.resize((width, height), Image.Resampling.BILINEAR)
         image = image.crop((left, top, left + size, top + size))
     return np.asarray(image)
+
+
+def _check_as_it_is(what: str, options: DataOptions) -> None:
+    """Refuse mean and std, which would have no effect."""
+    if (*options.mean, *options.std) != (0, 1):
+        raise EncodeError(
+            f"{what} goes to the network as it is: leave out mean and std, which are for pictures "
+            "of uint8"
+        )
 
 
 def _check_channels(spec: str, channels: int, options: DataOptions) -> None:
