@@ -37,9 +37,6 @@ def network():
         nn.Linear(48, 5),
     ).eval()
 
-def batches():
-    return [torch.zeros(4, 3, 10, 10)]
-
 def slow():
     class Slow(nn.Sequential):
         def forward(self, x):
@@ -132,8 +129,6 @@ def test_kills_lose_little(folder: Path) -> None:
         (["--epochs", "1", "--resume"], "--checkpoint"),
         (["--epochs", "1", "--seed", "-1"], "--seed: '-1' is not a whole number from 0 to"),
         (["--epochs", "1", "--seed", str(1 << 64)], "--seed"),
-        (["--epochs", "1", "--data", "floats.npz"], "leave out mean and std"),
-        (["--epochs", "1", "--data", "net.py:batches"], "leave out mean and std"),
         (["--epochs", "1", "--start", "none.tqc"], "none.tqc"),
         (["--epochs", "1", "--start", "old"], "start: "),
         (["--epochs", "1", "--start", "small.tqc", "-f"], "small.tqc"),
@@ -151,21 +146,12 @@ def test_kills_lose_little(folder: Path) -> None:
     ],
 )
 def test_refusals(folder: Path, run: Run, arguments: list[str], message: str) -> None:
-    np.savez(folder / "floats.npz", x=np.zeros((4, 3, 10, 10), np.float32))
     for name in ("old", "old.png"):
         (folder / name).write_bytes(b"something else")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     code, _, err = run(*COMMAND, *SIZE, "-o", "small.tqc", *arguments)
     assert code == 2 and message in err and len(err.splitlines()) == 1, err
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-
-
-def test_pictures_need_their_mean(folder: Path, run: Run) -> None:
-    """As the network was trained, which nobody knows who does not say it; no default is right."""
-    for given, missing in (((), "--mean and --std"), (("--std", "64"), "--mean")):
-        words = [*COMMAND[:5], *given, *SIZE, "--epochs", "1", "-o", "small.tqc"]
-        code, _, err = run(*words)
-        assert code == 2 and f"data.npz: pictures need {missing}, as the network" in err
 
 
 def test_a_training_starts_at_a_file(folder: Path, run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -234,6 +235,8 @@ def test_left_as_it_was_by_an_exception(error: BaseException) -> None:
         ({"size": 16, "std": float("nan")}, "std"),
         ({"size": (1, 2, 3)}, "height, width"),
         ({"tokens": 4}, "example"),
+        ({"tokens": 4, "mean": 3}, "mean and std are of pictures"),
+        ({"example": torch.ones(8, 3, 16, 16), "std": 3}, "mean and std are of pictures"),
         ({"example": {}}, "example"),
         ({"example": [torch.zeros(2, 3).fill_(torch.inf)]}, "finite"),
         ({"size": 16, "device": "nowhere"}, "device"),
@@ -242,6 +245,16 @@ def test_left_as_it_was_by_an_exception(error: BaseException) -> None:
 def test_what_cannot_be_made(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(EncodeError, match=message):
         tqcodec.torch.synthetic_inputs(classifier(), 4, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [("mean", "std 1,"), ("std", "mean 0,"), (None, "mean 0 and std 1")]
+)
+def test_numbers_that_nobody_gave_are_said(given: str | None, said: str) -> None:
+    arguments: dict[str, Any] = {"size": 16, **({} if given is None else {given: 2.0})}
+    with pytest.warns(tqcodec.EncodeWarning, match=f"normalised by {said}") as caught:
+        tqcodec.torch.synthetic_inputs(nn.Conv2d(3, 8, 3), 3, **arguments)
+    assert [Path(one.filename).name for one in caught] == ["test_synthetic.py"]
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,8 @@ def _check_synthetic(arguments: argparse.Namespace) -> None:
     given = {name: getattr(arguments, name) for name in (*PICTURES, "tokens", "example")}
     named = [f"--{name}" for name, value in given.items() if value is not None]
     own = {"--tokens", "--example"} & set(named)
+    if arguments.data in (None, NO_DATA) and (pictures := [n for n in named if n not in own]):
+        raise UsageError(f"{pictures[0]} is of pictures, and there are none: it needs --data")
     if arguments.data != SYNTHETIC:
         for option in [*sorted(own), *(["--save-inputs"] if arguments.save_inputs else [])]:
             raise UsageError(f"{option} needs --model, and --data {SYNTHETIC} or none")

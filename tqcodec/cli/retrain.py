@@ -36,12 +36,6 @@ def retrain(arguments: Namespace, progress: Progress | None) -> network.Result:
     settings = settings_of(arguments)
     started = Path(arguments.start).read_bytes() if arguments.start is not None else None
     model, data = network.load(arguments, redrawn=True)
-    missing = [f"--{name}" for name in ("mean", "std") if getattr(arguments, name) is None]
-    if data.normalised and missing:
-        raise EncodeError(
-            f"{arguments.data}: pictures need {' and '.join(missing)}, as the network was trained "
-            "with; 0 and 1 leave pixels as they are"
-        )
     from tqcodec import torch as codec
     from tqcodec.torch.retraining.augment import Augmented
 

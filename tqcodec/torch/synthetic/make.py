@@ -18,7 +18,7 @@ from tqcodec.common.progress import Progress
 from tqcodec.errors import EncodeError, TQCError
 from tqcodec.torch.batches import SEEDS, Runner, check_network, copied, device_of
 from tqcodec.torch.held_out import LEAST
-from tqcodec.torch.inputs import MOST_SIZE
+from tqcodec.torch.inputs import MOST_SIZE, warn_of_normalisation
 from tqcodec.torch.synthetic.examples import parts_like
 from tqcodec.torch.synthetic.leaves import dead_leaves
 from tqcodec.torch.synthetic.parts import ALONE, Part, Parts, batch_of, call_of
@@ -41,8 +41,8 @@ def synthetic_inputs(
     count: int = COUNT,
     *,
     size: Size | None = None,
-    mean: Numbers = 0.0,
-    std: Numbers = 1.0,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
     example: Any = None,
     tokens: int | None = None,
     recipe: SyntheticRecipe = DEFAULT,
@@ -73,8 +73,9 @@ def synthetic_inputs(
         size: of pictures: the side in pixels, or (height, width). Those that are made are smaller
             (`recipe.side`) if the network takes such. They have as many channels as the first
             convolution takes.
-        mean: of the channels on the scale of 0 to 255, taken off; one for each, or one for all.
-        std: of the channels on that scale, divided by.
+        mean: of the channels on the scale of 0 to 255, taken off; one for each, or one for all; 0
+            if None. Of pictures alone.
+        std: of the channels on that scale, divided by; 1 if None. Likewise.
         example: one batch, for networks that take something else: a tensor, a tuple of which the
             first is the input, or a mapping of keyword arguments; samples along dimension 0. The
             inputs have its shapes and types, and its means and spreads (`synthetic.examples`).
@@ -91,7 +92,11 @@ def synthetic_inputs(
         or of the example.
 
     Raises:
-        EncodeError: arguments that do not fit the network, or a network that fails on such inputs.
+        EncodeError: arguments that do not fit the network or each other, or a network that fails on
+            such inputs.
+
+    Warns:
+        EncodeWarning: pictures whose mean or std is not given.
     """
     check_network(model)
     need_number("count", count, 1, MOST_COUNT)
@@ -103,12 +108,23 @@ def synthetic_inputs(
             "synthetic inputs: say what the network takes, by one of size (of pictures), tokens "
             "(length of a text) and example (one batch)"
         )
+    if size is not None:
+        warn_of_normalisation("synthetic inputs: pixels", mean, std)
+    elif mean is not None or std is not None:
+        raise EncodeError("synthetic inputs: mean and std are of pictures, which need size")
     network = _on(model, device)
     where = device_of(network)
     generator = torch.Generator().manual_seed(seed)
     if size is not None:
         sides = _sides(network, size, recipe.side)
-        parts = _pictures(network, count, sides, mean, std, generator)
+        parts = _pictures(
+            network,
+            count,
+            sides,
+            0.0 if mean is None else mean,
+            1.0 if std is None else std,
+            generator,
+        )
     elif tokens is not None:
         parts = _tokens(network, count, tokens, generator)
     else:
