@@ -319,6 +319,32 @@ def test_rules_hold() -> None:
     assert not torch.equal(decoded["inner.bias"], model.state_dict()["inner.bias"])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_vectors_are_trained_as_the_file_has_them(dtype: torch.dtype) -> None:
+    """Shortened as the encoder does it, by rules too: those of the network are the decoded ones."""
+    model, seen = made(Pictures).to(dtype), []
+    with torch.no_grad():  # subnormal in float16, zero, large
+        model.get_parameter("last.bias").copy_(torch.tensor([3e-7, -6e-8, 0, 0.7, -5e4, 9e-6]))
+
+    def evaluate(network: nn.Module) -> float:
+        seen.append(state_of(network))
+        return 0.0
+
+    rules = [("last.bias", "side:2"), ("norm.*", "side:20")]
+    file = codec.retrain(
+        model,
+        [x for x, _ in pictures(2)],
+        tqcodec.Settings(bits=12, rules=rules, side_bits=5),
+        epochs=1,
+        statistics=tqcodec.Statistics({}),
+        evaluate=evaluate,
+        recipe=TrainingRecipe(vector_rate=1e-7),
+    )
+    for name, tensor in codec.decode(file).items():
+        if tensor.ndim == 1:
+            assert torch.equal(tensor.float(), seen[-1][name]), name
+
+
 class Alike(nn.Module):
     """Matrices that are equal, that lie over each other, that are zero, that are no parameters."""
 

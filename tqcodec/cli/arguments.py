@@ -26,6 +26,7 @@ from tqcodec.version import VERSION
 
 SYNTHETIC, NO_DATA = "synthetic", "none"  # what `encode --data` takes besides names
 PICTURES = "size", "mean", "std"  # what made-up pictures need to be known of
+MOST_SEED = (1 << 32) - 1
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
 
@@ -265,10 +266,10 @@ def _retrain(command: ArgumentParser) -> None:
     _network(command)
     _size_target(command.add_mutually_exclusive_group(required=True))
     text = "passes over the data"
-    add("--epochs", type=int, required=True, metavar="N", help=text)
+    add("--epochs", type=_number_from(1), required=True, metavar="N", help=text)
     add("--mirror", action="store_true", help="exchange left and right of half of the pictures")
     text = "move pictures by up to N pixels each way; default %(default)s"
-    add("--crop", type=int, default=0, metavar="N", help=text)
+    add("--crop", type=_number_from(0), default=0, metavar="N", help=text)
     text = "a file of this network to start at, such as of an earlier training; default a new one"
     add("--start", metavar="FILE.tqc", help=text)
     add("--checkpoint", metavar="FILE", help="keep the training there every minute")
@@ -277,7 +278,7 @@ def _retrain(command: ArgumentParser) -> None:
     add("--bfloat16", action="store_true", help="run the network in bfloat16")
     add("--compile", action="store_true", help="use torch.compile")
     text = "of all that is random; default %(default)s"
-    add("--seed", type=int, default=0, metavar="N", help=text)
+    add("--seed", type=_number_from(0, MOST_SEED), default=0, metavar="N", help=text)
     text = "keep normalisations in the form that can be trained on"
     add("--no-inference", dest="inference", action="store_false", help=text)
     _coding(command)
@@ -440,6 +441,23 @@ def _count(text: str) -> int:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a number from {RANGES['workers']}"
         ) from None
+
+
+def _number_from(least: int, most: float = math.inf) -> Callable[[str], int]:
+    """A whole number in a range."""
+
+    def parse(text: str) -> int:
+        try:
+            if least <= int(text) <= most:
+                return int(text)
+        except ValueError:
+            pass
+        upper = "" if most == math.inf else f" to {most}"
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number from {least}{upper or ' on'}"
+        )
+
+    return parse
 
 
 def _seconds(text: str) -> float:

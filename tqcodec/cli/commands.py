@@ -349,7 +349,7 @@ def _encode(arguments: Namespace) -> int:
             _complain(encode.line(made.made_up))
         would = "would be " if arguments.dry_run else ""
         line = f"{text.printable(output)}: {would}{text.summary_line(result)}"
-        _complain(f"{line}, {text.counted(len(warned) + len(missing), 'warning')}")
+        _complain(f"{line}, {text.counted(len(warned) + len(without), 'warning')}")
     return 0
 
 

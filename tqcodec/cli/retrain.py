@@ -46,12 +46,12 @@ def retrain(arguments: Namespace, progress: Progress | None) -> network.Result:
     with (
         _interruptible(arguments.checkpoint),
         network.running(arguments.model),
-        training_progress(progress is not None) as show,
+        training_progress(arguments.epochs) as shown,
     ):
 
         def watch(moment: TrainingMoment) -> None:
             moments.append(moment)
-            show(moment)
+            shown.watch(moment)
 
         file = codec.retrain(
             model,
@@ -66,10 +66,11 @@ def retrain(arguments: Namespace, progress: Progress | None) -> network.Result:
             compiled=arguments.compile,
             seed=arguments.seed,
             watch=watch,
+            progress=shown.show,
         )
     outputs = {arguments.output: file}
     if curve is not None:
-        outputs[arguments.plot] = curve.draw_training(moments, arguments.model)
+        outputs[arguments.plot] = curve.draw_training(moments, arguments.model, settings)
     checkpoints.write_together(outputs)
     with api.open(file) as opened:
         result = describe.summary(opened.container)

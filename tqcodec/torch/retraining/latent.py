@@ -16,6 +16,7 @@ from tqcodec.format.dtypes import DType
 from tqcodec.format.reconstruct import domain, reconstruct
 from tqcodec.format.records import CodedTensor, axis_lengths, axis_order
 from tqcodec.format.registry import MAX_DEPTH, Quantizer
+from tqcodec.torch import synthesis
 
 LARGEST = (1 << (MAX_DEPTH - 1)) - 1  # magnitude of an integer
 RESIDUAL = 0.4  # of a step by which a latent starts off its integer at most
@@ -94,17 +95,12 @@ class Latent:
 
     def weights(self) -> Tensor:
         """The weights, of the tensor's shape; those of the file but for rounding in float32."""
-        q = self.integers * self._multipliers
-        if not self._complete:
-            full = q.new_zeros(len(q), self._channels[1] * self._channels[2])
-            q = full.index_copy_(1, self._columns, q)
-        x = q.reshape(len(q), *self._channels[1:])
         out, inn, taps = self._bases
-        x = x if taps is None else x @ taps
-        x = x if inn is None else torch.einsum("oit,ij->ojt", x, inn)
-        x = x if out is None else torch.einsum("oit,op->pit", x, out)
-        x = x * (self._rows * self._step)
-        spread = x.reshape([self._shape[d] for d in self._order])
+        columns = None if self._complete else self._columns
+        kept = self.integers * self._multipliers
+        sums = synthesis.of_columns(kept, columns, self._channels[1:], inn, taps)
+        weights = synthesis.of_rows(sums, out, self._rows.flatten() * self._step)
+        spread = weights.reshape([self._shape[d] for d in self._order])
         return spread.permute([self._order.index(d) for d in range(len(self._shape))])
 
     def gradients(self, gradient: Tensor) -> tuple[Tensor, Tensor]:

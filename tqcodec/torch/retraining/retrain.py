@@ -12,11 +12,14 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from tqcodec.arrays import patterns_of
 from tqcodec.common.atomic import check_writable
 from tqcodec.common.checks import PathLike, need, need_function, need_number
 from tqcodec.common.progress import Progress
+from tqcodec.encoder.plan import make_plan
 from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.statistics import Statistics
+from tqcodec.encoder.tensor import Source, Treatment
 from tqcodec.errors import EncodeError, TargetError
 from tqcodec.format.container import EVERYTHING
 from tqcodec.torch import folding
@@ -28,7 +31,7 @@ from tqcodec.torch.batches import (
     device_of,
     to_evaluation,
 )
-from tqcodec.torch.checkpoint import decoded, load_state, to_arrays
+from tqcodec.torch.checkpoint import decoded, load_state, origins, to_arrays
 from tqcodec.torch.retraining import checkpointing, processes
 from tqcodec.torch.retraining import start as starting
 from tqcodec.torch.retraining.loop import Loop, Watch, quality_of
@@ -134,6 +137,7 @@ def retrain(
         torch.enable_grad(),
         np.errstate(invalid="ignore"),  # which BLAS may report of lanes beyond its arrays
     ):
+        _check_tensors(model, folded, settings)
         if start is not None:
             first = starting.adopted(start, model, arrays, folded, settings)
         elif saved is not None:
@@ -185,6 +189,14 @@ def retrain(
             quality = quality_of(evaluate, network)
             watch(replace(loop.moment(0.0), size=len(data), quality=quality))
     return data
+
+
+def _check_tensors(model: nn.Module, folded: folding.Folded, settings: Settings) -> None:
+    """Refuse names, rules and networks that no file or no training is made of, before any work."""
+    known = folded.origins(origins(model))
+    sources = [Source(n, *patterns_of(n, a), known.get(n)) for n, a in folded.arrays.items()]
+    if not any(one.treatment == Treatment.TRANSFORM for one in make_plan(sources, settings, {})):
+        raise EncodeError("retrain: the network has no weight matrix that could be trained")
 
 
 def _check(

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tqcodec.arrays import patterns_of
+from tqcodec.arrays import dtype_of, patterns_of
 from tqcodec.common.progress import Progress
 from tqcodec.encoder import given
 from tqcodec.encoder.kinds import is_matrix
@@ -18,6 +19,7 @@ from tqcodec.encoder.matrix.coding import MOST_SHORTENED
 from tqcodec.encoder.matrix.record import as_uniform
 from tqcodec.encoder.plan import make_plan
 from tqcodec.encoder.settings import Settings
+from tqcodec.encoder.side import kept_bits, make_part
 from tqcodec.encoder.tensor import Item, Source, Treatment
 from tqcodec.errors import EncodeError
 from tqcodec.format.dtypes import round_to, to_float
@@ -29,8 +31,6 @@ from tqcodec.torch.checkpoint import Array, origins, to_tensor
 from tqcodec.torch.retraining.latent import Latent
 from tqcodec.torch.retraining.start import Start
 from tqcodec.torch.versions import versions_of
-
-FLOAT32_BITS = 23  # of a mantissa
 
 
 class Student:
@@ -91,6 +91,7 @@ class Student:
         known = {id(one) for one in (*parameters.values(), *self.network.parameters())}
         sources = self._sources(originals)
         items = {item.name: item for item in make_plan(sources, self._settings, {})}
+        self._items = items
         self.weights = sum(s.patterns.size for s in sources if items[s.name].is_weight)
         entries = start.container.directory.entries
         by_name = {entry.name: entry for entry in entries}
@@ -133,23 +134,35 @@ class Student:
     @torch.no_grad()
     def assign(self) -> None:
         """Give the network the weights of the latents and the vectors, as a decoder has them."""
+        vectors = self._shortened()
         for name, parameters in self.parameters.items():
-            latent = self.latents.get(name)
-            values = self._rounded(self.vectors[name]) if latent is None else latent.weights()
+            if name in vectors:
+                values = to_tensor(vectors[name].view(self._arrays[name].dtype))
+            else:
+                values = self.latents[name].weights().to(self._types[name])
             for parameter in parameters:
-                parameter.copy_(values.to(self._types[name]))
+                parameter.copy_(values)
 
-    def _rounded(self, vector: Tensor) -> Tensor:
-        """A vector with as much of its mantissas as the file keeps."""
-        kept = self._settings.side_bits
-        if kept is None or kept >= FLOAT32_BITS:
-            return vector
-        mantissa, exponent = torch.frexp(vector)
-        return torch.ldexp(torch.round(mantissa * 2.0 ** (kept + 1)), exponent - (kept + 1))
+    def _shortened(self) -> dict[str, NDArray[np.unsignedinteger]]:
+        """Bit patterns of the vectors, with as much of their mantissas as the file keeps."""
+        if not self.vectors:
+            return {}
+        vectors = list(self.vectors.values())
+        lengths, device = [vector.numel() for vector in vectors], vectors[0].device
+        # At once, since each transfer from another device would wait for it.
+        flat = torch.cat([vector.flatten().to(device) for vector in vectors]).cpu()
+        found = {}
+        for (name, vector), part in zip(self.vectors.items(), flat.split(lengths), strict=True):
+            dtype = dtype_of(name, self._arrays[name])
+            patterns = round_to(part.double().numpy(), dtype)
+            kept = make_part(patterns, dtype, kept_bits(self._items[name], self._settings))
+            found[name] = kept.patterns.reshape(vector.shape)
+        return found
 
     def _sources(self, arrays: Mapping[str, Array] | None = None) -> list[Source]:
         """The tensors as a decoder will make them, or others."""
         found: dict[str, Source] = {}
+        vectors = self._shortened()
         for name, array in (arrays or self._arrays).items():
             dtype, patterns = patterns_of(name, array)
             first = self._firsts.get(name, name)
@@ -157,9 +170,8 @@ class Student:
                 patterns = found[first].patterns
             elif name in self.latents:
                 patterns = self.latents[name].patterns(dtype)
-            elif name in self.vectors:
-                values = self._rounded(self.vectors[name]).double()
-                patterns = round_to(values.cpu().numpy(), dtype)
+            elif name in vectors:
+                patterns = vectors[name]
             found[name] = Source(name, dtype, patterns, self._origins.get(name))
         return list(found.values())
 
