@@ -8,7 +8,8 @@ mirrored, in batches of 128, in bfloat16 where `--bfloat16` is given; a training
 on from its checkpoint in FOLDER, where the files are written, too. Beside it stands the calibrated
 and tuned file of the same size. Both are judged once, on the test images; with `--held-out N` on
 the last N training images, on which nothing is trained then: for choices. `--recipe KEY=VALUE`
-takes another recipe (`tqcodec.torch.Recipe`).
+takes another recipe (`tqcodec.torch.TrainingRecipe`), `--start FILE` starts at a file of this
+network, such as that of an earlier training.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import tqcodec
 import tqcodec.torch
 from benchmarks.common.command import command_parser
 from benchmarks.common.subjects import module_of
-from tqcodec.torch import Moment, Recipe
+from tqcodec.torch import TrainingMoment, TrainingRecipe
 from tqcodec.torch.retraining.augment import Augmented
 
 BATCH, CROP = 128, 4
@@ -63,16 +64,16 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     return 100 * float((found == labels).double().mean())
 
 
-def recipe_of(pairs: Sequence[str]) -> Recipe:
+def recipe_of(pairs: Sequence[str]) -> TrainingRecipe:
     """The recipe with some values changed; those of several numbers have colons between."""
     values: dict[str, Any] = {}
     for pair in pairs:
         name, _, text = pair.partition("=")
-        default = getattr(Recipe(), name)
+        default = getattr(TrainingRecipe(), name)
         several = isinstance(default, tuple)
         numbers = tuple(float(part) for part in text.split(":") if part)
         values[name] = numbers if several else type(default)(numbers[0])
-    return Recipe(**values)
+    return TrainingRecipe(**values)
 
 
 def options_of() -> Namespace:
@@ -86,6 +87,7 @@ def options_of() -> Namespace:
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--held-out", type=int, default=0, metavar="N")
+    parser.add_argument("--start", type=Path, metavar="FILE")
     parser.add_argument("--recipe", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
@@ -95,7 +97,7 @@ def options_of() -> Namespace:
     return options
 
 
-def told(moment: Moment) -> None:
+def told(moment: TrainingMoment) -> None:
     """Print where a training is."""
     if moment.step % TOLD_EVERY == 0:
         about = f"loss {moment.loss:.4f}, {moment.size:.0f} bytes, weight {moment.weight:.2f}"
@@ -118,6 +120,9 @@ def main() -> None:
     data = Augmented(Shuffled(images[:count], labels[:count]), CROP, mirror=True)
     options.out.mkdir(parents=True, exist_ok=True)
     weights = sum(p.numel() for p in model.parameters() if p.ndim > 1)
+    begun: dict[str, Any] = {"statistics": statistics}
+    if options.start is not None:
+        begun = {"start": options.start.read_bytes()}
     rows = [f"float: top-1 {accuracy(model, *judged):.2f}"]
     for size in options.bytes:
         settings = tqcodec.Settings(max_size=size, inference=True)
@@ -129,7 +134,7 @@ def main() -> None:
             data,
             settings,
             epochs=options.epochs,
-            statistics=statistics,
+            **begun,
             checkpoint=name.with_suffix(".ckpt"),
             resume=True,
             bfloat16=options.bfloat16,

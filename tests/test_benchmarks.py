@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import py_compile
 import re
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ import tqcodec
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
+DEMO = ROOT / "demo"
 # A module of its own, or a folder with a command.
 WITH_COMMAND_LINE = sorted(
     {path.stem for path in BENCHMARKS.glob("*.py")} - {"__init__"}
@@ -77,6 +77,22 @@ class EfficientNet:
         return nn.Sequential(nn.Conv2d(3, 8, 16, 16), nn.AvgPool2d(14), nn.Flatten(),
                              nn.Linear(8, 10))
 """,
+    "skimage/__init__.py": "",
+    "skimage/data.py": """
+import numpy as np
+def astronaut():
+    return np.zeros((256, 320, 3), np.uint8)
+chelsea = coffee = rocket = hubble_deep_field = astronaut
+def stereo_motorcycle():
+    return astronaut(), astronaut(), None
+""",
+    "sklearn/__init__.py": "",
+    "sklearn/datasets.py": """
+import types
+from skimage.data import astronaut
+def load_sample_images():
+    return types.SimpleNamespace(images=[astronaut(), astronaut()])
+""",
 }
 
 BUILDER = """
@@ -92,6 +108,9 @@ def tiny():
     power = torch.tensor([0.2, 1, 5]).view(3, 1, 1)  # unequal, for steps by column
     batches = [(power * torch.randn(16, 3, 8, 8), torch.arange(16) % 10) for _ in range(2)]
     return Subject(model, batches, batches, batches)
+
+def network():
+    return tiny().model
 
 def made_up():
     from benchmarks.synthetic.cases import classifier
@@ -420,22 +439,76 @@ def sections(path: Path) -> set[str]:
 
 def test_calibrated(folder: Path) -> None:
     shorter = "benchmark.VARIANTS = benchmark.VARIANTS[:1]"
+    rng = np.random.default_rng(0)
+    np.savez(folder / "inputs.npz", images=rng.normal(size=(96, 3, 8, 8)).astype(np.float32))
+    save = "import builder, tqcodec.torch; tqcodec.torch.save(builder.tiny().model, 'trained.tqc')"
+    said(folder, [sys.executable, "-c", save])
+    network = ["--network", "tiny", "builder.py:tiny"]
+    given = ["--made-up", "tiny", "inputs.npz", "--retrained", "tiny", "trained.tqc"]
     printed = run(
         folder,
         "calibrated",
-        *("--network", "tiny", "builder.py:tiny", "--bits", "8", "6", "--every", "16"),
+        *(*network, *given, "--bits", "8", "6", "--every", "16"),
         *("--nncodec-python", sys.executable, "--out", "points.csv", "--plot", "plot.png"),
         before=shorter,
     )
-    for contender in ("tqcodec calibrated", "tqcodec without data", "error feedback", "NNCodec"):
+    names = ["tqcodec calibrated", "tqcodec without data", "error feedback", "NNCodec"]
+    for contender in [*names, "tqcodec, made-up inputs", "tqcodec retrained"]:
         assert contender in printed
+    again = run(folder, "calibrated", *network, "--run", "--reuse", "points.csv")
+    assert sorted(rows(again, "tiny  ")) == sorted(rows(printed, "tiny  "))
     assert (folder / "plot.png").stat().st_size > 1000
 
 
 # ---- the demonstration, which downloads its network ----
 
 
-def test_the_demonstration_parses(tmp_path: Path) -> None:
-    py_compile.compile(str(ROOT / "demo" / "demo.py"), str(tmp_path / "demo.pyc"), doraise=True)
-    if shutil.which("bash"):
-        subprocess.run(["bash", "-n", str(ROOT / "demo" / "run.sh")], check=True)
+def test_demonstration(folder: Path) -> None:
+    from PIL import Image
+
+    (folder / "pictures").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "pictures" / "noise.png")
+    (folder / "pictures" / "notes.txt").write_text("no picture")
+    own = ["--model", "builder.py:network", "--size", "8", "--pictures", "pictures"]
+    command = [
+        sys.executable,
+        str(DEMO / "demo.py"),
+        *own,
+        "--images",
+        "3",
+        "--bits",
+        "8",
+        "--output=made",
+    ]
+    first, head, *found = said(folder, command).splitlines()
+    assert first.endswith("; 10 views")
+    assert head.split()[:4] == ["file", "bytes", "ratio", "bits/w"]
+    assert [row[:24].strip() for row in found] == [
+        "8 bits, weights alone",
+        "8 bits, made-up inputs",
+    ]
+    for row in found:
+        size = (folder / "made" / f"{row[:24].strip()}.tqc").stat().st_size
+        assert row[24:].split()[0] == f"{size:,}"
+        assert 0 <= float(row.split()[-1]) < 1  # the divergence
+    assert (folder / "made" / "inputs.npz").exists()
+
+
+def test_what_the_demonstration_downloads(folder: Path) -> None:
+    """The network and the photographs of the packages, by stand-ins."""
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import demo, photographs
+shipped = photographs.read(None)
+views = [view.shape for one in shipped for view in photographs.views(one, 224)]
+print(len(shipped), len(views), set(views), len(demo.network(demo.NETWORK)))
+"""
+    printed = said(folder, [sys.executable, "-c", code, str(DEMO)])
+    assert printed == "8 80 {(3, 224, 224)} 4\n"
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_demonstration_sets_up() -> None:
+    subprocess.run(["bash", "-n", str(DEMO / "run.sh")], check=True)

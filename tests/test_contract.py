@@ -91,8 +91,20 @@ def test_each_library_has_one_owner() -> None:
     assert owners("torch") and all(path.startswith("torch/") for path in owners("torch"))
     assert owners("urllib3") == {"reading/remote/http.py"}
     assert owners("fsspec") == {"reading/remote/filesystem.py"}
-    assert owners("scipy") == {"encoder/matrix/transform.py", "encoder/weighing.py"}
+    matrix = {"encoder/matrix/metric.py", "encoder/matrix/transform.py"}
+    assert owners("scipy") == {*matrix, "encoder/weighing.py"}
     assert owners("matplotlib") == {"cli/curve.py", "cli/report.py"}
+
+
+FACES = [p for p in MODULES if p.name == "__init__.py" and p.parent.name != "native"]
+
+
+@pytest.mark.parametrize("path", FACES, ids=lambda p: p.parent.relative_to(PACKAGE).as_posix())
+def test_faces_hold_names_only(path: Path) -> None:
+    """`native` is left out: what it says of the compiled code is all that it has."""
+    code = ast.parse(path.read_text()).body
+    bodies = [node for node in code if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    assert [node.name for node in bodies] == (["__getattr__"] if path.parent == PACKAGE else [])
 
 
 def fresh(code: str, *arguments: str) -> str:

@@ -10,7 +10,7 @@
       EvaluationError              a network, weights and data that do not go together
       InternalError                a fault of tqcodec: it made a file that is not right
 
-and one warning, EncodeWarning(UserWarning): the file is made, and there is something to know of it.
+and one warning, EncodeWarning(UserWarning): it is done, and there is something to know of it.
 
 Imports the version alone, so that every layer may import it.
 """
@@ -103,4 +103,4 @@ class InternalError(TQCError):
 
 
 class EncodeWarning(UserWarning):
-    """A file was made as asked, and there is something that its user should know."""
+    """What was asked for is done, and there is something that its user should know."""

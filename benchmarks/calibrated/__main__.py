@@ -23,11 +23,15 @@ from benchmarks.calibrated.encoders import (
     CALIBRATED,
     DATA_FREE,
     FEEDBACK,
+    MADE_UP,
     RATES,
+    RETRAINED,
     another,
     calibrate,
     calibrated,
     data_free,
+    made_up,
+    retrained,
 )
 from benchmarks.calibrated.encoders import error_feedback as feedback_points
 from benchmarks.calibrated.peers import VARIANTS, sweep
@@ -54,6 +58,9 @@ CONTENDERS = {
 }
 """What `--run` calls them, and how their names begin in the tables."""
 
+GIVEN = {"made_up": MADE_UP, "retrained": RETRAINED}
+"""Those that are measured for networks for which an option names files, and their names."""
+
 
 def main() -> None:
     """Measure, write, print, judge."""
@@ -79,10 +86,12 @@ def _measure(
     known: Sequence[Point],
     options: argparse.Namespace,
 ) -> Iterator[Point]:
-    for key, start in CONTENDERS.items():
-        if key not in options.run:
+    given = {key: [f for n, f in getattr(options, key) if n == name] for key in GIVEN}
+    run = [*options.run, *(key for key, files in given.items() if files)]
+    for key, start in {**CONTENDERS, **GIVEN}.items():
+        if key not in run:
             yield from (p for p in known if p.contender.startswith(start))
-    if not options.run:
+    if not run:
         yield from (p for p in known if p.contender == FLOAT)
         return
     subject = build(builder, arguments)
@@ -90,6 +99,10 @@ def _measure(
     yield judge.float_point()
     if "data-free" in options.run:
         yield from data_free(judge, subject, options.workers, options.bits)
+    for path in given["made_up"]:
+        yield from made_up(judge, subject, options.workers, options.bits, path)
+    for path in given["retrained"]:
+        yield retrained(judge, Path(path))
     if "another" in options.run and options.another is not None:
         yield from another(judge, subject, options.another, options.bits)
     if {"feedback", "calibrated"} & set(options.run):
@@ -112,7 +125,7 @@ def _report(points: dict[str, list[Point]], options: argparse.Namespace) -> None
     for network, chosen in points.items():
         curves = curves_of([p for p in chosen if p.contender != FLOAT])
         print_interpolated(network, curves)
-        print_ratios(network, curves, [CALIBRATED, FEEDBACK, DATA_FREE, ANOTHER])
+        print_ratios(network, curves, [CALIBRATED, FEEDBACK, MADE_UP, DATA_FREE, ANOTHER])
         verdicts += judge_targets(network, chosen, curves)
     if verdicts:
         print_verdicts(verdicts)
@@ -165,6 +178,18 @@ def _options() -> argparse.Namespace:
         metavar="TQCODEC",
         help="command line tool of another version, to be measured without data too",
     )
+    for option, metavar, about in (
+        ("--made-up", "INPUTS.npz", "inputs that `tqcodec encode --save-inputs` made of a network"),
+        ("--retrained", "FILE.tqc", "a file of a network that was trained with its bits"),
+    ):
+        parser.add_argument(
+            option,
+            nargs=2,
+            action="append",
+            default=[],
+            metavar=("NETWORK", metavar),
+            help=f"{about}; may be given several times",
+        )
     parser.add_argument(
         "--range",
         nargs=2,

@@ -6,7 +6,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,13 @@ from benchmarks.common.subjects import Subject
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.format.records import read_head
 from tqcodec.format.registry import Coding
+from tqcodec.torch.inputs import DataOptions, load_batches
 
 DATA_FREE = "tqcodec without data"
 ANOTHER = "another tqcodec without data"
+MADE_UP = "tqcodec, made-up inputs"
 CALIBRATED = "tqcodec calibrated"
+RETRAINED = "tqcodec retrained"
 FEEDBACK = "error feedback, ideal entropy"
 
 RATES = (4.0, 3.0, 2.5, 2.0, 1.75, 1.5, 1.25, 1.0)
@@ -50,8 +53,23 @@ def calibrate(subject: Subject) -> Calibration:
 def data_free(
     judge: Judge, subject: Subject, workers: int, rates: Sequence[float]
 ) -> Iterator[Point]:
-    """tqcodec as it is without images."""
-    return _tqcodec(judge, DATA_FREE, subject, None, workers, rates)
+    """tqcodec by the weights alone."""
+    return _tqcodec(judge, DATA_FREE, subject, {}, workers, rates)
+
+
+def made_up(
+    judge: Judge, subject: Subject, workers: int, rates: Sequence[float], inputs: str
+) -> Iterator[Point]:
+    """tqcodec with inputs that were made from the network, which a `.npz` file keeps."""
+    batches = [one for one, _ in load_batches(inputs, DataOptions())]
+    return _tqcodec(judge, MADE_UP, subject, {"synthetic": batches}, workers, rates)
+
+
+def retrained(judge: Judge, path: Path) -> Point:
+    """A file that is there."""
+    data = path.read_bytes()
+    decoded = tqcodec.torch.decode(data)
+    return judge.point(RETRAINED, path.stem, len(data), decoded, payload=payload(data))
 
 
 def another(
@@ -97,21 +115,19 @@ def calibrated(
     calibration: Calibration,
 ) -> Iterator[Point]:
     """tqcodec with statistics and tuning; its seconds are those of statistics and encoder."""
-    return _tqcodec(judge, CALIBRATED, subject, calibration, workers, rates)
+    given = {"statistics": calibration.statistics, "tune": subject.tuning}
+    return _tqcodec(judge, CALIBRATED, subject, given, workers, rates, calibration.seconds)
 
 
 def _tqcodec(
     judge: Judge,
     name: str,
     subject: Subject,
-    calibration: Calibration | None,
+    arguments: Mapping[str, Any],
     workers: int,
     rates: Sequence[float],
+    before: float = 0.0,
 ) -> Iterator[Point]:
-    arguments: dict[str, Any] = {}
-    if calibration is not None:
-        arguments = {"statistics": calibration.statistics, "tune": subject.tuning}
-    before = 0.0 if calibration is None else calibration.seconds
     for bits in rates:
         settings = tqcodec.Settings(bits=bits, workers=workers)
         start = time.perf_counter()

@@ -11,15 +11,23 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.calibrated.encoders import CALIBRATED, DATA_FREE, FEEDBACK
+from benchmarks.calibrated.encoders import (
+    CALIBRATED,
+    DATA_FREE,
+    FEEDBACK,
+    MADE_UP,
+    RETRAINED,
+)
 from benchmarks.calibrated.points import FLOAT, Point
 from benchmarks.calibrated.tables import BEST_NNCODEC, NNCODEC, curves_of
 
-RANGE = (0.9, 4.4)
+RANGE = (0.6, 4.4)
 """Bits per weight that are shown."""
 
 _STYLES: dict[str, dict[str, Any]] = {
+    RETRAINED: {"color": "#7b2d8b", "marker": "*", "markersize": 10, "linewidth": 2.2, "zorder": 7},
     CALIBRATED: {"color": "#c1272d", "marker": "o", "linewidth": 2.2, "zorder": 6},
+    MADE_UP: {"color": "#e08a1e", "marker": "D", "linewidth": 1.8, "zorder": 5},
     DATA_FREE: {"color": "#1f4e9c", "marker": "^", "linewidth": 1.5, "zorder": 5},
     FEEDBACK: {"color": "#0b7a75", "marker": "s", "linewidth": 1.5, "linestyle": "--", "zorder": 4},
 }
@@ -41,8 +49,11 @@ def plot(path: Path, points: Mapping[str, Sequence[Point]]) -> None:
             accuracy.set_ylim(_floor(chosen), None)
         axes[0, 0].set_ylabel("KL(float || decoded) in nats")
         axes[1, 0].set_ylabel("top-1 in per cent")
-        handles, labels = axes[1, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+        # Not each network has all contenders.
+        shown = [axis.get_legend_handles_labels() for axis in axes[1]]
+        legend = {label: one for lines in shown for one, label in zip(*lines, strict=True)}
+        place: Any = {"loc": "outside lower center", "ncols": 3, "frameon": False}
+        figure.legend(list(legend.values()), list(legend), **place)
         figure.savefig(path, dpi=130)
 
 

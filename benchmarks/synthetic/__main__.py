@@ -40,7 +40,7 @@ from benchmarks.synthetic.cases import Case, build
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.torch.inputs import DataOptions, load_batches
 from tqcodec.torch.synthetic.file import save_inputs
-from tqcodec.torch.synthetic.steps import Recipe
+from tqcodec.torch.synthetic.steps import SyntheticRecipe
 
 RATES = (4.0, 3.0, 2.0)
 NOTHING, REAL, MADE = "weights alone", "real inputs", "made-up inputs"
@@ -135,8 +135,13 @@ def _kept(title: str, case: Case, settings: Mapping[str, float], folder: Path | 
 
 def _made(case: Case, settings: Mapping[str, float]) -> list[Any]:
     """Made-up inputs by the arguments of `--made`."""
-    known = {field.name: type(getattr(Recipe(), field.name)) for field in fields(Recipe)}
-    recipe = Recipe(**{name: known[name](settings[name]) for name in known if name in settings})
+    known = {
+        field.name: type(getattr(SyntheticRecipe(), field.name))
+        for field in fields(SyntheticRecipe)
+    }
+    recipe = SyntheticRecipe(
+        **{name: known[name](settings[name]) for name in known if name in settings}
+    )
     arguments = {n: int(settings[n]) for n in ("count", "size", "tokens") if n in settings}
     return tqcodec.torch.synthetic_inputs(case.model, recipe=recipe, **{**case.made, **arguments})
 

@@ -99,7 +99,7 @@ def each(data: bytes) -> None:
 
 def load_data(path: str) -> None:
     """All batches of calibration data."""
-    list(load_batches(path, DataOptions(size=4)))
+    list(load_batches(path, DataOptions(size=None if path.endswith(".npz") else 4)))
 
 
 def reencode(path: str) -> bytes:

@@ -1,6 +1,6 @@
 """Describes a network of PyTorch for the page that runs it (demo/classify.html).
 
-    python graph.py NETWORK.py:FUNCTION --input 3 32 32 --mean 124 116 104 --std 58 57 57 \
+    python graph.py NETWORK.py:FUNCTION --input 3 32 32 --mean 124,116,104 --std 58,57,57 \
         --labels cat,dog --file network.tqc -o network.json
 
 FUNCTION returns the network, an nn.Module, which is traced (torch.fx) and not run; weights are not
@@ -274,13 +274,19 @@ FUNCTIONS: dict[Any, str] = {
 }
 
 
+def numbers(text: str) -> list[float]:
+    """Numbers with commas between, as `tqcodec encode` takes them."""
+    return [float(part) for part in text.split(",")]
+
+
 def main() -> None:
     """Write the description of a network."""
     parser = argparse.ArgumentParser(prog="graph.py", description=__doc__)
     parser.add_argument("network", metavar="FILE.py:FUNCTION")
     parser.add_argument("--input", type=int, nargs=3, required=True, help="channels height width")
-    parser.add_argument("--mean", type=float, nargs="+", default=[0.0], help="of pixels, 0 to 255")
-    parser.add_argument("--std", type=float, nargs="+", default=[255.0], help="of pixels")
+    about = "of pixels, 0 to 255: one number, or one a channel with commas between"
+    parser.add_argument("--mean", type=numbers, default=[0.0], help=about)
+    parser.add_argument("--std", type=numbers, default=[255.0], help=about)
     parser.add_argument("--labels", default="", help="names of the classes, commas between")
     parser.add_argument("--file", required=True, help="name of the .tqc file beside the output")
     parser.add_argument("-o", "--output", required=True)

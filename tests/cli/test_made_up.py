@@ -63,9 +63,18 @@ class Boxes(nn.Module):
         self.linear = nn.Linear(64, 48)
 
     def forward(self, x):
-        return [{"boxes": self.linear(x)}]
+        y = self.linear(x)
+        return [{"boxes": one.view(12, 4), "scores": one.sigmoid(), "found": 48} for one in y]
 
-def boxes(): return Boxes()
+class Words(Boxes):
+    def forward(self, x):
+        return ["word" for _ in self.linear(x)]
+
+def boxes():
+    torch.manual_seed(0)
+    return Boxes()
+
+def words(): return Words()
 """
 PICTURES = "--size 16 --mean 127 --std 64"
 LINE = r"tqcodec: made 24 inputs from the network in \d+\.\d s; (KL|error) \S+ calibrated, "
@@ -89,7 +98,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def encode(kind: str, more: str, output: str = "new.tqc") -> str:
-    return f"encode --model net.py:{kind} --images 24 --bits 4 -e 1 -o {output} {more}"
+    return f"encode --model net.py:{kind} --images 24 --bits 5 -e 1 -o {output} {more}"
 
 
 @pytest.mark.parametrize(
@@ -101,6 +110,7 @@ def encode(kind: str, more: str, output: str = "new.tqc") -> str:
         ("sound", "--example net.py:sounds"),
         ("volume", "--example net.py:pair"),
         ("choosy", "--example net.py:its_own"),
+        ("boxes", "--example net.py:its_own"),
     ],
 )
 def test_networks_of_many_kinds(run: Run, kind: str, ways: str) -> None:
@@ -125,7 +135,7 @@ def test_asked_by_name_or_not_at_all(run: Run) -> None:
     code, _, err = run(encode("convolutions", "--data none", "none.tqc"))
     assert code == 0 and "inputs" not in err
     model = user_code.call("net.py:convolutions")
-    wish = Settings(bits=4, effort=1)
+    wish = Settings(bits=5, effort=1)
     assert Path("none.tqc").read_bytes() == tqcodec.torch.encode(model, wish)
     # What is made, and done with it, is what Python does.
     batches = tqcodec.torch.synthetic_inputs(model, 24, size=16, mean=127, std=64)
@@ -166,7 +176,7 @@ def test_statistics_without_tuning_and_lossless(run: Run) -> None:
     assert "synthetic=16\n" in run("info alone.tqc")[1]
     assert run(encode("convolutions", "--data i.npz --no-tune", "plain.tqc"))[0] == 0
     assert "tuned" not in run("info plain.tqc")[1]
-    exact = encode("convolutions", "", "exact.tqc").replace("--bits 4", "--lossless")
+    exact = encode("convolutions", "", "exact.tqc").replace("--bits 5", "--lossless")
     code, _, err = run(exact)
     assert code == 0 and "inputs" not in err
     code, _, err = run(f"{exact} -f --data i.npz")
@@ -209,8 +219,12 @@ def test_statistics_without_tuning_and_lossless(run: Run) -> None:
         (encode("plain", "--example none.py:f"), "none.py: No such file"),
         (encode("choosy", PICTURES), "the network fails on made-up inputs: RuntimeError: not mine"),
         (encode("choosy", PICTURES), "(--example); --data none encodes weights alone"),
-        (encode("boxes", "--example net.py:its_own"), "is a list, not a tensor"),
-        (encode("boxes", "--example net.py:its_own"), "; --data none encodes weights alone"),
+        (encode("words", "--example net.py:its_own"), "is a list, not a tensor"),
+        (encode("words", "--example net.py:its_own"), "; --data none encodes weights alone"),
+        (encode("plain", "--data none --mean 4"), "--mean is of pictures, and there are none"),
+        (encode("plain", "--lossless --size 4").replace("--bits 5", ""), "--size is of pictures"),
+        ("encode w.npz --std 4 -o new.tqc", "--std is of pictures, and there are none"),
+        (encode("plain", "--data d.npz --mean 4"), "d.npz: mean would be ignored"),
     ],
 )
 def test_errors_are_one_line(run: Run, tmp_path: Path, line: str, message: str) -> None:

@@ -187,6 +187,7 @@ CHECKS: dict[str, Callable[[Any], object]] = {
     **{name: of_data(name) for name in ("images", "batch", "size")},
     "probes": of_probes,
     "epochs": of_epochs,
+    "seed": lambda value: None,  # by the parser
     "crop": lambda value: Augmented([], value, mirror=False),
     "tokens": of_tokens,
     "connections": lambda value: Remote(connections=value),

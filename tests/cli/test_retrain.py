@@ -10,14 +10,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import tqcodec.torch
 from tqcodec.cli import commands
 from tqcodec.errors import EncodeError
+from tqcodec.torch import TrainingMoment
 from tqcodec.torch.retraining.augment import Augmented
 
 Run = Callable[..., tuple[int, str, str]]
@@ -64,14 +67,17 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return call
 
 
-COMMAND = ("retrain", "--model", "net.py:network", "--data", "data.npz", "--std", "64")
+DATA = ("--data", "data.npz", "--mean", "0", "--std", "64")
+COMMAND = ("retrain", "--model", "net.py:network", *DATA)
 SIZE = ("--bits", "3", "--batch", "16")
 
 
 def test_a_network_is_retrained(folder: Path, run: Run) -> None:
     more = ("--epochs", "3", "--mirror", "--crop", "2", "--plot", "curve.png", "--json")
     code, out, err = run(*COMMAND, *SIZE, *more, "-o", "small.tqc")
-    assert (code, err) == (0, "")
+    assert code == 0
+    told = [line.split(":")[1] for line in err.splitlines()]  # without a terminal a line an epoch
+    assert told == [f" epoch {number} of 3" for number in (1, 2, 3)]
     found = json.loads(out)
     size = (folder / "small.tqc").stat().st_size
     assert found["bytes"] == size and found["bits_per_weight"] <= 3
@@ -107,7 +113,7 @@ def test_kills_lose_little(folder: Path) -> None:
             time.sleep(0.01)
         err = process.communicate()[1]
         assert process.returncode != 0, "it was done before it could be killed"
-    assert err == "tqcodec: interrupted: run.ckpt is kept, --resume goes on from it\n"
+    assert err.endswith("tqcodec: interrupted: run.ckpt is kept, --resume goes on from it\n")
     assert not (folder / "killed.tqc").exists()
     for words in (killed, [*command, "-o", "whole.tqc"]):
         done = subprocess.run(words, env=environment, capture_output=True, text=True)
@@ -121,6 +127,12 @@ def test_kills_lose_little(folder: Path) -> None:
     [
         (["--epochs", "0"], "epochs"),
         (["--epochs", "1", "--resume"], "--checkpoint"),
+        (["--epochs", "1", "--seed", "-1"], "--seed: '-1' is not a whole number from 0 to"),
+        (["--epochs", "1", "--seed", str(1 << 64)], "--seed"),
+        (["--epochs", "1", "--start", "none.tqc"], "none.tqc"),
+        (["--epochs", "1", "--start", "old"], "start: "),
+        (["--epochs", "1", "--start", "small.tqc", "-f"], "small.tqc"),
+        (["--epochs", "1", "--rule", "no=exact", "--no-inference"], "matches no tensor"),
         (["--epochs", "1", "--crop", "-1"], "crop"),
         (["--epochs", "1", "--plot", "curve.pdf"], ".png"),
         (["--epochs", "1", "-o", "-"], "name one with -o"),
@@ -140,6 +152,44 @@ def test_refusals(folder: Path, run: Run, arguments: list[str], message: str) ->
     code, _, err = run(*COMMAND, *SIZE, "-o", "small.tqc", *arguments)
     assert code == 2 and message in err and len(err.splitlines()) == 1, err
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_training_starts_at_a_file(folder: Path, run: Run) -> None:
+    words = [*COMMAND, "--batch", "16", "--bits", "5", "--epochs", "1"]
+    assert run(*words, "-o", "first.tqc")[0] == 0
+    before = (folder / "first.tqc").read_bytes()
+    assert run(*words, "--start", "first.tqc", "-o", "first.tqc", "-f")[0] == 2
+    assert run(*words, "--start", "first.tqc", "-o", "other.tqc")[0] == 0
+    assert (folder / "first.tqc").read_bytes() == before
+    assert run("verify", "other.tqc")[0] == 0
+
+
+@pytest.mark.parametrize("losses", [[0.2, 0.21], [3.0, 0.001], [1.0], [0.0, 0.0]])
+def test_the_drawing_has_numbers(losses: list[float]) -> None:
+    """Whatever the loss spans, both axes have ticks; the target is drawn."""
+    from tqcodec.cli import curve
+
+    found: list[Figure] = []
+    moments = [
+        TrainingMoment(i + 1, len(losses), i + 1, loss, 1000, 2.0, 1.0, 0.0, None)
+        for i, loss in enumerate(losses)
+    ]
+
+    def figure(**more: Any) -> Figure:
+        found.append(Figure(**more))
+        return found[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curve, "Figure", figure)
+        curve.draw_training(moments, "title", tqcodec.Settings(max_size=900))
+    left, right = found[0].axes
+    assert right.get_legend_handles_labels()[1] == ["target 1.8"]
+    assert np.allclose(right.get_lines()[1].get_ydata(), 1.8)
+    for axis in (left.yaxis, right.yaxis, left.xaxis):
+        low, high = sorted(axis.get_view_interval())
+        shown = [place for place in axis.get_majorticklocs() if low <= place <= high]
+        labels = [label.get_text() for label in axis.get_majorticklabels()]
+        assert shown and any(labels), axis
 
 
 def test_pictures_are_moved_and_mirrored() -> None:

@@ -267,7 +267,7 @@ def test_the_command(
 
     assert "layer 1 (GELU): not known to the page" in refused(code.format("GELU"))
     assert "no function 'make'" in refused("")
-    arguments += ["--std", "1", "2"]
+    arguments += ["--std", "1,2"]
     assert "take 1 or 3 numbers" in refused("")
 
 

@@ -6,12 +6,14 @@ import itertools
 import math
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
 import pytest
 from strategies import Array, Rng, coders, using
 
+from tqcodec.encoder.effort import Tools
 from tqcodec.encoder.matrix import feedback
 from tqcodec.encoder.matrix import metric as metrics
 from tqcodec.encoder.matrix.feedback import Fed, quantize_with_feedback
@@ -311,3 +313,38 @@ def test_noise_gain_of_white_inputs_is_one() -> None:
     white = Metric(np.eye(5)[None], np.zeros((1, 5)), 1, 5, 1.0)
     assert white.noise_gain == pytest.approx(1.0)
     assert assumed_metric(8, (3,)).noise_gain > 1.05
+
+
+# ---- parts that are off ----
+
+
+@kinds
+def test_without_feedback_each_coefficient_is_rounded_alone(kind: str) -> None:
+    found = replace(metric_of_kind(kind), tools=Tools(feedback=False))
+    weights = np.random.default_rng(6).normal(size=(ROWS, found.columns)).astype(np.float32)
+    result = quantized(found, weights, step := 0.3 * math.sqrt(found.power))
+    assert np.array_equal(result.coefficients, np.rint(weights / (step * result.grid.steps)))
+
+
+def test_without_gains_the_step_stays() -> None:
+    found = metric_of_kind("grouped")
+    weights = np.random.default_rng(6).normal(size=(ROWS, found.columns)).astype(np.float32)
+    step = 0.9 * math.sqrt(found.power)
+    assert quantized(found, weights, step).step != step
+    assert quantized(replace(found, tools=Tools(gains=False)), weights, step).step == step
+
+
+def test_without_steps_by_column_there_are_those_by_row() -> None:
+    found = metric_of_kind("grouped")
+    scale = 8.0 ** np.arange(found.columns)
+    found = replace(found, blocks=found.blocks * np.outer(scale, scale), share=1.0)
+    weights = np.random.default_rng(6).normal(size=(ROWS, found.columns)).astype(np.float32)
+    assert len(set(quantized(found, weights, 1.0).grid.columns.codes)) > 1
+    off = replace(found, tools=Tools(column_steps=False))
+    assert set(quantized(off, weights, 1.0).grid.columns.codes) == {1}
+
+
+def test_parts_stay_off_in_other_processes_and_behind_bases() -> None:
+    off = replace(assumed_metric(6, (3,)), tools=Tools(feedback=False))
+    assert pickle.loads(pickle.dumps(off)).tools == off.tools
+    assert off.transformed([None, np.eye(6), np.eye(3)]).tools == off.tools

@@ -27,6 +27,7 @@ from tqcodec.cli.commands import main
 from tqcodec.encoder.statistics import ARRAYS, Statistics, WeightStatistics
 from tqcodec.torch import calibrate
 from tqcodec.torch.inputs import DataOptions, load_batches
+from tqcodec.torch.synthetic.file import save_inputs
 
 SEED = 5
 
@@ -609,7 +610,7 @@ def test_kinds_of_batches() -> None:
     [
         (lambda y: "logits", "is a str, not a tensor"),
         (lambda y: y.detach(), "has no gradient"),
-        (lambda y: y.sum(), "not logits by sample"),
+        (lambda y: y.sum(), "not numbers by sample"),
         (lambda y: y / 0, "is not finite"),
     ],
 )
@@ -672,15 +673,25 @@ def folder(tmp_path: Path) -> Path:
 def run(folder: Path, *more: str, data: str = "last.npz", model: str = "fixed") -> int:
     spec = f"{folder}/model.py:{model}"
     output = f"{folder}/out.npz"
+    if data == "last.npz" and not {"--mean", "--std"} & set(more):
+        more = (*more, "--mean", "0", "--std", "1")
     return main(["calibrate", "--model", spec, "--data", f"{folder}/{data}", "-o", output, *more])
 
 
 def test_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    normal = ("--mean", "127", "--std", "1,1,1", "--size", "8", "-f", "--json")
+    normal, files = ("--mean", "127", "--std", "1,1,1"), ("--size", "8")
     wanted: WeightStatistics | None = None
-    for data in ("last.npz", "first.npz", "floats.npz", "photos", "photos.zip"):
-        assert run(folder, *normal, "--batch", "2", data=data) == 0
-        document = json.loads(capsys.readouterr().out)
+    for data, options in (
+        ("last.npz", normal),
+        ("first.npz", normal),
+        ("floats.npz", ()),
+        ("photos", (*normal, *files)),
+        ("photos.zip", (*normal, *files)),
+    ):
+        assert run(folder, *options, "-f", "--json", "--batch", "2", data=data) == 0
+        out, err = capsys.readouterr()
+        assert "warning" not in err
+        document = json.loads(out)
         assert (document["weights"], document["images"], document["without"]) == (2, 5, {})
         one = Statistics.load(folder / "out.npz")["0.weight"]
         assert document["bytes"] == (folder / "out.npz").stat().st_size
@@ -694,9 +705,42 @@ def test_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert json.loads(capsys.readouterr().out)["images"] == 3
 
 
+PICTURES = "first.npz", "last.npz", "photos", "photos.zip"
+OTHERS = "floats.npz", "model.py:batches", "model.py:generated", "made.npz"
+
+
+@pytest.mark.parametrize("data", [*PICTURES, *OTHERS])
+def test_what_is_said_of_pictures_is_used_or_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], data: str
+) -> None:
+    save_inputs(folder / "made.npz", [torch.zeros(2, 3, 8, 8)] * 3)
+    arguments = ["calibrate", "--model", f"{folder}/model.py:fixed", "--data", f"{folder}/{data}"]
+    arguments += ["-o", f"{folder}/out.npz", "-f"]
+    size = ["--size", "8"]
+    wanted = size if data.startswith("photos") else []
+    for given in ([], ["mean"], ["std"], ["mean", "std"]):
+        options = [text for name in given for text in (f"--{name}", "2")]
+        code, err = main([*arguments, *wanted, *options]), capsys.readouterr().err
+        if data in OTHERS:
+            assert code == (2 if given else 0)
+            if given:
+                refused = f"{data}: {given[0]} would be ignored, only pictures of uint8"
+                assert refused in err and err.count("\n") == 1
+            continue
+        assert code == 0
+        missing = [n for n in ("mean 0", "std 1") if n[:-2] not in given]
+        said = f"{data}: pictures of 0 to 255 are normalised by {' and '.join(missing)}, as none"
+        assert err.count("tqcodec: warning: ") == bool(missing) and (said in err) == bool(missing)
+    if not wanted:
+        assert main([*arguments, *size]) == 2
+        assert "size would be ignored, only image files are scaled" in capsys.readouterr().err
+
+
 def test_data_can_be_gone_through_again(folder: Path) -> None:
     for data in ("last.npz", "photos.zip", "model.py:batches", "model.py:generated"):
-        batches = load_batches(f"{folder}/{data}", DataOptions(batch=2, size=8))
+        size = 8 if data == "photos.zip" else None
+        normal = ([0.0], [1.0]) if size or data == "last.npz" else (None, None)
+        batches = load_batches(f"{folder}/{data}", DataOptions(None, 2, size, *normal))
         for _ in range(2):
             inputs = [x["input"] if isinstance(x, dict) else x for x, _ in batches]
             assert sum(map(len, inputs)) == 5

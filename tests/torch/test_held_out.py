@@ -26,7 +26,7 @@ from tqcodec.torch.held_out import EVERY, LEAST, Judge, split
 from tqcodec.torch.inputs import DataOptions, load_batches
 from tqcodec.torch.synthetic.file import save_inputs
 
-FAST = Settings(bits=4, effort=1)
+FAST = Settings(bits=5, effort=1)
 
 
 def about_of(data: bytes) -> str:
@@ -52,12 +52,15 @@ def measured(model: nn.Module, data: bytes, batches: list[Any], what: str) -> fl
     decoded.load_state_dict(tqcodec.torch.decode(data))
     found = []
     for batch in batches:
-        for y, z in zip(run(model, batch), run(decoded, batch), strict=True):
+        wanted = run(model, batch)
+        for y, z in zip(wanted, run(decoded, batch), strict=True):
             if what == "KL":
                 logs = z.double().log_softmax(1), y.double().log_softmax(1)
                 found.append(functional.kl_div(*logs, log_target=True, reduction="batchmean"))
             else:
-                found.append((z - y).double().square().sum() / y.double().square().sum())
+                y, z = y.double(), z.double()
+                size = y.square().mean() if len(wanted) == 1 else y.var(0).mean()
+                found.append((z - y).square().mean() / size)
     return float(torch.stack(found).mean())
 
 

@@ -24,11 +24,13 @@ from tqcodec.errors import EncodeError
 from tqcodec.format.container import Container
 from tqcodec.format.dtypes import DTYPES
 from tqcodec.format.registry import Coding
+from tqcodec.torch.retraining.controller import RateController
 from tqcodec.torch.retraining.latent import Latent
-from tqcodec.torch.retraining.loop import Moment, Recipe, lowered
+from tqcodec.torch.retraining.loop import TrainingMoment
 from tqcodec.torch.retraining.objective import distillation
 from tqcodec.torch.retraining.rate import Rate
-from tqcodec.torch.retraining.wheel import Wheel
+from tqcodec.torch.retraining.recipe import TrainingRecipe
+from tqcodec.torch.retraining.trimming import lowered
 
 Batches = list[tuple[Any, Tensor]]
 
@@ -148,7 +150,7 @@ def test_any_network_is_retrained(
         seen.append(given)
         return float(given.sum())
 
-    moments: list[Moment] = []
+    moments: list[TrainingMoment] = []
     file = codec.retrain(
         model,
         data(),
@@ -195,7 +197,7 @@ def test_labels_and_loss_are_used() -> None:
         assert any(batch is one for one in batches)
         return functional.cross_entropy(given, torch.full_like(batch[1], 2))
 
-    moments: list[Moment] = []
+    moments: list[TrainingMoment] = []
     codec.retrain(
         model,
         batches,
@@ -203,7 +205,7 @@ def test_labels_and_loss_are_used() -> None:
         epochs=20,
         loss=loss,
         watch=moments.append,
-        recipe=Recipe(rate=0.05, vector_rate=0.02),
+        recipe=TrainingRecipe(rate=0.05, vector_rate=0.02),
     )
     assert moments[-1].loss < 0.9 * moments[0].loss
 
@@ -225,7 +227,7 @@ def test_it_goes_on_after_any_cut(
 ) -> None:
     """A training that is cut again and again makes the very file of one that was not."""
     monkeypatch.setattr("tqcodec.torch.retraining.checkpointing.EVERY", 0.0)
-    model, recipe = made(Pictures), Recipe(fit_every=every)
+    model, recipe = made(Pictures), TrainingRecipe(fit_every=every)
     dataset = TensorDataset(*(torch.cat(parts) for parts in zip(*pictures(7), strict=True)))
     loader = DataLoader(dataset, 16, shuffle=True)
     whole = codec.retrain(model, loader, settings(), epochs=4, recipe=recipe)
@@ -236,7 +238,7 @@ def test_it_goes_on_after_any_cut(
 
     for at in (3, 9, 16, 17, 23, 27):  # batches, of 28
 
-        def watch(moment: Moment, at: int = at) -> None:
+        def watch(moment: TrainingMoment, at: int = at) -> None:
             if moment.step == at:
                 raise CutError
 
@@ -309,12 +311,38 @@ def test_rules_hold() -> None:
         pictures(),
         settings(8.0, rules=[("last.*", "exact")]),
         epochs=2,
-        recipe=Recipe(rate=0.05),
+        recipe=TrainingRecipe(rate=0.05),
     )
     decoded = codec.decode(file)
     assert torch.equal(decoded["last.weight"], model.state_dict()["last.weight"])
     assert torch.equal(decoded["last.bias"], model.state_dict()["last.bias"])
     assert not torch.equal(decoded["inner.bias"], model.state_dict()["inner.bias"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_vectors_are_trained_as_the_file_has_them(dtype: torch.dtype) -> None:
+    """Shortened as the encoder does it, by rules too: those of the network are the decoded ones."""
+    model, seen = made(Pictures).to(dtype), []
+    with torch.no_grad():  # subnormal in float16, zero, large
+        model.get_parameter("last.bias").copy_(torch.tensor([3e-7, -6e-8, 0, 0.7, -5e4, 9e-6]))
+
+    def evaluate(network: nn.Module) -> float:
+        seen.append(state_of(network))
+        return 0.0
+
+    rules = [("last.bias", "side:2"), ("norm.*", "side:20")]
+    file = codec.retrain(
+        model,
+        [x for x, _ in pictures(2)],
+        tqcodec.Settings(bits=12, rules=rules, side_bits=5),
+        epochs=1,
+        statistics=tqcodec.Statistics({}),
+        evaluate=evaluate,
+        recipe=TrainingRecipe(vector_rate=1e-7),
+    )
+    for name, tensor in codec.decode(file).items():
+        if tensor.ndim == 1:
+            assert torch.equal(tensor.float(), seen[-1][name]), name
 
 
 class Alike(nn.Module):
@@ -362,7 +390,7 @@ def test_matrices_that_are_alike() -> None:
             epochs=3,
             evaluate=evaluate,
             watch=lambda _: None,
-            recipe=Recipe(rate=0.1),
+            recipe=TrainingRecipe(rate=0.1),
         )
         assert wish.max_size is not None and len(file) <= wish.max_size
         for name, tensor in seen[-1].items():
@@ -389,14 +417,14 @@ def test_networks_that_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("tqcodec.torch.retraining.checkpointing.EVERY", 0.0)
     model, data = made(Draws), TensorDataset(torch.randn(40, 16))
     loader = DataLoader(data, 8, shuffle=True)
-    options: dict[str, Any] = {"epochs": 2, "recipe": Recipe(fit_every=1)}
+    options: dict[str, Any] = {"epochs": 2, "recipe": TrainingRecipe(fit_every=1)}
     losses: list[float] = []
     whole = codec.retrain(
         model, loader, settings(30.0), watch=lambda m: losses.append(m.loss), **options
     )
     assert losses[0] < 1e-3  # other numbers make other outputs
 
-    def cut(moment: Moment) -> None:
+    def cut(moment: TrainingMoment) -> None:
         if moment.step == 7:
             raise KeyboardInterrupt
 
@@ -411,7 +439,7 @@ def test_a_training_that_is_done_is_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tqcodec.torch.retraining.checkpointing.EVERY", 0.0)
-    seen: list[list[Moment]] = [[], []]
+    seen: list[list[TrainingMoment]] = [[], []]
     files = [
         codec.retrain(
             made(Pictures),
@@ -420,7 +448,7 @@ def test_a_training_that_is_done_is_resumed(
             epochs=2,
             checkpoint=tmp_path / "run.ckpt",
             resume=True,
-            recipe=Recipe(fit_every=2),
+            recipe=TrainingRecipe(fit_every=2),
             evaluate=lambda network: float(network.state_dict()["last.bias"].sum()),
             watch=moments.append,
         )
@@ -440,7 +468,7 @@ def test_a_checkpoint_on_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
             settings(),
             epochs=1,
             checkpoint="/dev/full",
-            recipe=Recipe(fit_every=1),
+            recipe=TrainingRecipe(fit_every=1),
         )
 
 
@@ -470,7 +498,7 @@ def test_samples_without_a_label() -> None:
 )
 def test_recipes_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(EncodeError, match=f"recipe: {next(iter(wrong))} is "):
-        Recipe(**wrong)
+        TrainingRecipe(**wrong)
 
 
 class Batchless:
@@ -585,13 +613,13 @@ def test_lowered_moves_those_that_are_near() -> None:
     assert (lowered(values, 1.0).round().abs() == (values.round().abs() - 1).clamp(min=0)).all()
 
 
-def test_the_wheel_comes_to_its_target() -> None:
+def test_the_controller_comes_to_its_target() -> None:
     """On a size that answers late, and less to larger weights, as the real one does."""
-    wheel, size, weight = Wheel(2.0, 6.0, 2000.0), 1.3, 1.0
+    controller, size, weight = RateController(2.0, 6.0, 2000.0), 1.3, 1.0
     for step in range(20_000):
         goal = 0.9 * weight**-0.5
         size += (goal - size) / 700
-        weight = wheel.turn(0.5, math.log(size))
+        weight = controller.update(0.5, math.log(size))
         if step > 10_000:
             assert abs(math.log(size)) < 0.03
     assert weight == pytest.approx(0.81, rel=0.1)

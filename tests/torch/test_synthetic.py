@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import tqcodec.torch
 from tqcodec import EncodeError
 from tqcodec.torch.synthetic.leaves import dead_leaves, pink_noise
 from tqcodec.torch.synthetic.steps import Moments, is_classes
+from tqcodec.torch.synthetic.tokens import random_tokens, shares_of
 
 
 class Classifier(nn.Module):
@@ -234,6 +236,8 @@ def test_left_as_it_was_by_an_exception(error: BaseException) -> None:
         ({"size": 16, "std": float("nan")}, "std"),
         ({"size": (1, 2, 3)}, "height, width"),
         ({"tokens": 4}, "example"),
+        ({"tokens": 4, "mean": 3}, "mean and std are of pictures"),
+        ({"example": torch.ones(8, 3, 16, 16), "std": 3}, "mean and std are of pictures"),
         ({"example": {}}, "example"),
         ({"example": [torch.zeros(2, 3).fill_(torch.inf)]}, "finite"),
         ({"size": 16, "device": "nowhere"}, "device"),
@@ -242,6 +246,31 @@ def test_left_as_it_was_by_an_exception(error: BaseException) -> None:
 def test_what_cannot_be_made(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(EncodeError, match=message):
         tqcodec.torch.synthetic_inputs(classifier(), 4, **arguments)
+
+
+def test_tokens_that_a_network_knows_are_drawn_by_their_place() -> None:
+    torch.manual_seed(0)
+    embedding = nn.Embedding(320, 16)
+    with torch.no_grad():
+        embedding.weight[100:200] *= 0.01
+    shares = shares_of(embedding)
+    drawn = random_tokens(500, 40, shares, torch.Generator().manual_seed(0))
+    counts = torch.bincount(drawn.flatten(), minlength=320)
+    assert drawn.shape == (500, 40) and not counts[100:200].any()
+    assert counts[:20].sum() > 4 * counts[-20:].sum() > 0
+    with torch.no_grad():
+        embedding.weight.zero_()
+    assert shares_of(embedding).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [("mean", "std 1,"), ("std", "mean 0,"), (None, "mean 0 and std 1")]
+)
+def test_numbers_that_nobody_gave_are_said(given: str | None, said: str) -> None:
+    arguments: dict[str, Any] = {"size": 16, **({} if given is None else {given: 2.0})}
+    with pytest.warns(tqcodec.EncodeWarning, match=f"normalised by {said}") as caught:
+        tqcodec.torch.synthetic_inputs(nn.Conv2d(3, 8, 3), 3, **arguments)
+    assert [Path(one.filename).name for one in caught] == ["test_synthetic.py"]
 
 
 @pytest.mark.parametrize(

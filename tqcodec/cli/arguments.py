@@ -26,6 +26,7 @@ from tqcodec.version import VERSION
 
 SYNTHETIC, NO_DATA = "synthetic", "none"  # what `encode --data` takes besides names
 PICTURES = "size", "mean", "std"  # what made-up pictures need to be known of
+MOST_SEED = (1 << 32) - 1
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
 
@@ -92,6 +93,8 @@ def _check_synthetic(arguments: argparse.Namespace) -> None:
     given = {name: getattr(arguments, name) for name in (*PICTURES, "tokens", "example")}
     named = [f"--{name}" for name, value in given.items() if value is not None]
     own = {"--tokens", "--example"} & set(named)
+    if arguments.data in (None, NO_DATA) and (pictures := [n for n in named if n not in own]):
+        raise UsageError(f"{pictures[0]} is of pictures, and there are none: it needs --data")
     if arguments.data != SYNTHETIC:
         for option in [*sorted(own), *(["--save-inputs"] if arguments.save_inputs else [])]:
             raise UsageError(f"{option} needs --model, and --data {SYNTHETIC} or none")
@@ -123,7 +126,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 def inputs_of(arguments: argparse.Namespace) -> list[str]:
     """Names of all files, and the like, that a command reads."""
-    options = ("input", "statistics", "model", "data", "example")
+    options = ("input", "statistics", "model", "data", "example", "start")
     names = (getattr(arguments, name, None) for name in options)
     return [name for name in names if name is not None]
 
@@ -263,17 +266,19 @@ def _retrain(command: ArgumentParser) -> None:
     _network(command)
     _size_target(command.add_mutually_exclusive_group(required=True))
     text = "passes over the data"
-    add("--epochs", type=int, required=True, metavar="N", help=text)
+    add("--epochs", type=_number_from(1), required=True, metavar="N", help=text)
     add("--mirror", action="store_true", help="exchange left and right of half of the pictures")
     text = "move pictures by up to N pixels each way; default %(default)s"
-    add("--crop", type=int, default=0, metavar="N", help=text)
+    add("--crop", type=_number_from(0), default=0, metavar="N", help=text)
+    text = "a file of this network to start at, such as of an earlier training; default a new one"
+    add("--start", metavar="FILE.tqc", help=text)
     add("--checkpoint", metavar="FILE", help="keep the training there every minute")
     add("--resume", action="store_true", help="go on from --checkpoint, if it is there")
     add("--plot", metavar="CURVE.png", help="draw loss and bits per weight over the epochs")
     add("--bfloat16", action="store_true", help="run the network in bfloat16")
     add("--compile", action="store_true", help="use torch.compile")
     text = "of all that is random; default %(default)s"
-    add("--seed", type=int, default=0, metavar="N", help=text)
+    add("--seed", type=_number_from(0, MOST_SEED), default=0, metavar="N", help=text)
     text = "keep normalisations in the form that can be trained on"
     add("--no-inference", dest="inference", action="store_false", help=text)
     _coding(command)
@@ -436,6 +441,23 @@ def _count(text: str) -> int:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a number from {RANGES['workers']}"
         ) from None
+
+
+def _number_from(least: int, most: float = math.inf) -> Callable[[str], int]:
+    """A whole number in a range."""
+
+    def parse(text: str) -> int:
+        try:
+            if least <= int(text) <= most:
+                return int(text)
+        except ValueError:
+            pass
+        upper = "" if most == math.inf else f" to {most}"
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number from {least}{upper or ' on'}"
+        )
+
+    return parse
 
 
 def _seconds(text: str) -> float:

@@ -225,12 +225,14 @@ def _plain_warnings() -> Iterator[None]:
     if before.__module__ != "warnings":  # somebody else takes them
         yield
         return
-    warnings.showwarning = show
     last, logging.lastResort = logging.lastResort, _Log(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", EncodeWarning)
+            warnings.showwarning = show
+            yield
     finally:
-        warnings.showwarning, logging.lastResort = before, last
+        logging.lastResort = last
 
 
 def _exit_code(error: Exception) -> int:
@@ -347,7 +349,7 @@ def _encode(arguments: Namespace) -> int:
             _complain(encode.line(made.made_up))
         would = "would be " if arguments.dry_run else ""
         line = f"{text.printable(output)}: {would}{text.summary_line(result)}"
-        _complain(f"{line}, {text.counted(len(warned) + len(missing), 'warning')}")
+        _complain(f"{line}, {text.counted(len(warned) + len(without), 'warning')}")
     return 0
 
 

@@ -10,31 +10,49 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from tqcodec.cli.text import printable
+from tqcodec.encoder.settings import Settings
 
 if TYPE_CHECKING:
-    from tqcodec.torch import Moment
+    from tqcodec.torch import TrainingMoment
 
 Rows = Sequence[dict[str, Any]]
 
 
-def draw_training(moments: Sequence[Moment], title: str) -> bytes:
+def draw_training(moments: Sequence[TrainingMoment], title: str, settings: Settings) -> bytes:
     """A PNG with two drawings over the epochs of a training: its loss, and bits per weight.
 
     Args:
         moments: of the training.
         title: heading.
+        settings: whose target is drawn as a line.
     """
     epochs = [moment.epoch for moment in moments]
 
     def fill(left: Axes, right: Axes) -> None:
         left.plot(epochs, [moment.loss for moment in moments])
-        left.set(title="loss, without the bits", yscale="log")
+        left.set(title="loss, without the bits")
+        if all(moment.loss > 0 for moment in moments):
+            left.set_yscale("log")
+            # Within one decade powers of ten would be a single number.
+            left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            left.yaxis.set_minor_formatter(NullFormatter())
         right.plot(epochs, [moment.bits for moment in moments])
+        last = moments[-1]
+        target = settings.bits
+        if settings.max_size is not None:
+            target = settings.max_size * last.bits / last.size
+        if target is not None:
+            right.axhline(target, color="grey", linestyle="--", label=f"target {target:.3g}")
+            right.legend()
         right.set(title="bits per weight, whole file")
+        for axis in (left.yaxis, right.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         for axes in (left, right):
             axes.set_xlabel("epochs")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.grid(alpha=0.3)
 
     return _png(title, fill)

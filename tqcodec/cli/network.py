@@ -91,7 +91,7 @@ def make_inputs(arguments: Namespace, model: Any, progress: Progress | None) -> 
     made = codec.synthetic_inputs(model, **known, recipe=recipe, progress=progress)
     if arguments.save_inputs is not None and not arguments.dry_run:
         save_inputs(arguments.save_inputs, made)
-    return inputs.made_up(made, _options(arguments))
+    return inputs.made_up(made, inputs.DataOptions(images=arguments.images))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from tqcodec.common.progress import Progress
 from tqcodec.errors import EncodeError
 
 if TYPE_CHECKING:
-    from tqcodec.torch import Moment
+    from tqcodec.torch import TrainingMoment
 
 
 def retrain(arguments: Namespace, progress: Progress | None) -> network.Result:
@@ -34,29 +34,31 @@ def retrain(arguments: Namespace, progress: Progress | None) -> network.Result:
     _check_outputs(arguments)
     curve = network.drawing_for("--plot") if arguments.plot is not None else None
     settings = settings_of(arguments)
+    started = Path(arguments.start).read_bytes() if arguments.start is not None else None
     model, data = network.load(arguments, redrawn=True)
     from tqcodec import torch as codec
     from tqcodec.torch.retraining.augment import Augmented
 
     if arguments.crop or arguments.mirror:
         data = Augmented(data, arguments.crop, arguments.mirror)
-    moments: list[Moment] = []
+    moments: list[TrainingMoment] = []
     start = time.monotonic()
     with (
         _interruptible(arguments.checkpoint),
         network.running(arguments.model),
-        training_progress(progress is not None) as show,
+        training_progress(arguments.epochs) as shown,
     ):
 
-        def watch(moment: Moment) -> None:
+        def watch(moment: TrainingMoment) -> None:
             moments.append(moment)
-            show(moment)
+            shown.watch(moment)
 
         file = codec.retrain(
             model,
             data,
             settings,
             epochs=arguments.epochs,
+            start=started,
             inference=arguments.inference,
             checkpoint=arguments.checkpoint,
             resume=arguments.resume,
@@ -64,10 +66,11 @@ def retrain(arguments: Namespace, progress: Progress | None) -> network.Result:
             compiled=arguments.compile,
             seed=arguments.seed,
             watch=watch,
+            progress=shown.show,
         )
     outputs = {arguments.output: file}
     if curve is not None:
-        outputs[arguments.plot] = curve.draw_training(moments, arguments.model)
+        outputs[arguments.plot] = curve.draw_training(moments, arguments.model, settings)
     checkpoints.write_together(outputs)
     with api.open(file) as opened:
         result = describe.summary(opened.container)

@@ -90,7 +90,9 @@ def _operation_lines(data: Data) -> Iterator[str]:
         rows.append([name, shape, layer["way"], kept, *[_optional(n, str) for n in numbers]])
     yield "multiplications for each position of the output, and to rebuild weights once a pass"
     yield from aligned(rows, left=3)
-    yield f"{data['dense']} dense, {data['least']} each layer by its way"
+    dense, least = data["dense"], data["least"]
+    share = f" ({least / dense:.2f})" if dense else ""
+    yield f"all layers: {dense} dense, {least} each by its way{share}"
 
 
 def _ranked(tensors: Sequence[Data]) -> list[Data]:

@@ -9,6 +9,34 @@ from tqcodec.encoder.tables import SIZES
 
 
 @dataclass(frozen=True)
+class Tools:
+    """Parts of the encoder that work at every effort.
+
+    They are off only where a benchmark measures what one of them brings (`benchmarks.tools`).
+
+    Attributes:
+        feedback: errors of a row are made up for by its later coefficients.
+        column_steps: columns have steps of their own.
+        gains: steps are mended for what rounding towards zero takes away.
+        gradients: metrics know the gradients as they were measured.
+        moments: metrics know the moments of inputs and outputs.
+        rate_term: the quantizer weighs bits against errors.
+        bases: of an axis: ``none``, ``dct``, ``klt``, ``elt``.
+    """
+
+    feedback: bool = True
+    column_steps: bool = True
+    gains: bool = True
+    gradients: bool = True
+    moments: bool = True
+    rate_term: bool = True
+    bases: frozenset[str] = frozenset({"none", "dct", "klt", "elt"})
+
+
+ALL_TOOLS: Final = Tools()
+
+
+@dataclass(frozen=True)
 class Effort:
     """What an encoding does to get a smaller file.
 
@@ -19,6 +47,7 @@ class Effort:
             advance them together; 1 for the longest segments, which lose the fewest choices.
         table_counts: numbers of frequency tables that are tried.
         slack: how far from the target will do, in tolerances of `target`.
+        tools: what else is on.
     """
 
     trellis: bool
@@ -26,6 +55,7 @@ class Effort:
     lanes: int
     table_counts: tuple[int, ...]
     slack: float
+    tools: Tools = ALL_TOOLS
 
 
 FAST: Final = Effort(trellis=False, channel_bases=False, lanes=1, table_counts=(8, 24), slack=5.0)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.common.progress import Progress
 from tqcodec.encoder import rate_control, side
-from tqcodec.encoder.effort import EFFORTS, Effort
+from tqcodec.encoder.effort import EFFORTS, Effort, Tools
 from tqcodec.encoder.matrix.coding import make_draft
 from tqcodec.encoder.matrix.draft import Draft
 from tqcodec.encoder.matrix.metric import Metric, assumed_metric, metric_of
@@ -95,9 +95,10 @@ def prepare(
     statistics: Mapping[str, WeightStatistics],
     refine: Refine | None,
     progress: Progress | None,
+    effort: Effort | None = None,
 ) -> Network:
     """Everything that is known before the step; arguments as of `pipeline.encode`."""
-    effort = EFFORTS[settings.effort]
+    effort = effort if effort is not None else EFFORTS[settings.effort]
     parts = {}
     for done, item in enumerate(items, 1):
         if progress is not None:
@@ -107,7 +108,7 @@ def prepare(
     matrices = [i for i in items if i.treatment == Treatment.TRANSFORM]
     sizes = [sources[i.name].patterns.size for i in matrices]
     energies = [energy_of(sources[i.name]) for i in matrices]
-    metrics = [_metric(i, sources[i.name], statistics, settings) for i in matrices]
+    metrics = [_metric(i, sources[i.name], statistics, settings, effort.tools) for i in matrices]
     weighed = weigh([i.name for i in matrices], energies, sizes, metrics, settings)
     factors = [i.options.step / math.sqrt(w.cost) for i, w in zip(matrices, weighed, strict=True)]
     return Network(
@@ -130,15 +131,20 @@ def prepare(
 
 
 def _metric(
-    item: Item, source: Source, statistics: Mapping[str, WeightStatistics], settings: Settings
+    item: Item,
+    source: Source,
+    statistics: Mapping[str, WeightStatistics],
+    settings: Settings,
+    tools: Tools,
 ) -> Metric | None:
     if item.name in statistics:
-        return metric_of(statistics[item.name])
+        return metric_of(statistics[item.name], tools)
     if settings.snr is not None:  # of the weights, whatever their inputs
         return None
     shape = source.patterns.shape
     inner = axis_lengths(shape, item.roles)[Axis.IN]
-    return assumed_metric(inner, tuple(taps_lengths(shape, item.roles)))
+    found = assumed_metric(inner, tuple(taps_lengths(shape, item.roles)))
+    return found if tools == found.tools else replace(found, tools=tools)
 
 
 def part_of(item: Item, source: Source, settings: Settings) -> Part:

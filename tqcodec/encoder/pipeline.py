@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqcodec.common.progress import Progress
 from tqcodec.encoder import corrections, findings, rate_control, side, tables, verification
 from tqcodec.encoder.assembly import EXPONENT_CLUSTERS, assemble
+from tqcodec.encoder.effort import Effort
 from tqcodec.encoder.findings import EncodeReport, Finding, snr_of
 from tqcodec.encoder.matrix.draft import Draft
 from tqcodec.encoder.matrix.survey import Survey
@@ -76,6 +77,7 @@ def encode(
     refine: Refine | None = None,
     progress: Progress | None = None,
     verify: bool = True,
+    effort: Effort | None = None,
 ) -> tuple[bytes, EncodeReport]:
     """A whole file for the tensors, and what is to be known of it.
 
@@ -86,6 +88,7 @@ def encode(
         refine: given a file, bit patterns of side tensors that go better with its weights.
         progress: called with (stage, done, of).
         verify: decode the file and compare it with the tensors.
+        effort: what is done to get a smaller file; None for what the settings say.
 
     Raises:
         EncodeError: tensors that the format cannot hold, or a target that cannot be met.
@@ -93,7 +96,7 @@ def encode(
     """
     items = make_plan(sources, settings, statistics)
     by_name = {s.name: s for s in sources}
-    network = prepare(by_name, items, settings, statistics, refine, progress)
+    network = prepare(by_name, items, settings, statistics, refine, progress, effort)
     written = _search(network) if network.matrices else _fitting(_write(network, []), settings)
 
     def decode(data: bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from tqcodec.torch.batches import (
 )
 from tqcodec.torch.checkpoint import decoded, load_state
 from tqcodec.torch.comparison import measure
+from tqcodec.torch.outputs import class_axis, outputs_of, samples_in, spread_of
 from tqcodec.torch.synthetic.steps import is_classes
 from tqcodec.torch.unchanged import unchanged
 
@@ -124,23 +125,34 @@ class Judge:
             for state in states:
                 load_state(self._network, state)
                 given.append(self._outputs(self._network, inputs))
-            # Outputs as boxes that are found may be more or fewer than the original's.
+            # Of boxes that are found there may be more or fewer than the original's.
             same = [
-                one for one in zip(wanted, *given, strict=False) if len({y.shape for y in one}) == 1
+                name
+                for name, y in wanted.items()
+                if y.numel() and all(name in z and z[name].shape == y.shape for z in given)
             ]
             if not same:
                 raise EncodeError("held_out: the network has no outputs that can be compared")
-            what = what or ("KL" if len(wanted) == 1 and is_classes(wanted[0]) else "error")
-            distance = _divergence if what == "KL" else _error
-            for i in range(len(files)):
-                totals[i] += sum(distance(y[0], y[1 + i]) for y in same) / len(same)
+            axis = class_axis(wanted)
+            first = wanted[same[0]]
+            is_scores = axis is not None and (first.ndim > 2 or is_classes(first))
+            what = what or ("KL" if is_scores else "error")
+            count = samples_in(wanted, samples_of(inputs))
+            for i, z in enumerate(given):
+                if what == "KL" and axis is not None:
+                    found = [_divergence(wanted[name], z[name], axis) for name in same]
+                else:
+                    several = count if len(wanted) > 1 else None
+                    found = [_error(wanted[name], z[name], several) for name in same]
+                totals[i] += sum(found) / len(found)
         found = [t / len(self._inputs) if math.isfinite(t) else math.inf for t in totals]
         return HeldOut(self._samples, what, found[0], *(found[1:] or [math.inf]))
 
-    def _outputs(self, network: nn.Module, inputs: Any) -> list[Tensor]:
+    def _outputs(self, network: nn.Module, inputs: Any) -> dict[str, Tensor]:
         device = device_of(network)
         with unchanged(network, device, 0):  # networks may draw, and change buffers
-            return _tensors(Runner(network)(*arguments(inputs, device)))
+            found = outputs_of(Runner(network)(*arguments(inputs, device)), samples_of(inputs))
+            return {name: y.detach().cpu() for name, y in found.items()}
 
 
 def _with(made: Made, why: str) -> Made:
@@ -150,26 +162,27 @@ def _with(made: Made, why: str) -> Made:
     return made
 
 
-def _tensors(given: Any) -> list[Tensor]:
-    """The `logits` of what a network gives, else its floating-point tensors at any depth."""
-    given = given.logits if isinstance(getattr(given, "logits", None), Tensor) else given
-    if isinstance(given, Tensor):
-        is_known = given.is_floating_point() and given.numel() > 0
-        return [given.detach().cpu()] if is_known else []
-    values = given.values() if isinstance(given, Mapping) else given
-    return [y for one in values for y in _tensors(one)] if _is_nested(values) else []
+def _divergence(wanted: Tensor, given: Tensor, axis: int) -> float:
+    """Mean over samples, one after the other: scores of all tokens at each place are many."""
+    pairs = zip(wanted.movedim(axis, -1), given.movedim(axis, -1), strict=True)
+    found = [
+        measure(y.reshape(-1, y.shape[-1]), z.reshape(-1, y.shape[-1]), None) for y, z in pairs
+    ]
+    return sum(float(one.kl.mean()) for one in found) / len(found)
 
 
-def _is_nested(values: Any) -> bool:
-    return isinstance(values, Iterable) and not isinstance(values, (str, bytes))
+def _error(wanted: Tensor, given: Tensor, samples: int | None) -> float:
+    """Squared error of what the original has finite numbers for, over its energy.
 
-
-def _divergence(wanted: Tensor, given: Tensor) -> float:
-    return float(measure(wanted, given, None).kl.mean())
-
-
-def _error(wanted: Tensor, given: Tensor) -> float:
-    """Squared error over the energy of what the original has finite numbers for."""
+    Args:
+        wanted, given: outputs of the original and of the decoded network.
+        samples: where it is one of several outputs: over its variance, by so many samples.
+    """
     known = wanted.isfinite()
     y, z = wanted[known].double(), given[known].double()
-    return float((y - z).square().sum()) / (float(y.square().sum()) or 1.0)
+    if not len(y):
+        return 0.0
+    error = float((y - z).square().mean())
+    if samples is None:
+        return error / (float(y.square().mean()) or 1.0)
+    return error / (spread_of(wanted.where(known, 0), samples) or 1.0)

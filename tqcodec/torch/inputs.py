@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
@@ -19,14 +20,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tqcodec.common import foreign, npz, streams
-from tqcodec.errors import EncodeError, TQCError
+from tqcodec.errors import EncodeError, EncodeWarning, TQCError
 from tqcodec.torch import user_code
 from tqcodec.torch.batches import samples_of
 from tqcodec.torch.synthetic.file import batches_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
+PICTURES = "size", "mean", "std"  # options that speak of pictures
 INPUT_NAMES = ("images", "x")
 LABEL_NAMES = ("labels", "y")
+SIDE = 224  # of image files, where nobody says
 MOST_SIZE = 1 << 14  # of the side of an image: a gigabyte each as numbers
 
 Batch = tuple[Any, Tensor | None]  # inputs, labels
@@ -39,28 +42,39 @@ class DataOptions:
     Attributes:
         images: most samples; all if None.
         batch: samples in a batch.
-        size: side in pixels that image files are scaled and cropped to.
-        mean: of the channels, taken off; one for each channel, or one for all.
-        std: of the channels, divided by.
+        size: side in pixels that image files are scaled and cropped to; 224 if None.
+        mean: of the channels, taken off; one for each channel, or one for all; 0 if None.
+        std: of the channels, divided by; 1 if None.
         shuffled: samples of arrays and files are drawn at random, always in the same way.
         redrawn: in each pass they come in another order, by torch's global generator.
     """
 
     images: int | None = None
     batch: int = 32
-    size: int = 224
-    mean: Sequence[float] = (0.0,)
-    std: Sequence[float] = (1.0,)
+    size: int | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
     shuffled: bool = False
     redrawn: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.batch, self.size, 1 if self.images is None else self.images) < 1:
+        if min(n for n in (self.batch, self.size, self.images, 1) if n is not None) < 1:
             raise EncodeError("images, batch and size must be at least 1")
-        if self.size > MOST_SIZE:
+        if self.side > MOST_SIZE:
             raise EncodeError(f"size must be at most {MOST_SIZE}")
-        if not all(math.isfinite(x) for x in (*self.mean, *self.std)) or 0 in self.std:
+        mean, std = self.normalisation
+        if not all(math.isfinite(x) for x in (*mean, *std)) or 0 in std:
             raise EncodeError("mean and std must be finite, std not 0")
+
+    @property
+    def side(self) -> int:
+        """Of pictures, in pixels."""
+        return SIDE if self.size is None else self.size
+
+    @property
+    def normalisation(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Mean and std."""
+        return (0.0,) if self.mean is None else self.mean, (1.0,) if self.std is None else self.std
 
 
 @dataclass(frozen=True)
@@ -95,8 +109,11 @@ def load_batches(spec: str, options: DataOptions) -> Data:
     `batch`, `size`, `mean`, `std`, `shuffled` are its own affair.
 
     Raises:
-        EncodeError: nothing of these, or nothing in it.
+        EncodeError: nothing of these, nothing in it, or a size, mean or std that would be ignored.
         OSError: it cannot be read.
+
+    Warns:
+        EncodeWarning: pictures whose mean or std is not given.
     """
     if ".py:" in spec:
         return _from_function(spec, options)
@@ -120,7 +137,45 @@ def load_batches(spec: str, options: DataOptions) -> Data:
     raise EncodeError(f"{spec}: not data of a known kind (.npz, folder, .zip, FILE.py:FUNCTION)")
 
 
+def said_of(spec: str, options: DataOptions, *used: str) -> None:
+    """Check what is said of pictures against what the data is; every way to read data does.
+
+    Args:
+        spec: name of the data, for messages.
+        options: how it is read.
+        used: those of `size`, `mean` and `std` that are used.
+
+    Raises:
+        EncodeError: another one is given.
+
+    Warns:
+        EncodeWarning: mean or std is used and not given.
+    """
+    for name in PICTURES:
+        if name not in used and getattr(options, name) is not None:
+            own = "image files are scaled" if name == "size" else "pictures of uint8 are normalised"
+            raise EncodeError(f"{spec}: {name} would be ignored, only {own}: leave it out")
+    warn_of_normalisation(f"{spec}: pictures", options.mean, options.std, used)
+
+
+def warn_of_normalisation(
+    what: str, mean: object, std: object, used: Sequence[str] = PICTURES
+) -> None:
+    """An EncodeWarning where pictures are normalised by numbers that nobody gave."""
+    given = {"mean": (mean, 0), "std": (std, 1)}
+    missing = {name: number for name, (value, number) in given.items() if value is None}
+    numbers = [f"{name} {number}" for name, number in missing.items() if name in used]
+    if numbers:
+        warnings.warn(
+            f"{what} of 0 to 255 are normalised by {' and '.join(numbers)}, as none is given: "
+            "give those that the network was trained with",
+            EncodeWarning,
+            stacklevel=3,
+        )
+
+
 def _from_function(spec: str, options: DataOptions) -> Data:
+    said_of(spec, options)
     found = user_code.call(spec)
     if not isinstance(found, Iterable):
         raise EncodeError(f"{spec} returned a {type(found).__name__}, not an iterable of batches")
@@ -180,6 +235,7 @@ def _from_arrays(path: Path, options: DataOptions) -> Data:
     arrays = npz.read(path)
     made = batches_of(path, arrays)
     if made is not None:
+        said_of(str(path), options)
         return made_up(made, options)
     name = next((n for n in INPUT_NAMES if n in arrays), next(iter(arrays), None))
     if name is None:
@@ -192,6 +248,7 @@ def _from_arrays(path: Path, options: DataOptions) -> Data:
         raise EncodeError(f"{path}: {len(images)} samples, but labels of shape {labels.shape}")
     if _is_image(images):
         _check_channels(str(path), _channels_first(images[:1]).shape[1], options)
+    said_of(str(path), options, *(("mean", "std") if _is_image(images) else ()))
     order = _order(len(images), options)
 
     def read() -> Iterator[Batch]:
@@ -236,11 +293,12 @@ def _from_images(spec: str, files: dict[str, Callable[[], bytes]], options: Data
     except ModuleNotFoundError as error:
         raise EncodeError(f"{spec}: images need Pillow: pip install pillow") from error
     _check_channels(spec, 3, options)
+    said_of(spec, options, *PICTURES)
 
     def read() -> Iterator[Batch]:
         for chosen in _chosen(order, options):
             names = [found[i] for i in chosen]
-            pixels = [_pixels(f"{spec}: {n}", files[n], options.size) for n in names]
+            pixels = [_pixels(f"{spec}: {n}", files[n], options.side) for n in names]
             yield _normalised(np.moveaxis(np.stack(pixels), 3, 1), options), None
 
     return Data(read, math.ceil(len(order) / options.batch))
@@ -268,11 +326,11 @@ def _pixels(name: str, read: Callable[[], bytes], size: int) -> NDArray[np.uint8
 
 
 def _check_channels(spec: str, channels: int, options: DataOptions) -> None:
-    for name, values in (("mean", options.mean), ("std", options.std)):
+    for name, values in zip(("mean", "std"), options.normalisation, strict=True):
         if len(values) not in (1, channels):
             raise EncodeError(f"{spec}: {channels} channels, but {len(values)} values of {name}")
 
 
 def _normalised(images: NDArray[Any], options: DataOptions) -> Tensor:
-    mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (options.mean, options.std))
+    mean, std = (torch.tensor(x).view(-1, 1, 1) for x in options.normalisation)
     return (torch.from_numpy(np.ascontiguousarray(images)).float() - mean) / std

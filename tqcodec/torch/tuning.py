@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,14 +25,21 @@ from tqcodec.torch.batches import (
     arguments,
     batched,
     check_network,
-    check_output,
     copied,
     device_of,
-    first_logits,
     inputs_of,
+    samples_of,
     to_evaluation,
 )
 from tqcodec.torch.checkpoint import load_state
+from tqcodec.torch.outputs import (
+    ALONE,
+    class_axis,
+    numbers_of,
+    outputs_of,
+    samples_in,
+    spread_of,
+)
 
 EPOCHS = 2
 # With 400 photographs 2e-3 overfits EfficientNet-Lite0; smaller rates give ResNet-32 away.
@@ -58,11 +66,12 @@ def tune(
     """New values for the 1-D parameters of a decoded network, near the original in its outputs.
 
     They are trained without labels (Adam, warm-up and cosine) while everything else stays as it is
-    and batch normalisations use their running statistics. Loss, mean over samples: where outputs
-    are (samples, classes) the Kullback-Leibler divergence of the decoded network's softmax from the
-    original's in nats, else the squared error over the mean energy of the original's outputs. Every
-    eighth batch, one if there are fewer, is only looked at: where the loss there rises by more than
-    a tenth nothing is changed.
+    and batch normalisations use their running statistics. Loss, mean over samples: where the only
+    output is scores of classes (`tqcodec.torch.outputs.class_axis`) the Kullback-Leibler divergence
+    of the decoded network's softmax from the original's in nats, else the squared error over the
+    mean energy of the original's output, or, of several, over the variance of each, the mean of
+    those that have the original's shape. Every eighth batch, one if there are fewer, is only looked
+    at: where the loss there rises by more than a tenth nothing is changed.
 
     The model is not changed (two copies of it run), nor are torch's global random states.
 
@@ -74,8 +83,8 @@ def tune(
             Samples should be in random order. A Dataset is read in batches of 32.
         epochs: passes over the data; 0 changes nothing.
         rate: largest step of a parameter.
-        outputs: from what the model gives to (samples, ...) outputs; by default the tensor itself,
-            its `logits`, or the first tensor of a tuple or mapping.
+        outputs: from what the model gives to the one tensor (samples, ...) that counts; by default
+            all floats in it do.
         seed: of the order of batches.
         progress: called with ("tune", batches trained on, of how many).
 
@@ -136,21 +145,38 @@ class Pupil:
     ) -> None:
         self._network = network
         self._inputs = inputs
-        self._outputs = first_logits if outputs is None else outputs
+        self._outputs = outputs
         self._device = device_of(network)
         self._runner = Runner(network)
-        self._wanted = []
+        self._wanted: list[dict[str, Tensor]] = []
         run = Runner(original)
         for i, _ in enumerate(inputs):
-            wanted = self._outputs(run(*self._call(i)))
-            check_output(wanted, i + 1, "numbers")
+            found = numbers_of(
+                run(*self._call(i)), samples_of(inputs[i]), i + 1, "numbers", outputs
+            )
             # A clone: what is made under inference_mode could not be trained to.
-            self._wanted.append(_precise(wanted.detach()).cpu().clone())
+            wanted = {n: _precise(y.detach()).cpu().clone() for n, y in found.items()}
+            self._wanted.append(wanted)
         # What differentiates by parameters of its own needs them as they are.
         for parameter in () if run.inside else network.parameters():
             parameter.requires_grad_(False)
-        energy = sum(float(wanted.double().square().sum()) for wanted in self._wanted)
-        self._energy = energy / sum(wanted.numel() for wanted in self._wanted) or 1.0
+        self._counts = [
+            samples_in(wanted, samples_of(one))
+            for wanted, one in zip(self._wanted, inputs, strict=True)
+        ]
+        self._sizes = self._sizes_of()
+
+    def _sizes_of(self) -> dict[str, float]:
+        """Mean energy of the only output, or variances of several; 1 of one that is always 0."""
+        sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        for wanted, count in zip(self._wanted, self._counts, strict=True):
+            for name, y in wanted.items():
+                if y.numel():
+                    alone = len(wanted) == 1
+                    size = float(y.double().square().mean()) if alone else spread_of(y, count)
+                    sums[name][0] += size * y.numel()
+                    sums[name][1] += y.numel()
+        return {name: total / number or 1.0 for name, (total, number) in sums.items()}
 
     def loss(self, batch: int) -> Tensor:
         """Mean over the samples of a batch, to be differentiated."""
@@ -165,15 +191,29 @@ class Pupil:
         return self._loss(batch, given)
 
     def _loss(self, batch: int, given: Any) -> Tensor:
-        wanted = self._wanted[batch].to(self._device)
-        given = self._outputs(given).to(wanted.dtype)
-        if wanted.ndim == 2 and wanted.shape[1] > 1:
-            return torch.stack([_divergence(given / t, wanted / t) for t in TEMPERATURES]).sum()
-        return functional.mse_loss(given, wanted) / self._energy
+        wanted = {name: y.to(self._device) for name, y in self._wanted[batch].items()}
+        if self._outputs is not None:
+            found = {ALONE: self._outputs(given)}
+        else:
+            found = outputs_of(given, samples_of(self._inputs[batch]))
+        found = {name: y.to(wanted[name].dtype) for name, y in found.items() if name in wanted}
+        axis = class_axis(wanted)
+        if axis is not None and found.keys() == wanted.keys():
+            y, z = (
+                next(iter(one.values())).movedim(axis, -1).flatten(0, -2) for one in (wanted, found)
+            )
+            return torch.stack([_divergence(z / t, y / t) for t in TEMPERATURES]).sum()
+        # Of boxes that are found there may be more or fewer than the original's.
+        losses = [
+            functional.mse_loss(z, wanted[name]) / self._sizes[name]
+            for name, z in found.items()
+            if z.numel() and z.shape == wanted[name].shape
+        ]
+        return torch.stack(losses).mean() if losses else torch.zeros((), device=self._device)
 
     def mean_loss(self, batches: Iterable[int]) -> float:
         """Mean over the samples of several batches."""
-        sizes = {batch: len(self._wanted[batch]) for batch in batches}
+        sizes = {batch: self._counts[batch] for batch in batches}
         losses = (self._loss(batch, self._runner(*self._call(batch))).detach() for batch in sizes)
         total = sum(float(loss) * size for loss, size in zip(losses, sizes.values(), strict=True))
         return total / sum(sizes.values())

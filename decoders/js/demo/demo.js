@@ -18,7 +18,7 @@ function formatBytes(n) {
 
 const formatValue = (v) => (Number.isInteger(v) && Math.abs(v) < 1e6 ? String(v) : v.toPrecision(4));
 const formatShape = (shape) => (shape.length === 0 ? "scalar" : shape.join("\u2009\u00d7\u2009"));
-const bitsPerWeight = (info) => (info.elements > 0 && info.tiedTo === null ? (8 * info.bytes) / info.elements : null);
+const bitsPerElement = (info) => (info.elements > 0 && info.tiedTo === null ? (8 * info.bytes) / info.elements : null);
 
 /** Columns of the table: title, what is shown, what it is sorted by, whether it is a number. */
 const COLUMNS = [
@@ -27,7 +27,7 @@ const COLUMNS = [
   { title: "Type", text: (info) => info.dtype, key: (info) => info.dtype },
   { title: "Coding", text: codingText, key: codingText },
   { title: "Bytes", text: (info) => count.format(Math.round(info.bytes)), key: (info) => info.bytes, number: true },
-  { title: "Bits/weight", text: (info) => fixed(bitsPerWeight(info), 2), key: bitsPerWeight, number: true },
+  { title: "Bits/element", text: (info) => fixed(bitsPerElement(info), 2), key: bitsPerElement, number: true },
   { title: "SNR dB", text: (info) => fixed(info.snr, 1), key: (info) => info.snr, number: true },
 ];
 
@@ -92,13 +92,13 @@ async function verify(remote) {
 function showSummary(name, { size, infos, metadata }) {
   byId("file-name").textContent = name;
   const decoded = infos.reduce((sum, info) => sum + (info.decodedBytes ?? 0), 0);
-  const weights = infos.reduce((sum, info) => sum + (info.tiedTo === null ? info.elements : 0), 0);
+  const elements = infos.reduce((sum, info) => sum + (info.tiedTo === null ? info.elements : 0), 0);
   const facts = [
     ["File", formatBytes(size)],
     ["Decoded", formatBytes(decoded)],
     ["Ratio", `${(decoded / size).toFixed(2)}\u00d7`],
-    ["Bits per weight", weights > 0 ? ((8 * size) / weights).toFixed(3) : "\u2013"],
-    ["Weights", count.format(weights)],
+    ["Bits per element", elements > 0 ? ((8 * size) / elements).toFixed(3) : "\u2013"],
+    ["Elements", count.format(elements)],
     ["Tensors", count.format(infos.length)],
   ];
   byId("summary").replaceChildren(

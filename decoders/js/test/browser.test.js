@@ -71,8 +71,8 @@ describe("demo", { skip: missing }, () => {
     assert.equal(await shown("#file-name"), "example.tqc");
     const summary = (await shown("#summary")).split(/\n+/);
     assert.deepEqual(summary, [
-      "File", "360 B", "Decoded", "172 B", "Ratio", "0.48\u00d7", "Bits per weight", (2880 / 23).toFixed(3),
-      "Weights", "23", "Tensors", "4",
+      "File", "360 B", "Decoded", "172 B", "Ratio", "0.48\u00d7", "Bits per element", (2880 / 23).toFixed(3),
+      "Elements", "23", "Tensors", "4",
     ]);
     assert.deepEqual(await names(), ["w", "b", "t", "e"]);
     assert.match(await shown("#tensor-facts"), /^F32, 5\u2009\u00d7\u20091\u2009\u00d7\u20092\u2009\u00d7\u20092 \u00b7 transform \u00b7 52 B for 80 B$/);

@@ -135,5 +135,9 @@ def quantize_basis(
 
 
 def analysis_of(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Analysis matrix (channels, length) for synthesis rows: least squares."""
+    """Analysis matrix (channels, length) for synthesis rows: least squares.
+
+    By a pseudo-inverse, since rounded rows may depend on others. It is numpy's, which has the same
+    routine as scipy's and drops only what float64 cannot tell from zero.
+    """
     return np.linalg.pinv(rows).T.astype(np.float64)

@@ -119,7 +119,7 @@ def choose(problem: Problem, wish: str, effort: Effort) -> Transform:
         problem: the weights, the step and the metric.
         wish: ``auto``, ``none``, ``dct`` (taps), ``klt`` or ``elt`` (every axis longer than one
             that is small enough). Without statistics C_gg = I and the ELT is the KLT.
-        effort: whether bases of the axes in and out are tried.
+        effort: whether bases of the axes in and out are tried, and which.
     """
     weights = problem.weights
     depthwise = weights.shape[1] == 1 and weights.shape[2] > 1
@@ -137,7 +137,7 @@ def choose(problem: Problem, wish: str, effort: Effort) -> Transform:
             problem.metric.can_have(axis) and length**2 <= max(LARGEST_HEAD, weights.size)
         )
         if 1 < length <= LARGEST_BASIS and (wide or forced) and possible:
-            found = candidates(problem, chosen, axis, wish)
+            found = candidates(problem, chosen, axis, wish, effort.tools.bases)
             if len(found) == 1:
                 chosen = found[0]
             elif found:
@@ -145,17 +145,20 @@ def choose(problem: Problem, wish: str, effort: Effort) -> Transform:
     return chosen
 
 
-def candidates(problem: Problem, now: Transform, axis: Axis, wish: str) -> list[Transform]:
-    """Transforms to choose from, with each basis that an axis can have."""
-    found = [now] if wish == "auto" else []
-    if axis == Axis.TAPS and wish in ("auto", "dct") and has_dct(problem.taps_shape):
+def candidates(
+    problem: Problem, now: Transform, axis: Axis, wish: str, bases: frozenset[str]
+) -> list[Transform]:
+    """Transforms to choose from, with each of these bases that an axis can have."""
+    wanted = bases if wish == "auto" else frozenset({wish})
+    found = [now] if "none" in wanted else []
+    if axis == Axis.TAPS and "dct" in wanted and has_dct(problem.taps_shape):
         unit = unit_dct(tuple(problem.taps_shape))
         found.append(now.replaced(axis, BasisKind.DCT, unit, True))
-    if wish == "dct":
+    if not wanted & {"klt", "elt"}:
         return found
     weights, gradients = problem.moments(axis)
-    if wish != "elt" or gradients is None:
+    if "klt" in wanted or gradients is None:
         found.append(now.replaced(axis, BasisKind.EXPLICIT, klt(weights), True))
-    if wish != "klt" and gradients is not None:
+    if "elt" in wanted and gradients is not None:
         found.append(now.replaced(axis, BasisKind.EXPLICIT, elt(weights, gradients), False))
     return found

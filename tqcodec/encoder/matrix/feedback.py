@@ -78,9 +78,11 @@ def quantize_with_feedback(
         mixed, squares = metric.products(rebuilt, original, rebuilt)
         both += float(mixed.sum())
         own_power += float(step * squares.sum())
-    gain = gains_of(np.atleast_1d(both), np.atleast_1d(own_power))[0]
+    gain = 1.0
+    if metric.tools.gains:
+        gain = float(gains_of(np.atleast_1d(both), np.atleast_1d(own_power))[0])
     narrow = np.int16 if np.abs(q).max(initial=0) < 1 << 15 else np.int32
-    return Fed(q.astype(narrow), grid, step * float(gain))
+    return Fed(q.astype(narrow), grid, step * gain)
 
 
 def _row_groups(metric: Metric, rows: int, method: Method) -> Iterator[slice]:

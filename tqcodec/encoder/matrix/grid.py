@@ -91,5 +91,6 @@ def grid_of(diagonal: NDArray[np.float64], metric: Metric, rows: int) -> Grid:
     blocks = wanted.mean(axis=1)
     column = metric.share * (wanted - blocks[:, None]).mean(axis=0)
     row_steps = _steps(np.repeat(blocks, rows // len(blocks)), ROW_SCALE_MANTISSA, MOST_ROW)
-    column_steps = _steps(column, MULTIPLIER_MANTISSA, MOST_COLUMN)
+    most = MOST_COLUMN if metric.tools.column_steps else 0
+    column_steps = _steps(column, MULTIPLIER_MANTISSA, most)
     return Grid(row_steps, column_steps)

@@ -33,6 +33,7 @@ from typing import Any, SupportsIndex, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.encoder.effort import ALL_TOOLS, Tools
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.encoder.tensor import roles_of
 from tqcodec.format.records import axis_lengths
@@ -60,8 +61,9 @@ class Metric:
         taps: length of the axis taps; columns are (in, taps).
         columns: number of columns.
         share: how far the data is to be trusted, 0 to 1.
+        tools: what of it the encoder uses.
         assumed: arguments of `assumed_metric`, where that made it; None for a measured metric.
-        factors: what `factor` returns, where it is known.
+        factors: what `factor` returns with feedback, where it is known.
     """
 
     blocks: Array
@@ -69,11 +71,12 @@ class Metric:
     taps: int
     columns: int
     share: float
+    tools: Tools = ALL_TOOLS
     assumed: tuple[int, tuple[int, ...]] | None = None
     factors: tuple[Array, Array] | None = None
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
-        if self.assumed is None:
+        if self.assumed is None or self.tools != ALL_TOOLS:
             return super().__reduce_ex__(protocol)
         return assumed_metric, self.assumed  # shared by all matrices of a shape
 
@@ -121,8 +124,12 @@ class Metric:
     @cached_property
     def noise_gain(self) -> float:
         """Squared error of weights quantized with feedback, for white rounding of power 1."""
-        inverse = np.linalg.inv(self.factor()[1])
-        return float((inverse**2).sum()) / self.blocks[:, 0].size
+        from scipy import linalg  # slow to import; signal-to-noise ratios do without
+
+        filters = self.factor()[1]
+        unit = np.eye(filters.shape[1])
+        inverses = (linalg.solve_triangular(one, unit, unit_diagonal=True) for one in filters)
+        return sum(float((one**2).sum()) for one in inverses) / self.blocks[:, 0].size
 
     def can_have(self, axis: Axis) -> bool:
         """True where the blocks allow a basis on an axis."""
@@ -156,15 +163,21 @@ class Metric:
             inner = columns = len(basis)
         blocks = spread.reshape(count, inner * taps, inner * taps)
         means = np.zeros((count, inner * taps))
-        return Metric(np.ascontiguousarray(blocks), means, taps, columns * taps, self.share)
+        blocks = np.ascontiguousarray(blocks)
+        return Metric(blocks, means, taps, columns * taps, self.share, self.tools)
 
     def factor(self) -> tuple[Array, Array]:
         """Upper R with A = R R^T: its diagonal (blocks, n), and R with each column over it.
 
-        (E R)_j is what the errors up to column j make of it, so D = |E R|^2.
+        (E R)_j is what the errors up to column j make of it, so D = |E R|^2. Without feedback they
+        are taken to make nothing of it, and the second is the identity.
         """
-        if self.factors is not None:
-            return self.factors
+        diagonal, filters = self.factors if self.factors is not None else self._factors()
+        if not self.tools.feedback:
+            filters = np.broadcast_to(np.eye(filters.shape[1]), filters.shape)
+        return diagonal, filters
+
+    def _factors(self) -> tuple[Array, Array]:
         reverse = self.blocks[:, ::-1, ::-1]
         try:
             lower = np.linalg.cholesky(reverse)
@@ -178,7 +191,7 @@ class Metric:
         return diagonal.copy(), upper / diagonal[:, None, :]
 
 
-def metric_of(statistics: WeightStatistics) -> Metric:
+def metric_of(statistics: WeightStatistics, tools: Tools = ALL_TOOLS) -> Metric:
     """The metric of a weight by the statistics of its layer."""
     shape = statistics.shape
     count, n = statistics.sums.shape
@@ -189,7 +202,9 @@ def metric_of(statistics: WeightStatistics) -> Metric:
     inputs = statistics.inputs / vectors
     outputs = np.einsum("bmm->bm", statistics.outputs).ravel()[:rows] / probes
     power = outputs.reshape(-1, height).mean(axis=1)[:, None, None]
-    share = probes / (probes + SHRINKAGE * n)
+    share = probes / (probes + SHRINKAGE * n) if tools.moments else 1.0
+    if not tools.gradients:
+        share = 0.0
     blocks = share / (probes * height) * statistics.gradients + (1 - share) * power * inputs
     diagonal = np.einsum("bjj->b", blocks) / n
     damping = (DAMPING[0] + DAMPING[1] * min(1.0, n / probes)) * diagonal + FLOOR * diagonal.mean()
@@ -197,7 +212,7 @@ def metric_of(statistics: WeightStatistics) -> Metric:
         damping = np.where(damping > 0, damping, 1.0)
     blocks = blocks + damping[:, None, None] * np.eye(n)
     taps = axis_lengths(shape, roles_of(shape, statistics.rows))[Axis.TAPS]
-    return Metric(blocks, statistics.sums / vectors, taps, columns, share)
+    return Metric(blocks, statistics.sums / vectors, taps, columns, share, tools)
 
 
 @cache

@@ -33,6 +33,7 @@ TRELLIS_LAMBDA: Final = 0.45
 # With error feedback rounding towards zero costs more: it is not white noise.
 UNIFORM_FEEDBACK_LAMBDA: Final = 0.06
 TRELLIS_FEEDBACK_LAMBDA: Final = 0.2
+NO_RATE: Final = 1e-6  # of two sequences with the same error the shorter one, and no more
 # Step of the trellis with the distortion of a uniform step of 1, about.
 TRELLIS_STEP: Final = 0.56
 SHORTEST: Final = 32  # rows of a trellis segment, where more would leave too few lanes
@@ -75,10 +76,13 @@ class Method:
     @classmethod
     def of(cls, effort: Effort, feedback: bool) -> Method:
         """The method of an encoding, with error feedback or without."""
-        if not effort.trellis:
-            return cls(0, UNIFORM_FEEDBACK_LAMBDA if feedback else UNIFORM_LAMBDA)
-        lam = TRELLIS_FEEDBACK_LAMBDA if feedback else TRELLIS_LAMBDA
-        return cls(MAX_STEPS, lam, effort.lanes)
+        if effort.trellis:
+            lam = TRELLIS_FEEDBACK_LAMBDA if feedback else TRELLIS_LAMBDA
+        else:
+            lam = UNIFORM_FEEDBACK_LAMBDA if feedback else UNIFORM_LAMBDA
+        if not effort.tools.rate_term:
+            lam = NO_RATE
+        return cls(MAX_STEPS, lam, effort.lanes) if effort.trellis else cls(0, lam)
 
     @property
     def relative_step(self) -> float:

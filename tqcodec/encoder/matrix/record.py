@@ -93,7 +93,7 @@ def with_integers(
     """A range-coded record of the uniform quantizer with other integers in the columns it has.
 
     Args:
-        record: whose bases and relative steps stay.
+        record: of any quantizer; its bases and relative steps stay.
         q: coefficients (rows, kept columns); columns that are all zero are left out.
         scale: the step that stands for ``scale``.
         levels: class levels of the channels of the three axes.
@@ -109,6 +109,9 @@ def with_integers(
     return replace(
         record,
         scale=_scale(scale),
+        quantizer=Quantizer.UNIFORM,
+        steps=0,
+        payload_kind=PayloadKind.RANGE,
         tile=_tile((len(q), len(kept)), 0),
         depths=Vector(depths, 0),
         levels=(out, inn, taps),
@@ -116,6 +119,20 @@ def with_integers(
         multipliers=Vector(multipliers, 0),
         coefficients=np.ascontiguousarray(q[:, present]),
     )
+
+
+def is_uniform(record: CodedTensor) -> bool:
+    """True for a range-coded record of the uniform quantizer."""
+    ranged = record.payload_kind == PayloadKind.RANGE
+    return ranged and record.quantizer == Quantizer.UNIFORM
+
+
+def as_uniform(record: CodedTensor) -> CodedTensor:
+    """A record of the same weights for which `is_uniform` is true."""
+    if is_uniform(record):
+        return record
+    levels = [level.values for level in record.levels]
+    return with_integers(record, record.coefficients, math.ldexp(*record.scale), levels)
 
 
 def counted(

@@ -71,7 +71,7 @@ def finest_step(norm: float) -> float:
 
 
 def _dual(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Analysis rows of synthesis rows."""
+    """Analysis rows of synthesis rows: the inverse itself, by numpy as well as by scipy."""
     return np.asarray(np.linalg.inv(rows).T, np.float64)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sized
+import math
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import torch
@@ -19,13 +20,13 @@ from tqcodec.torch.batches import (
     arguments,
     batched,
     check_network,
-    check_output,
     device_of,
-    first_logits,
     inputs_of,
+    samples_of,
 )
 from tqcodec.torch.calibration.capture import Capture, without_checkpoints
 from tqcodec.torch.calibration.recorder import Recorder
+from tqcodec.torch.outputs import numbers_of, samples_in, spread_of
 from tqcodec.torch.unchanged import unchanged
 
 MOST_PROBES = 1 << 16
@@ -44,7 +45,9 @@ def calibrate(
     """Statistics of a network's weights for the encoder (Young et al. 2021, section II).
 
     One pass forward, and one backward for each probe v: a vector of random signs for each sample,
-    whose product with the logits y is differentiated by what each layer gives. Convolutions of all
+    whose product with the outputs y is differentiated by what each layer gives. Of several outputs
+    (`tqcodec.torch.outputs`) each counts by its squared error over its variance, the mean over its
+    elements; the variance is that of the first batch where it has any. Convolutions of all
     kinds, linear layers, embeddings, attention and recurrent layers are seen wherever PyTorch's
     functions of theirs are called with a parameter; other weight matrices are listed in
     `Statistics.without`. The network runs in evaluation mode on the device of its first parameter
@@ -70,8 +73,8 @@ def calibrate(
         model: network whose state dict is to be encoded.
         batches: tensors, tuples of which the first is the input, or mappings of keyword arguments;
             dimension 0 is the batch. A Dataset is read in batches of 32.
-        outputs: from what the model gives to (samples, ...) logits; by default the tensor itself,
-            its `logits`, or the first tensor of a tuple or mapping.
+        outputs: from what the model gives to the one tensor (samples, ...) that counts; by default
+            all floats in it count that depend on a weight.
         probes: sign vectors for each sample; each costs a backward pass.
         seed: of the signs. Those of a sample depend on this and on its place in the run.
         block: most columns, and rows, between which second moments are kept.
@@ -95,17 +98,27 @@ def calibrate(
     signs = torch.Generator().manual_seed(seed)
     batches = batched(batches)
     total = len(batches) if isinstance(batches, Sized) else 0
-    recorder, done = Recorder(model, block), 0
+    recorder, weights, done = Recorder(model, block), Weights(), 0
     with unchanged(model, device, seed):
         for done, batch in enumerate(batches, start=1):
-            args, kwargs = arguments(inputs_of(batch), device)
+            inputs = inputs_of(batch)
+            args, kwargs = arguments(inputs, device)
             with Capture(recorder), without_checkpoints():
                 given = _run(model, args, kwargs)
-            logits = outputs(given) if outputs is not None else first_logits(given)
-            check_output(logits, done, "logits", needs_gradient=recorder.seen)
-            drawn = _signs(logits, probes, signs)
+            count = samples_of(inputs)
+            found = numbers_of(given, count, done, "numbers", outputs, needs_gradient=recorder.seen)
+            count = samples_in(found, count)
+            factors = weights.of(found, count)
+            found = {name: tensor for name, tensor in found.items() if name in factors}
+            drawn = [
+                [
+                    v if factor == 1 else v * factor
+                    for v, factor in zip(one, factors.values(), strict=True)
+                ]
+                for one in _signs(list(found.values()), count, probes, signs)
+            ]
             if recorder.seen:
-                recorder.backward(logits, drawn)
+                recorder.backward(list(found.values()), drawn, count)
             if progress is not None:
                 progress("calibrate", done, max(done, total))
     if not done:
@@ -123,8 +136,56 @@ def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
         raise EncodeError(f"{reason}; encode it without statistics") from error
 
 
-def _signs(logits: Tensor, probes: int, generator: torch.Generator) -> list[Tensor]:
-    """Sign vectors of the logits' shape, drawn sample by sample."""
-    shape = (len(logits), probes, *logits.shape[1:])
-    bits = torch.randint(0, 2, shape, generator=generator, dtype=torch.int8)
-    return list((2 * bits - 1).to(logits).unbind(1))
+class Weights:
+    """What the signs of outputs are multiplied with, so that each of several counts as much.
+
+    The first output that varies has 1, as an output alone has; another one the square root of its
+    variance times its elements for each sample over that of the other.
+    """
+
+    def __init__(self) -> None:
+        self._sizes: dict[str, float] = {}
+
+    def of(self, outputs: Mapping[str, Tensor], samples: int) -> dict[str, float]:
+        """Factors of those outputs that count in this batch.
+
+        Args:
+            outputs: by name; an empty one does not count, and one that was zero in all batches.
+            samples: in the batch.
+        """
+        if not self._sizes and len(outputs) == 1:
+            return dict.fromkeys(outputs, 1.0)
+        for name, values in outputs.items():
+            if name not in self._sizes and values.numel():
+                size = spread_of(values, samples) * values.numel() / samples
+                if size > 0:
+                    self._sizes[name] = size
+        unit = next(iter(self._sizes.values()), 1.0)
+        return {
+            name: math.sqrt(unit / self._sizes[name])
+            for name, values in outputs.items()
+            if name in self._sizes and values.numel()
+        }
+
+
+def _signs(
+    outputs: Sequence[Tensor], samples: int, probes: int, generator: torch.Generator
+) -> list[list[Tensor]]:
+    """Sign vectors of the outputs' shapes for each probe.
+
+    Those of (samples, ...) are drawn sample by sample, all outputs of a sample together; others
+    behind them.
+    """
+    whole = [one for one in outputs if len(one) == samples]
+    sizes = [one[0].numel() for one in whole]
+    bits = torch.randint(0, 2, (samples, probes, sum(sizes)), generator=generator, dtype=torch.int8)
+    parts = iter(bits.split(sizes, 2))
+    found: list[list[Tensor]] = [[] for _ in range(probes)]
+    for one in outputs:
+        if len(one) == samples:
+            drawn = next(parts).movedim(1, 0).reshape(probes, *one.shape)
+        else:
+            drawn = torch.randint(0, 2, (probes, *one.shape), generator=generator, dtype=torch.int8)
+        for signs, own in zip(found, (2 * drawn - 1).to(one), strict=True):
+            signs.append(own)
+    return found

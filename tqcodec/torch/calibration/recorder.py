@@ -66,16 +66,19 @@ class Recorder:
         """True if a layer was called since the last `backward`."""
         return bool(self._uses)
 
-    def backward(self, output: Tensor, signs: Sequence[Tensor]) -> None:
+    def backward(
+        self, outputs: Sequence[Tensor], signs: Sequence[Sequence[Tensor]], samples: int
+    ) -> None:
         """Back-propagate each sign vector and add what it says of the calls since the last time.
 
         Args:
-            output: (samples, ...) what the network gave.
-            signs: of the output's shape.
+            outputs: what the network gave; none if it found nothing in these samples.
+            signs: for each probe, of the outputs' shapes.
+            samples: in the batch.
         """
-        self._samples = len(output)
-        self._images += len(output)
-        self._probes += len(output) * len(signs)
+        self._samples = samples
+        self._images += samples
+        self._probes += samples * len(signs)
         for key, uses in self._uses.items():
             # A matrix that is an embedding as well counts as a matrix.
             self._uses[key] = [use for use in uses if not use.layer.embedding] or uses
@@ -83,7 +86,8 @@ class Recorder:
             self._first, self._pending = k == 0, set(self._uses)
             for use in (use for uses in self._uses.values() for use in uses):
                 use.gradient = None  # of gradients that the network took itself
-            torch.autograd.backward(output, v, retain_graph=k + 1 < len(signs))
+            if outputs:
+                torch.autograd.backward(outputs, v, retain_graph=k + 1 < len(signs))
             for key in sorted(self._pending):  # not all of their calls reach the output
                 self._add(key)
         self._uses.clear()

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from tqcodec.reading.multiplications import Operations, used_channels
 from tqcodec.reading.transform_tensor import AXES, TransformTensor, narrowest
+from tqcodec.torch import synthesis
 from tqcodec.torch.inference.held import Holder, holder_of
 
 CONVOLUTIONS: Final = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
@@ -119,31 +120,16 @@ class Coefficients(Holder):
             return values * (self.multipliers.float() * self._step)[self.multiplier_of.long()]
         return values * self._step
 
-    def _full(self, kept: Tensor) -> Tensor:
-        """All columns, the dropped ones zero."""
-        if self.columns is None:
-            return kept
-        full = kept.new_zeros((*kept.shape[:-1], self._channels[1] * self._channels[2]))
-        return full.index_copy_(-1, self.columns.long(), kept)
-
     def _synthesis(self, kept: Tensor) -> Tensor:
         """Sums over the channels of the input axis and the taps: (..., I * T) of (..., columns)."""
-        _, channels, filters = self._channels
-        sums = self._full(kept).unflatten(-1, (channels, filters))
-        taps, inn = self.basis("taps"), self.basis("in")
-        if taps is not None:
-            sums = sums @ taps
-        if inn is not None:
-            sums = (sums.transpose(-1, -2) @ inn).transpose(-1, -2)
-        return sums.flatten(-2)
+        columns = None if self.columns is None else self.columns.long()
+        channels = self._channels[1:]
+        return synthesis.of_columns(kept, columns, channels, self.basis("in"), self.basis("taps"))
 
     def forward(self) -> Tensor:
         """The weight, rebuilt."""
-        sums = self._synthesis(self._scaled())
-        out = self.basis("out")
-        if out is not None:
-            sums = out.T @ sums
-        sums = sums * self._rows()[:, None]
+        kept = self._synthesis(self._scaled())
+        sums = synthesis.of_rows(kept, self.basis("out"), self._rows())
         return sums.reshape(self._spread).permute(self._places).contiguous().to(self.like.dtype)
 
     def kernel(self) -> Tensor:

@@ -19,19 +19,29 @@ from tqcodec.encoder.settings import Settings
 from tqcodec.errors import EncodeError
 from tqcodec.torch.checkpoint import to_arrays
 from tqcodec.torch.retraining import processes
-from tqcodec.torch.retraining.loop import Loop, Moment, Place, Recipe
-from tqcodec.torch.retraining.wheel import Wheel
+from tqcodec.torch.retraining.controller import RateController
+from tqcodec.torch.retraining.loop import Loop, TrainingMoment, TrainingState
+from tqcodec.torch.retraining.recipe import TrainingRecipe
 
 EVERY = 60.0  # seconds between two checkpoints, at least
-FORMAT = 1
+FORMAT = 2
 
 
-def digest(model: nn.Module, settings: Settings, epochs: int, recipe: Recipe, seed: int) -> str:
+def digest(
+    model: nn.Module,
+    settings: Settings,
+    epochs: int,
+    recipe: TrainingRecipe,
+    seed: int,
+    start: bytes | None,
+) -> str:
     """What a checkpoint must agree in: the network, and all that decides on the file."""
     found = hashlib.sha256(repr((FORMAT, settings, epochs, recipe, seed)).encode())
     for name, array in to_arrays(model.state_dict()).items():
         found.update(repr((name, array.shape, array.dtype.name)).encode())
         found.update(array.tobytes())
+    if start is not None:
+        found.update(start)
     return found.hexdigest()
 
 
@@ -50,13 +60,13 @@ def load(path: PathLike, wanted: str) -> dict[str, Any] | None:
         raise EncodeError(f"{path}: not a checkpoint ({foreign.message(error)})") from error
     if found != wanted:
         raise EncodeError(
-            f"{path}: of another network, target, number of epochs, recipe or seed: go on with the "
-            "same, or name another checkpoint"
+            f"{path}: of another network, target, number of epochs, recipe, seed or start: go on "
+            "with the same, or name another checkpoint"
         )
     return dict(saved)
 
 
-class Keeper:
+class Checkpointer:
     """Keeps a training in a file from which it can go on.
 
     Args:
@@ -84,28 +94,28 @@ class Keeper:
             raise EncodeError(
                 f"{self._path}: of {saved['steps']} batches in all epochs, here are {loop.steps}"
             )
-        loop.pupil.load_state(saved["pupil"])
+        loop.student.load_state(saved["student"])
         loop.optimizer.load_state_dict(saved["optimizer"])
-        loop.place = Place(**saved["place"])
-        loop.wheel = Wheel(**saved["wheel"])
-        loop.history = [Moment(**moment) for moment in saved["history"]]
+        loop.state = TrainingState(**saved["state"])
+        loop.controller = RateController(**saved["controller"])
+        loop.history = [TrainingMoment(**moment) for moment in saved["history"]]
 
-    def keep(self, now: bool = False) -> None:
+    def keep(self) -> None:
         """Write the file, unless that was done a short while ago."""
         loop = self._loop
-        due = now or time.monotonic() - self._last >= EVERY
-        if self._path is None or not due or loop.place.step % self._every:
+        due = time.monotonic() - self._last >= EVERY
+        if self._path is None or not due or loop.state.step % self._every:
             return
         if not processes.is_first():
             return
         state = {
             "digest": self._about,
             "start": torch.frombuffer(bytearray(self._start), dtype=torch.uint8),
-            "pupil": loop.pupil.state(),
+            "student": loop.student.state(),
             "optimizer": loop.optimizer.state_dict(),
             "steps": loop.steps,
-            "place": asdict(loop.place),
-            "wheel": asdict(loop.wheel),
+            "state": asdict(loop.state),
+            "controller": asdict(loop.controller),
             "history": [asdict(moment) for moment in loop.history],
         }
         # By its name torch would make errors of its own of a full disk.

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from tqcodec.encoder.matrix.bases import analysis_of
 from tqcodec.encoder.matrix.classes import fit_levels
-from tqcodec.encoder.matrix.record import with_integers
+from tqcodec.encoder.matrix.record import is_uniform, with_integers
 from tqcodec.format.dtypes import DType
 from tqcodec.format.reconstruct import domain, reconstruct
 from tqcodec.format.records import CodedTensor, axis_lengths, axis_order
-from tqcodec.format.registry import MAX_DEPTH
+from tqcodec.format.registry import MAX_DEPTH, Quantizer
+from tqcodec.torch import synthesis
 
 LARGEST = (1 << (MAX_DEPTH - 1)) - 1  # magnitude of an integer
 RESIDUAL = 0.4  # of a step by which a latent starts off its integer at most
@@ -31,7 +32,8 @@ class Latent:
         record: where the training starts: its bases, relative steps and columns stay.
         shape: of the tensor.
         device: where the numbers are.
-        original: the weights before coding: they say on which side of its integer a latent starts.
+        original: the weights before coding: they say on which side of its integer a latent starts;
+            None where they are not known.
 
     Attributes:
         values: float32 (channels out, kept columns).
@@ -40,7 +42,11 @@ class Latent:
     """
 
     def __init__(
-        self, record: CodedTensor, shape: tuple[int, ...], device: torch.device, original: Tensor
+        self,
+        record: CodedTensor,
+        shape: tuple[int, ...],
+        device: torch.device,
+        original: Tensor | None,
     ) -> None:
         found = domain(record, shape)
         self._record = record
@@ -57,22 +63,25 @@ class Latent:
         # Integers of bases and relative steps are large: their sizes go into the step.
         self._unit, self._bases = 1.0, []
         for rows in found.bases:
-            norm = 1.0 if rows is None else float(np.sqrt((rows.astype(float) ** 2).sum(1).mean()))
+            norm = 1.0 if rows is None else _norm(rows)
             self._unit *= norm
             self._bases.append(None if rows is None else real(rows / norm))
-        relative = found.multipliers.astype(np.float64)
-        middle = float(np.exp(np.log(relative).mean())) if len(relative) else 1.0
-        self._multipliers = real(relative / middle)
-        rows = found.row_scales.astype(np.float64)
-        center = float(np.exp(np.log(np.maximum(rows, 1)).mean())) if len(rows) else 1.0
-        self._rows = real(rows / center)[:, None, None]
+        middle = _middle(found.multipliers)
+        self._multipliers = real(found.multipliers / middle)
+        center = _middle(found.row_scales)
+        self._rows = real(found.row_scales / center)[:, None, None]
         self._unit *= middle * center
         self._scale = math.ldexp(*found.scale)
         self.log_scale = torch.zeros((), device=device)
         self.levels = tuple(level.values.copy() for level in record.levels)
-        integers = real(found.coefficients)
-        wanted = self._analysed(original.to(device, torch.float32))
-        self.values = integers + (wanted - integers).clamp(-RESIDUAL, RESIDUAL)
+        self.values = real(found.coefficients)
+        if original is not None:
+            off = self._analysed(original.to(device, torch.float32)) - self.values
+            self.values += off.clamp(-RESIDUAL, RESIDUAL)
+        if record.quantizer == Quantizer.TRELLIS:  # whose integers count half steps
+            self.double_step()
+        if not is_uniform(record):
+            self.classify()
 
     @property
     def integers(self) -> Tensor:
@@ -86,17 +95,12 @@ class Latent:
 
     def weights(self) -> Tensor:
         """The weights, of the tensor's shape; those of the file but for rounding in float32."""
-        q = self.integers * self._multipliers
-        if not self._complete:
-            full = q.new_zeros(len(q), self._channels[1] * self._channels[2])
-            q = full.index_copy_(1, self._columns, q)
-        x = q.reshape(len(q), *self._channels[1:])
         out, inn, taps = self._bases
-        x = x if taps is None else x @ taps
-        x = x if inn is None else torch.einsum("oit,ij->ojt", x, inn)
-        x = x if out is None else torch.einsum("oit,op->pit", x, out)
-        x = x * (self._rows * self._step)
-        spread = x.reshape([self._shape[d] for d in self._order])
+        columns = None if self._complete else self._columns
+        kept = self.integers * self._multipliers
+        sums = synthesis.of_columns(kept, columns, self._channels[1:], inn, taps)
+        weights = synthesis.of_rows(sums, out, self._rows.flatten() * self._step)
+        spread = weights.reshape([self._shape[d] for d in self._order])
         return spread.permute([self._order.index(d) for d in range(len(self._shape))])
 
     def gradients(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,6 +135,11 @@ class Latent:
         flat = x.reshape(len(x), -1)
         return (flat if self._complete else flat[:, self._columns]) / self._multipliers
 
+    def double_step(self) -> None:
+        """Halve all values, for the same weights but for rounding."""
+        self.values /= 2
+        self.log_scale += math.log(2)
+
     def classify(self) -> None:
         """Fit the class levels to the latents as they are now."""
         full = np.zeros((len(self.values), self._channels[1] * self._channels[2]), np.float32)
@@ -139,8 +148,8 @@ class Latent:
 
     def record(self) -> CodedTensor:
         """The record of the integers."""
-        scale = self._scale * math.exp(float(self.log_scale))
         integers = self.integers.cpu().numpy().astype(np.int32)
+        scale = self._scale * math.exp(float(self.log_scale))
         return with_integers(self._record, integers, scale, self.levels)
 
     def patterns(self, dtype: DType) -> NDArray[np.unsignedinteger]:
@@ -152,3 +161,13 @@ class Latent:
         out, inn, taps = (level.astype(np.int64) for level in self.levels)
         columns = (inn[:, None] + taps[None, :]).ravel()[self._columns.cpu().numpy()]
         return torch.from_numpy(out[:, None] + columns).to(self.values.device)
+
+
+def _norm(rows: NDArray[np.int64]) -> float:
+    """Root mean square of the lengths of rows; 1 where there are none."""
+    return math.sqrt(float((rows.astype(float) ** 2).sum()) / max(1, len(rows))) or 1.0
+
+
+def _middle(factors: NDArray[np.int64]) -> float:
+    """Geometric mean, with 1 in place of 0; 1 where there are none."""
+    return math.exp(float(np.log(np.maximum(factors, 1)).mean())) if len(factors) else 1.0

@@ -45,7 +45,9 @@ class Rate:
             present = q.any(dim=0)  # columns that are all zero are not in the file
             kept = q[:, present].cpu().numpy().astype(np.int32)
             of = classes[:, present].cpu().numpy()
-            counted.append(UNIFORM.count(kept, of, int(classes.max()) + 1 if len(of) else 1))
+            counted.append(
+                UNIFORM.count(kept, of, int(classes.max()) + 1 if classes.numel() else 1)
+            )
         joined = Histograms.join(counted)
         fitted = tables.fit(joined, INDEX_CLUSTERS, True, TABLE_COUNTS)
         self.bits = float(tables.group_bits(joined, fitted).sum())

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import NoneType
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from tqcodec import api
+from tqcodec.arrays import patterns_of
 from tqcodec.common.atomic import check_writable
 from tqcodec.common.checks import PathLike, need, need_function, need_number
 from tqcodec.common.progress import Progress
-from tqcodec.encoder.settings import RANGES, Settings
+from tqcodec.encoder.plan import make_plan
+from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.statistics import Statistics
-from tqcodec.errors import EncodeError, EncodeWarning, TargetError
+from tqcodec.encoder.tensor import Source, Treatment
+from tqcodec.errors import EncodeError, TargetError
 from tqcodec.format.container import EVERYTHING
 from tqcodec.torch import folding
 from tqcodec.torch.batches import (
@@ -28,21 +29,16 @@ from tqcodec.torch.batches import (
     check_network,
     copied,
     device_of,
-    inputs_of,
-    samples_of,
     to_evaluation,
 )
-from tqcodec.torch.calibration.calibrate import calibrate
 from tqcodec.torch.checkpoint import decoded, load_state, origins, to_arrays
 from tqcodec.torch.retraining import checkpointing, processes
-from tqcodec.torch.retraining.loop import Loop, Recipe, Watch, quality_of
+from tqcodec.torch.retraining import start as starting
+from tqcodec.torch.retraining.loop import Loop, Watch, quality_of
 from tqcodec.torch.retraining.objective import Loss
-from tqcodec.torch.retraining.pupil import Pupil
+from tqcodec.torch.retraining.recipe import TrainingRecipe
+from tqcodec.torch.retraining.student import Student
 from tqcodec.torch.search import Evaluate
-
-CALIBRATION: Final = 2048  # samples that the start is calibrated on
-START_EFFORT: Final = 2  # whose quantizer is uniform, and whose heads are small
-STARTS: Final = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # sizes of the start over the target, in turn
 
 
 def retrain(
@@ -53,13 +49,14 @@ def retrain(
     epochs: int,
     loss: Loss | None = None,
     statistics: Statistics | None = None,
+    start: bytes | None = None,
     inference: bool = True,
     checkpoint: PathLike | None = None,
     resume: bool = False,
     evaluate: Evaluate | None = None,
     bfloat16: bool = False,
     compiled: bool = False,
-    recipe: Recipe | None = None,
+    recipe: TrainingRecipe | None = None,
     seed: int = 0,
     watch: Watch | None = None,
     progress: Progress | None = None,
@@ -89,6 +86,9 @@ def retrain(
         loss: called with what the network gives and the batch, in place of the distance from the
             original; a number to be differentiated.
         statistics: of `calibrate`, for the start; None to gather them from the first batches.
+        start: bytes of a `.tqc` file of this network to start at, such as that of an earlier
+            training, in place of the calibrated one. Its bases and relative steps and the columns
+            that it has stay; `model` still says what the outputs are to be.
         inference: write normalisations in inference form, as `Settings.inference`.
         checkpoint: file in which the training is kept every minute, and which stays.
         resume: go on from it, if it is there. On the same machine with the same number of threads
@@ -100,31 +100,34 @@ def retrain(
         compiled: use torch.compile.
         recipe: how to train.
         seed: of all that is random here.
-        watch: called with a `Moment` after each step; by a training that goes on first with some
-            of those before.
+        watch: called with a `TrainingMoment` after each step; by a training that goes on first with
+            some of those before.
         progress: called with ("retrain", steps, of how many), and by the stages of the start.
 
     Raises:
         EncodeError: no target, no data, a network or loss that cannot be trained, a size that
-            cannot be reached, a checkpoint of something else.
+            cannot be reached, a start or a checkpoint of something else.
     """
     _check(model, settings, epochs, seed, resume, checkpoint)
     need("statistics", statistics, (Mapping, NoneType), "tqcodec.Statistics")
+    need("start", start, (bytes, NoneType), "the bytes of a .tqc file")
+    if start is not None and statistics is not None:
+        raise EncodeError("retrain: statistics are for a start of its own: give one of both")
     functions = {"loss": loss, "evaluate": evaluate, "watch": watch, "progress": progress}
     for name, function in functions.items():
         need_function(name, function)
-    need("recipe", recipe, (Recipe, NoneType), "a Recipe")
+    need("recipe", recipe, (TrainingRecipe, NoneType), "a TrainingRecipe")
     if isinstance(batches, Iterator):
         raise EncodeError(
             "retrain: batches are gone through again and again: give a list or loader"
         )
     if checkpoint is not None:
         check_writable(checkpoint)
-    batches, recipe = batched(batches), recipe if recipe is not None else Recipe()
+    batches, recipe = batched(batches), recipe if recipe is not None else TrainingRecipe()
     arrays = to_arrays(model.state_dict())
     folded = folding.fold(model, arrays, settings) if inference else folding.Folded(arrays)
     settings = replace(settings, inference=bool(folded.constants))
-    about = checkpointing.digest(model, settings, epochs, recipe, seed)
+    about = checkpointing.digest(model, settings, epochs, recipe, seed, start)
     saved = checkpointing.load(checkpoint, about) if checkpoint is not None and resume else None
     device = device_of(model)
     devices = [device] if device.type == "cuda" else []
@@ -134,18 +137,26 @@ def retrain(
         torch.enable_grad(),
         np.errstate(invalid="ignore"),  # which BLAS may report of lanes beyond its arrays
     ):
-        if saved is None:
-            start = _start(model, folded, batches, settings, statistics, seed, progress)
-            start = processes.of_first(start)
+        _check_tensors(model, folded, settings)
+        if start is not None:
+            first = starting.adopted(start, model, arrays, folded, settings)
+        elif saved is not None:
+            first = starting.opened(saved["start"].numpy().tobytes(), folded)
         else:
-            start = saved["start"].numpy().tobytes()
-        pupil = Pupil(model, start, folded, settings)
-        if not pupil.latents:
+            own = starting.calibrated(model, folded, batches, settings, statistics, seed, progress)
+            first = starting.opened(processes.of_first(own), folded)
+        student = Student(model, first, folded, settings)
+        if not student.latents:
             raise EncodeError("retrain: the network has no weight matrix that could be trained")
-        target = settings.max_size or int((settings.bits or 0) * pupil.weights / 8)
+        target = settings.max_size or int((settings.bits or 0) * student.weights / 8)
+        if start is not None and (least := student.least()) > target:
+            raise TargetError(
+                f"retrain: {target} bytes cannot be reached from this start, whose bases, steps "
+                f"and vectors alone take {least}"
+            )
         original = to_evaluation(copied(model)).float()
         loop = Loop(
-            pupil,
+            student,
             original,
             batches,
             target,
@@ -157,25 +168,35 @@ def retrain(
             bfloat16=bfloat16,
             compiled=compiled,
         )
-        keeper = checkpointing.Keeper(loop, checkpoint, start, about, recipe.fit_every)
+        checkpointer = checkpointing.Checkpointer(
+            loop, checkpoint, first.data, about, recipe.fit_every
+        )
         if saved is not None:
-            keeper.restore(saved)
+            checkpointer.restore(saved)
             if watch is not None:
                 for moment in loop.history:
                     watch(moment)
         for moment in loop.moments():
-            keeper.keep()
+            checkpointer.keep()
             if watch is not None:
                 watch(moment)
             if progress is not None:
                 progress("retrain", moment.step, moment.steps)
-        data = pupil.file(progress)
+        data = student.file(progress)
         if evaluate is not None and watch is not None:
             network = to_evaluation(copied(model)).float()
             load_state(network, decoded(data, limit=EVERYTHING))
             quality = quality_of(evaluate, network)
             watch(replace(loop.moment(0.0), size=len(data), quality=quality))
     return data
+
+
+def _check_tensors(model: nn.Module, folded: folding.Folded, settings: Settings) -> None:
+    """Refuse names, rules and networks that no file or no training is made of, before any work."""
+    known = folded.origins(origins(model))
+    sources = [Source(n, *patterns_of(n, a), known.get(n)) for n, a in folded.arrays.items()]
+    if not any(one.treatment == Treatment.TRANSFORM for one in make_plan(sources, settings, {})):
+        raise EncodeError("retrain: the network has no weight matrix that could be trained")
 
 
 def _check(
@@ -198,49 +219,3 @@ def _check(
         raise EncodeError("retrain: only range-coded files, payload='range'")
     if resume and checkpoint is None:
         raise EncodeError("retrain: resume needs a checkpoint")
-
-
-def _start(
-    model: nn.Module,
-    folded: folding.Folded,
-    batches: Iterable[Any],
-    settings: Settings,
-    statistics: Statistics | None,
-    seed: int,
-    progress: Progress | None,
-) -> bytes:
-    """The file that the training starts at: of the size asked for, or the least above it."""
-    if statistics is None:
-        torch.manual_seed(seed)
-        statistics = calibrate(model, list(_first(batches)), seed=seed, progress=progress)
-    statistics, known = folded.statistics(statistics), folded.origins(origins(model))
-    wanted = replace(settings, effort=START_EFFORT)
-    target = "bits" if settings.max_size is None else "max_size"
-    numbers = RANGES[target]
-    for times in STARTS:
-        size = min(getattr(settings, target) * times, numbers.most)
-        wish: Any = {target: int(size) if numbers.whole else size}
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", EncodeWarning)  # of what is trained yet
-                return api.encode(
-                    folded.arrays,
-                    replace(wanted, **wish),
-                    statistics,
-                    origins=known,
-                    progress=progress,
-                )
-        except TargetError as error:
-            refused = error
-    raise TargetError(f"retrain starts at {STARTS[-1]:g} times its size at most: {refused}")
-
-
-def _first(batches: Iterable[Any]) -> Iterable[Any]:
-    """Batches of enough samples for a calibration."""
-    samples = 0
-    for batch in batches:
-        inputs = inputs_of(batch)
-        yield inputs
-        samples += samples_of(inputs)
-        if samples >= CALIBRATION:
-            return

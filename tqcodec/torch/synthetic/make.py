@@ -18,12 +18,12 @@ from tqcodec.common.progress import Progress
 from tqcodec.errors import EncodeError, TQCError
 from tqcodec.torch.batches import SEEDS, Runner, check_network, copied, device_of
 from tqcodec.torch.held_out import LEAST
-from tqcodec.torch.inputs import MOST_SIZE
+from tqcodec.torch.inputs import MOST_SIZE, warn_of_normalisation
 from tqcodec.torch.synthetic.examples import parts_like
 from tqcodec.torch.synthetic.leaves import dead_leaves
 from tqcodec.torch.synthetic.parts import ALONE, Part, Parts, batch_of, call_of
-from tqcodec.torch.synthetic.steps import DEFAULT, Moments, Recipe, move
-from tqcodec.torch.synthetic.tokens import Writer, random_tokens, vocabulary_of
+from tqcodec.torch.synthetic.steps import DEFAULT, Moments, SyntheticRecipe, move
+from tqcodec.torch.synthetic.tokens import Writer, embedding_of, random_tokens, shares_of
 from tqcodec.torch.unchanged import unchanged
 
 COUNT = 256
@@ -41,11 +41,11 @@ def synthetic_inputs(
     count: int = COUNT,
     *,
     size: Size | None = None,
-    mean: Numbers = 0.0,
-    std: Numbers = 1.0,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
     example: Any = None,
     tokens: int | None = None,
-    recipe: Recipe = DEFAULT,
+    recipe: SyntheticRecipe = DEFAULT,
     seed: int = 0,
     device: str | torch.device | None = None,
     progress: Progress | None = None,
@@ -60,8 +60,9 @@ def synthetic_inputs(
       statistics hold, and each output towards one of its own. That is a random class where outputs
       are (samples, classes) and not all of one length, as those of embeddings are; else a random
       direction from the mean of the outputs.
-    - Tokens are random. Where the outputs are scores for all tokens at each place, by the tokens up
-      to it alone, the network goes on from the first one and writes the others itself.
+    - Tokens are random, earlier ones of the vocabulary more often than later ones, those whose
+      vectors are short never. Where the outputs are scores for all tokens at each place, by the
+      tokens up to it alone, the network goes on from the first one and writes the others itself.
 
     The network runs in evaluation mode and is left as it was, also by an exception. The same
     arguments give the same inputs on one machine; torch's and numpy's own random states are not
@@ -73,8 +74,9 @@ def synthetic_inputs(
         size: of pictures: the side in pixels, or (height, width). Those that are made are smaller
             (`recipe.side`) if the network takes such. They have as many channels as the first
             convolution takes.
-        mean: of the channels on the scale of 0 to 255, taken off; one for each, or one for all.
-        std: of the channels on that scale, divided by.
+        mean: of the channels on the scale of 0 to 255, taken off; one for each, or one for all; 0
+            if None. Of pictures alone.
+        std: of the channels on that scale, divided by; 1 if None. Likewise.
         example: one batch, for networks that take something else: a tensor, a tuple of which the
             first is the input, or a mapping of keyword arguments; samples along dimension 0. The
             inputs have its shapes and types, and its means and spreads (`synthetic.examples`).
@@ -91,24 +93,39 @@ def synthetic_inputs(
         or of the example.
 
     Raises:
-        EncodeError: arguments that do not fit the network, or a network that fails on such inputs.
+        EncodeError: arguments that do not fit the network or each other, or a network that fails on
+            such inputs.
+
+    Warns:
+        EncodeWarning: pictures whose mean or std is not given.
     """
     check_network(model)
     need_number("count", count, 1, MOST_COUNT)
     need_number("seed", seed, *SEEDS)
-    need("recipe", recipe, Recipe, "a Recipe")
+    need("recipe", recipe, SyntheticRecipe, "a SyntheticRecipe")
     need_function("progress", progress)
     if sum(way is not None for way in (size, tokens, example)) != 1:
         raise EncodeError(
             "synthetic inputs: say what the network takes, by one of size (of pictures), tokens "
             "(length of a text) and example (one batch)"
         )
+    if size is not None:
+        warn_of_normalisation("synthetic inputs: pixels", mean, std)
+    elif mean is not None or std is not None:
+        raise EncodeError("synthetic inputs: mean and std are of pictures, which need size")
     network = _on(model, device)
     where = device_of(network)
     generator = torch.Generator().manual_seed(seed)
     if size is not None:
         sides = _sides(network, size, recipe.side)
-        parts = _pictures(network, count, sides, mean, std, generator)
+        parts = _pictures(
+            network,
+            count,
+            sides,
+            0.0 if mean is None else mean,
+            1.0 if std is None else std,
+            generator,
+        )
     elif tokens is not None:
         parts = _tokens(network, count, tokens, generator)
     else:
@@ -201,7 +218,8 @@ def _by_channel(what: str, values: Numbers, channels: int) -> Tensor:
 
 def _tokens(model: nn.Module, count: int, length: int, generator: torch.Generator) -> Parts:
     need_number("tokens", length, 1, MOST_TOKENS)
-    return {ALONE: Part(random_tokens(count, length, vocabulary_of(model), generator))}
+    shares = shares_of(embedding_of(model))
+    return {ALONE: Part(random_tokens(count, length, shares, generator))}
 
 
 def _split(parts: Parts, count: int, most: int, device: torch.device) -> list[Parts]:
@@ -228,7 +246,11 @@ class _Finish:
 
 
 def _finish(
-    model: nn.Module, first: Parts, tokens: int | None, recipe: Recipe, generator: torch.Generator
+    model: nn.Module,
+    first: Parts,
+    tokens: int | None,
+    recipe: SyntheticRecipe,
+    generator: torch.Generator,
 ) -> _Finish:
     """What a network can do for its inputs.
 
@@ -248,7 +270,7 @@ def _finish(
 
         return _Finish(recipe.steps, moved)
     if tokens is not None:
-        writer = Writer(model, vocabulary_of(model))
+        writer = Writer(model, embedding_of(model).num_embeddings)
         if writer.writes(first[ALONE].values):
 
             def written(parts: Parts, number: int, done: Callable[[], None]) -> Parts:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tqcodec.errors import EncodeError
-from tqcodec.torch.batches import check_output, first_logits
+from tqcodec.torch.outputs import numbers_of, samples_in
 from tqcodec.torch.synthetic.parts import Part, Parts, call_of
 
 LEAST_VARIANCE = 1e-3  # of that of real data, for the logarithm
@@ -29,7 +29,7 @@ ONE_LENGTH = 1e-3  # outputs whose lengths vary by less are normalised: an embed
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SyntheticRecipe:
     """How inputs are moved.
 
     Attributes:
@@ -63,7 +63,7 @@ class Recipe:
             )
 
 
-DEFAULT = Recipe()
+DEFAULT = SyntheticRecipe()
 
 
 class Moments:
@@ -178,7 +178,7 @@ def move(
     moments: Moments,
     parts: Parts,
     number: int,
-    recipe: Recipe,
+    recipe: SyntheticRecipe,
     generator: torch.Generator,
     done: Callable[[], None],
 ) -> dict[str, Part]:
@@ -199,24 +199,37 @@ def move(
         if part.gain is not None
     }
     values = [part.values for part in now.values()]
+    samples = max(len(one) for one in values)
     optimizer = torch.optim.Adam(values, betas=(0.5, 0.9))
-    goal: Callable[[Tensor], Tensor] | None = None
+    goals: dict[str, tuple[torch.Size, Callable[[Tensor], Tensor]]] = {}
     for step in range(recipe.steps):
         falling = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
         optimizer.param_groups[0]["lr"] = recipe.rate * falling
         seen = {name: _jittered(part, generator) for name, part in now.items()}
         args, kwargs = call_of({**parts, **seen})
-        outputs = first_logits(model(*args, **kwargs))
-        check_output(outputs, number, "numbers")
-        goal = goal or goal_of(outputs, generator)
-        loss = recipe.moments * moments.distance() + recipe.outputs * goal(outputs)
+        outputs = numbers_of(model(*args, **kwargs), samples, number, "numbers")
+        if not step:
+            goals = {
+                name: (given.shape, goal_of(given, generator))
+                for name, given in outputs.items()
+                if len(given) == samples_in(outputs, samples) and given.numel()
+            }
+        distances = [
+            goals[name][1](given)
+            for name, given in outputs.items()
+            if name in goals and given.shape == goals[name][0]
+        ]
+        loss = torch.as_tensor(recipe.moments * moments.distance())
+        if distances:
+            loss = loss + recipe.outputs * torch.stack(distances).mean()
         for part in now.values():
             if part.is_picture:
                 loss = loss + recipe.smoothness * _roughness(part.values)
-        gradients = torch.autograd.grad(loss, values, allow_unused=True)
-        for part, gradient in zip(now.values(), gradients, strict=True):
-            part.values.grad = gradient
-        optimizer.step()
+        if loss.requires_grad:  # else nothing says where to go
+            gradients = torch.autograd.grad(loss, values, allow_unused=True)
+            for part, gradient in zip(now.values(), gradients, strict=True):
+                part.values.grad = gradient
+            optimizer.step()
         with torch.no_grad():
             for part in now.values():
                 part.values.clamp_(part.low, part.high)

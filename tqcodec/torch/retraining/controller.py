@@ -1,4 +1,4 @@
-"""Wheel: steers the weight of the bits so that the size of the file comes to its target."""
+"""Rate controller: steers the weight of the bits so that the file comes to its size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MOST = 5.0  # natural logarithm of an answer
 
 
 @dataclass
-class Wheel:
+class RateController:
     """A proportional and integral controller in logarithms.
 
     Before any answer the weight is a multiple of what the loss still is above its least: a bit
@@ -32,7 +32,7 @@ class Wheel:
     sum: float = 0.0
     weight: float = 0.0
 
-    def turn(self, excess: float, miss: float) -> float:
+    def update(self, excess: float, miss: float) -> float:
         """The weight for a step.
 
         Args:
