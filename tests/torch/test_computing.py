@@ -244,6 +244,8 @@ def test_state_dicts_are_those_of_the_dense_network(
             assert torch.equal(state[name], tensor)
     with pytest.raises(RuntimeError, match=r"conv\.0\.weight: compressed in this network"):
         network.load_state_dict(model.state_dict())
+    with pytest.raises(EvaluationError, match="computes from a file already"):
+        tqcodec.torch.network(network, data)
     names = {name for name, _ in network.named_parameters()}
     assert "conv.0.bias" in names
     assert "conv.0.weight" not in names
@@ -294,6 +296,11 @@ def test_what_does_not_fit(mode: Any, data: bytes, tmp_path: Path) -> None:
         tqcodec.torch.network(nn.Sequential(nn.Linear(3, 3)), data, mode)
     with pytest.raises(TypeError, match="the network"):
         tqcodec.torch.network({}, data, mode)  # type: ignore[arg-type]
+    wrapped = nn.Sequential(Network())
+    with pytest.raises(EvaluationError, match=r"but '\S+' is: load into its part '0'$"):
+        tqcodec.torch.network(wrapped, data, mode)
+    with pytest.raises(EvaluationError, match=r"but '0\.\S+' is: load into the network that holds"):
+        tqcodec.torch.network(Network(), tqcodec.torch.encode(wrapped), mode)
     with pytest.raises(DecodeError):
         tqcodec.torch.network(nn.Linear(2, 2), b"rubbish", mode)
     with pytest.raises(ValueError, match="mode is 'fast'"):

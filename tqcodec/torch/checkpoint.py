@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -160,7 +160,13 @@ def misfit(wanted: Mapping[str, Any], state: Mapping[str, Any]) -> str | None:
     """
     for name, tensor in wanted.items():
         if name not in state:
-            return f"the network's tensor {name!r} is not among the decoded ones"
+            about = f"the network's tensor {name!r} is not among the decoded ones"
+            if (prefix := _prefix(wanted, state)) is not None:
+                about += f", but {prefix + name!r} is: load into the network that holds this one"
+            elif (prefix := _prefix(state, wanted)) is not None:
+                part = prefix.removesuffix(".")
+                about += f", but {name.removeprefix(prefix)!r} is: load into its part {part!r}"
+            return about
         shapes = [tuple(getattr(one, "shape", ())) for one in (state[name], tensor)]
         if shapes[0] != shapes[1]:
             return f"decoded tensor {name!r} has shape {shapes[0]}, in the network {shapes[1]}"
@@ -168,6 +174,16 @@ def misfit(wanted: Mapping[str, Any], state: Mapping[str, Any]) -> str | None:
     if extra is None:
         return None
     return f"the network has no tensor {extra!r}: leave it out, or load with strict=False"
+
+
+def _prefix(names: Collection[str], others: Collection[str]) -> str | None:
+    """What all names have before them among others, as those of wrapped networks do."""
+    first = next(iter(names), "")
+    for other in others:
+        prefix = other.removesuffix(first)
+        if prefix.endswith(".") and all(prefix + name in others for name in names):
+            return prefix
+    return None
 
 
 def decoded(source: bytes | PathLike, **options: Unpack[Reading]) -> dict[str, torch.Tensor]:

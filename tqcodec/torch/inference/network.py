@@ -22,7 +22,7 @@ from tqcodec.torch.batches import check_network, copied
 from tqcodec.torch.checkpoint import misfit, to_tensor
 from tqcodec.torch.inference import coefficients
 from tqcodec.torch.inference.coefficients import Coefficients
-from tqcodec.torch.inference.held import Forward, Holder, hold
+from tqcodec.torch.inference.held import Forward, Held, Holder, hold
 from tqcodec.torch.inference.lazy import Lazy, LazyFile, Owned
 from tqcodec.torch.versions import with_versions
 
@@ -70,6 +70,8 @@ def network(
         OSError: the file cannot be read.
     """
     check_network(model, EvaluationError)
+    if any(isinstance(module, Held) for module in model.modules()):
+        raise EvaluationError("a network that computes from a file already: give the original one")
     if mode not in MODES:
         raise ValueError(f"tqcodec: mode is {mode!r}, not one of {', '.join(MODES)}")
     if isinstance(source, TensorFile):
