@@ -36,6 +36,8 @@ class Faults:
         rate: bytes a second, of all connections together.
         most: bytes of a range at most.
         redirect: paths that lead to others.
+        headers: sent in place of others of their names, {range} being what is sent, {total} of how
+            many bytes.
     """
 
     ranges: bool = True
@@ -56,6 +58,7 @@ class Faults:
     rate: float | None = None
     most: int | None = None
     redirect: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 class _Threads(ThreadingHTTPServer):
@@ -141,7 +144,7 @@ class Server:
             headers["ETag"] = f'"{zlib.crc32(data):x}"'
         if faults.date:
             headers["Last-Modified"] = f"day {zlib.crc32(data)}"
-        total = len(data) + faults.claimed
+        total, sent = len(data) + faults.claimed, ""
         if faults.flip is not None:
             data = data[: faults.flip] + bytes([data[faults.flip] ^ 4]) + data[faults.flip + 1 :]
         body = data
@@ -156,9 +159,8 @@ class Server:
                 _head(request, 416, {"Content-Length": "0", "Content-Range": f"bytes */{total}"})
                 return
             code, body = 206, data[start + faults.moved : end + faults.moved]
-            headers["Content-Range"] = (
-                f"bytes {start + faults.moved}-{end + faults.moved - 1}/{total}"
-            )
+            sent = f"{start + faults.moved}-{end + faults.moved - 1}"
+            headers["Content-Range"] = f"bytes {sent}/{total}"
         if faults.compress:
             body = gzip.compress(body)
             headers["Content-Encoding"] = "gzip"
@@ -166,6 +168,7 @@ class Server:
             headers["Content-Length"] = str(len(body))
         else:
             headers["Connection"] = "close"
+        headers |= {k: v.format(range=sent, total=total) for k, v in faults.headers.items()}
         body = body[: len(body) - faults.short] + bytes(faults.long)
         _head(request, code, headers)
         self._send(request, body)

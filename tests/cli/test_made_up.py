@@ -98,7 +98,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def encode(kind: str, more: str, output: str = "new.tqc") -> str:
-    return f"encode --model net.py:{kind} --images 24 --bits 4 -e 1 -o {output} {more}"
+    return f"encode --model net.py:{kind} --images 24 --bits 5 -e 1 -o {output} {more}"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_asked_by_name_or_not_at_all(run: Run) -> None:
     code, _, err = run(encode("convolutions", "--data none", "none.tqc"))
     assert code == 0 and "inputs" not in err
     model = user_code.call("net.py:convolutions")
-    wish = Settings(bits=4, effort=1)
+    wish = Settings(bits=5, effort=1)
     assert Path("none.tqc").read_bytes() == tqcodec.torch.encode(model, wish)
     # What is made, and done with it, is what Python does.
     batches = tqcodec.torch.synthetic_inputs(model, 24, size=16, mean=127, std=64)
@@ -176,7 +176,7 @@ def test_statistics_without_tuning_and_lossless(run: Run) -> None:
     assert "synthetic=16\n" in run("info alone.tqc")[1]
     assert run(encode("convolutions", "--data i.npz --no-tune", "plain.tqc"))[0] == 0
     assert "tuned" not in run("info plain.tqc")[1]
-    exact = encode("convolutions", "", "exact.tqc").replace("--bits 4", "--lossless")
+    exact = encode("convolutions", "", "exact.tqc").replace("--bits 5", "--lossless")
     code, _, err = run(exact)
     assert code == 0 and "inputs" not in err
     code, _, err = run(f"{exact} -f --data i.npz")
@@ -222,7 +222,7 @@ def test_statistics_without_tuning_and_lossless(run: Run) -> None:
         (encode("words", "--example net.py:its_own"), "is a list, not a tensor"),
         (encode("words", "--example net.py:its_own"), "; --data none encodes weights alone"),
         (encode("plain", "--data none --mean 4"), "--mean is of pictures, and there are none"),
-        (encode("plain", "--lossless --size 4").replace("--bits 4", ""), "--size is of pictures"),
+        (encode("plain", "--lossless --size 4").replace("--bits 5", ""), "--size is of pictures"),
         ("encode w.npz --std 4 -o new.tqc", "--std is of pictures, and there are none"),
         (encode("plain", "--data d.npz --mean 4"), "d.npz: mean would be ignored"),
     ],

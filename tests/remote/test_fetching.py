@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -189,6 +190,56 @@ def test_servers_that_cannot(
     server.faults = Faults()
     tqcodec.fetch(f"{server.url}/m.tqc", path)
     assert path.read_bytes() == data
+
+
+def test_two_at_once(server: Server, data: bytes, tmp_path: Path) -> None:
+    """One makes the copy, others are told so; nothing is left that would stop the next one."""
+    path, url = tmp_path / "m.tqc", f"{server.url}/m.tqc"
+    ends: list[str] = []
+
+    def make() -> None:
+        try:
+            tqcodec.fetch(url, path)
+            ends.append("")
+        except OSError as error:
+            ends.append(str(error))
+
+    server.faults = Faults(stall=0.02)
+    for _ in range(5):
+        threads = [threading.Thread(target=make) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert path.read_bytes() == data
+        assert list(tmp_path.iterdir()) == [path]
+    assert len(ends) == 30
+    assert any("is being fetched already" in end for end in ends)
+    assert {end for end in ends if "is being fetched already" not in end} == {""}
+
+
+def test_what_is_no_file_stays(server: Server, tmp_path: Path) -> None:
+    """Devices and pipes, and links in the place of what has come, are not replaced."""
+    path, kept = tmp_path / "m.tqc", tmp_path / "kept"
+    kept.write_bytes(b"kept")
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(OSError, match="a device or a pipe"):
+        tqcodec.fetch(f"{server.url}/m.tqc", tmp_path / "pipe")
+    os.close(reader)
+    for link in (True, False):
+        part_of(path).symlink_to(kept) if link else os.mkfifo(part_of(path))
+        with pytest.raises(OSError, match="no regular file"):
+            tqcodec.fetch(f"{server.url}/m.tqc", path)
+        part_of(path).unlink()
+    assert kept.read_bytes() == b"kept"
+    assert not server.requests
+
+
+@pytest.mark.parametrize("only", [5, None, [5], b"x"])
+def test_patterns_that_are_none(only: Any, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="only"):
+        tqcodec.fetch("https://example.org/m.tqc", tmp_path / "m.tqc", only=only)
 
 
 def test_a_file_that_changes(server: Server, arrays: Arrays, data: bytes, tmp_path: Path) -> None:

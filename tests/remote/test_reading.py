@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import copy
+import gc
+import io
 import json
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
+from fsspec.spec import AbstractFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import coders, using
@@ -31,6 +37,7 @@ from tqcodec.common import urls
 from tqcodec.errors import DecodeError, MalformedError
 from tqcodec.reading.remote import file as remote_file
 from tqcodec.reading.remote.file import GAP, joined
+from tqcodec.reading.remote.http import Identity
 
 Arrays = dict[str, Any]
 QUICK = tqcodec.Remote(timeout=0.5, attempts=3)
@@ -180,6 +187,9 @@ RIGHT = [
     {"tag": False, "date": False},
     {"redirect": {"/m.tqc": "/other", "/other": "/third"}},
     {"stall": 0.02, "rate": 5e6},
+    {"headers": {"Content-Range": "Bytes {range}/*"}},
+    {"headers": {"Content-Encoding": "Identity"}},
+    {"headers": {"Content-Encoding": "aws-chunked", "ETag": 'W/"a"'}},
 ]
 
 
@@ -212,7 +222,9 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"statuses": [404]}, FileNotFoundError, "answers 404"),
     ({"statuses": [204]}, OSError, "answers 204"),
     ({"stall": 1.0}, OSError, "no answer in time, after 3 attempts"),
-    ({"redirect": {"/m.tqc": "/m.tqc"}}, OSError, "redirects"),
+    ({"redirect": {"/m.tqc": "/m.tqc"}}, OSError, "too many redirects"),
+    ({"headers": {"Content-Range": ""}}, OSError, "does not say which bytes"),
+    ({"headers": {"Content-Range": f"bytes 0-{'9' * 5000}/*"}}, OSError, "which bytes"),
 ]
 
 
@@ -226,9 +238,68 @@ def test_servers_that_cannot(
         way(f"{server.url}/m.tqc")
     if not isinstance(caught.value, DecodeError):
         assert caught.value.filename == f"{server.url}/m.tqc"
-    codes = faults.get("statuses", [])
-    if codes and codes[0] < 429:
-        assert len(server.requests) == 1, "asked again although no other answer can come"
+    codes, places = faults.get("statuses", []), faults.get("redirect", {})
+    if (codes and codes[0] < 429) or "headers" in faults or places:
+        most = 11 if "/m.tqc" in places.values() else 1
+        assert len(server.requests) <= most, "asked again although no other answer can come"
+
+
+@ways
+def test_what_is_not_http(way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages say what came, and never the part of an address that signs it."""
+    answers = [b"", b"\x16\x03\x01" * 90, b"HTTP/1.1 206 ok\r\n" + b"a: b\r\n" * 500 + b"\r\n"]
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(10_000)
+                    connection.sendall(answers[0])
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    with listener:
+        for message in ("connection ended", "not HTTP as it should be", "more than 100 headers"):
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/m.tqc?signature=abc"
+            with pytest.raises(OSError, match=f"{message}.*after 3 attempts") as caught:
+                way(url)
+            assert "signature" not in str(caught.value)
+            answers.pop(0)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("place", ["http://[x/m", "file:///etc/hostname", "ftp://127.0.0.1/m"])
+def test_redirects_that_lead_nowhere(place: str, server: Server) -> None:
+    server.faults = Faults(redirect={"/m.tqc": place})
+    with pytest.raises(OSError, match=r"no address of http|Invalid IPv6"):
+        loaded(f"{server.url}/m.tqc")
+    assert len(server.requests) == 1
+    gc.collect()  # urllib3 leaves the connection to it
+
+
+def test_what_is_the_same_file() -> None:
+    """Answers are compared by what both of them say."""
+    one = Identity(5, '"a"', "Monday")
+    same = [(5, '"a"', "Tuesday"), (None, '"a"', None), (5, None, "Monday"), (None, None, None)]
+    for found in same:
+        assert one.fits(Identity(*found)) and Identity(*found).fits(one)
+    for other in [(6, '"a"', "Monday"), (5, '"b"', "Monday"), (5, None, "Tuesday")]:
+        assert not one.fits(Identity(*other)) and not Identity(*other).fits(one)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://[bad/m", "http://ex\u2100.com/m", "http://h:99999/m", "http:///m", "http://a..b"],
+)
+@ways
+def test_what_is_no_address(way: Any, url: str) -> None:
+    with pytest.raises(OSError, match=r"Invalid|NFKC|no address of http") as caught:
+        way(url)
+    assert "attempts" not in str(caught.value)
+    with pytest.raises(OSError, match=r"Invalid|NFKC|no address of http"):
+        tqcodec.fetch(url, os.devnull + "s")
 
 
 def test_nobody_there(server: Server) -> None:
@@ -411,8 +482,6 @@ def test_joined_spans_cover_what_is_asked_for(spans: list[tuple[int, int]]) -> N
 @coders
 @ways
 def test_file_systems(coder: str, way: Any, data: bytes, decoded: Arrays) -> None:
-    import fsspec
-
     system = fsspec.filesystem("memory")
     system.pipe_file("/folder/m.tqc", data)
     with using(coder):
@@ -427,8 +496,6 @@ def test_file_systems(coder: str, way: Any, data: bytes, decoded: Arrays) -> Non
 
 
 def test_file_systems_whose_files_change(data: bytes, arrays: Arrays) -> None:
-    import fsspec
-
     system = fsspec.filesystem("memory")
     system.pipe_file("/m.tqc", data)
     with tqcodec.open("memory://m.tqc") as file:
@@ -441,6 +508,61 @@ def test_file_systems_whose_files_change(data: bytes, arrays: Arrays) -> None:
         system.pipe_file("/m.tqc", data[:1000])
         with pytest.raises(OSError, match="has changed since it was opened"):
             file["layer10.weight"]
+
+
+def _refuse(*_: Any) -> int:
+    raise ValueError("this file cannot be sought in")
+
+
+class Poor(AbstractFileSystem):  # type: ignore[misc]
+    """A file system that is told what it cannot do."""
+
+    protocol = "poor"
+    file = b""
+    size: int | None = None
+    ranges = "seeking"
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        return {"name": path, "type": "file", "size": self.size}
+
+    def _open(self, path: str, *_: Any, **__: Any) -> Any:
+        found = io.BytesIO(self.file)
+        if self.ranges == "none":
+            found.seek = _refuse  # type: ignore[method-assign]
+        return found
+
+    def cat_file(self, path: str, start: Any = None, end: Any = None, **_: Any) -> bytes:
+        if self.ranges == "unknown" and (start or end):
+            raise NotImplementedError
+        if self.ranges == "ignored":
+            return self.file
+        if self.ranges == "short":
+            end = min(end, start + 50_000)
+        return self.file[start:end]
+
+
+@pytest.mark.parametrize("ranges", ["seeking", "none", "unknown", "ignored", "short"])
+@pytest.mark.parametrize("known", [True, False])
+@ways
+def test_file_systems_that_can_little(
+    way: Any, known: bool, ranges: str, data: bytes, decoded: Arrays, tmp_path: Path
+) -> None:
+    size = len(data) if known else None
+    common = {"cat_file": AbstractFileSystem.cat_file} if ranges in ("seeking", "none") else {}
+    kind = type("Poor", (Poor,), {"file": data, "size": size, "ranges": ranges, **common})
+    fsspec.register_implementation("poor", kind, clobber=True)
+    assert same(way("poor://folder/m.tqc"), decoded)
+    tqcodec.fetch("poor://folder/m.tqc", tmp_path / "m.tqc", remote=QUICK)
+    assert (tmp_path / "m.tqc").read_bytes() == data
+
+
+def test_file_systems_that_lack_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the package."""
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    registry: Any = sys.modules["fsspec.registry"]
+    monkeypatch.delitem(registry._registry, "hf", raising=False)
+    with pytest.raises(OSError, match="huggingface_hub"):
+        tqcodec.open("hf://name/model@v1/m.tqc")
 
 
 def test_chains_of_file_systems(data: bytes, decoded: Arrays, tmp_path: Path) -> None:
@@ -462,7 +584,11 @@ def test_local_files(
         for way in WAYS:
             assert same(way(name), decoded)
             assert same(way((tmp_path / name).as_uri()), decoded)
-    for name in ("C://m.tqc", "://x", "a/b://c", "file:///tmp/x"):
+    for name in ("model.tqc", "./model.tqc"):
+        Path(name).write_bytes(data)
+        for scheme in ("file://", "FILE://", "local://"):
+            assert same(in_order(scheme + name), decoded)
+    for name in ("C://m.tqc", "://x", "a/b://c", "file:///tmp/x", "local:///tmp/x"):
         assert not urls.is_url(name), name
     for name in ("https://a/b", "s3://b/k", "HTTP://a", "zip://m::https://a/b", "git+ssh://x"):
         assert urls.is_url(name), name

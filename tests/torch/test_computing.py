@@ -453,6 +453,26 @@ def test_coefficients_stay_integers() -> None:
         assert size <= 0.3 * 4 * model[index].weight.numel()
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_lazy_attention_is_that_of_dense_weights_to_the_bit(bias: bool) -> None:
+    """Whether a weight requires gradients decides which kernels torch takes."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(64, 4, 96, 0.0, "gelu", batch_first=True, norm_first=True)
+    network = nn.Sequential(layer, nn.MultiheadAttention(64, 4, bias=bias, kdim=32)).eval()
+    data = tqcodec.torch.encode(network, tqcodec.Settings(snr=15, effort=1))
+    dense = tqcodec.torch.network(network, data)
+    lazy = tqcodec.torch.network(network, data, mode="lazy")
+    batch, outputs = torch.randn(2, 5, 64), []
+    for mode in (torch.no_grad, torch.inference_mode):
+        for made in (dense, lazy, lazy):  # the second time weights are decoded ahead
+            with mode():
+                x = made.get_submodule("0")(batch)
+                outputs.append((x, made.get_submodule("1")(x, x[..., :32], x)[0]))
+                assert not any(t.requires_grad for t in lazy.state_dict().values())
+        for found in outputs[-2:]:
+            assert all(map(torch.equal, found, outputs[-3]))
+
+
 def test_lazy_weights_are_let_go(model: Network, data: bytes, x: Tensor) -> None:
     """The last one and the one ahead are all that is held."""
     network: Any = tqcodec.torch.network(model, data, "lazy")

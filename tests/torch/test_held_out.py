@@ -26,7 +26,7 @@ from tqcodec.torch.held_out import EVERY, LEAST, Judge, split
 from tqcodec.torch.inputs import DataOptions, load_batches
 from tqcodec.torch.synthetic.file import save_inputs
 
-FAST = Settings(bits=4, effort=1)
+FAST = Settings(bits=5, effort=1)
 
 
 def about_of(data: bytes) -> str:

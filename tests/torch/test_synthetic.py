@@ -15,6 +15,7 @@ import tqcodec.torch
 from tqcodec import EncodeError
 from tqcodec.torch.synthetic.leaves import dead_leaves, pink_noise
 from tqcodec.torch.synthetic.steps import Moments, is_classes
+from tqcodec.torch.synthetic.tokens import random_tokens, shares_of
 
 
 class Classifier(nn.Module):
@@ -245,6 +246,21 @@ def test_left_as_it_was_by_an_exception(error: BaseException) -> None:
 def test_what_cannot_be_made(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(EncodeError, match=message):
         tqcodec.torch.synthetic_inputs(classifier(), 4, **arguments)
+
+
+def test_tokens_that_a_network_knows_are_drawn_by_their_place() -> None:
+    torch.manual_seed(0)
+    embedding = nn.Embedding(320, 16)
+    with torch.no_grad():
+        embedding.weight[100:200] *= 0.01
+    shares = shares_of(embedding)
+    drawn = random_tokens(500, 40, shares, torch.Generator().manual_seed(0))
+    counts = torch.bincount(drawn.flatten(), minlength=320)
+    assert drawn.shape == (500, 40) and not counts[100:200].any()
+    assert counts[:20].sum() > 4 * counts[-20:].sum() > 0
+    with torch.no_grad():
+        embedding.weight.zero_()
+    assert shares_of(embedding).all()
 
 
 @pytest.mark.parametrize(

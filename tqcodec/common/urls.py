@@ -10,7 +10,7 @@ from urllib.request import url2pathname
 
 # fsspec's: schemes, perhaps one behind the other. One letter is a drive of Windows.
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::[A-Za-z][A-Za-z0-9+.-]+)*://")
-_FILE: Final = "file://"
+_FILE: Final = re.compile("(file|local)://", re.IGNORECASE)
 
 
 def is_url(name: object) -> bool:
@@ -19,8 +19,12 @@ def is_url(name: object) -> bool:
 
 
 def local(path: str) -> str:
-    """The path of a local file, which may be given as ``file://PATH``."""
-    return url2pathname(urlsplit(path).path) if _is_file(path) else path
+    """The path of a local file, which may be given as ``file://PATH``, relative ones too."""
+    if not _is_file(path):
+        return path
+    parts = urlsplit(path)
+    place = "" if parts.netloc.lower() == "localhost" else parts.netloc
+    return url2pathname(place + parts.path) or path
 
 
 def shown(url: str) -> str:
@@ -35,4 +39,4 @@ def base_name(url: str) -> str:
 
 
 def _is_file(name: str) -> bool:
-    return name[: len(_FILE)].lower() == _FILE
+    return _FILE.match(name) is not None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -30,6 +31,12 @@ from tqcodec.format.registry import HEADER_SIZE
 from tqcodec.reading.remote.file import RemoteFile, first_chunks
 from tqcodec.reading.remote.options import Remote
 
+try:
+    import fcntl
+except ImportError:  # no Unix
+    fcntl = None  # type: ignore[assignment]
+
+_BINARY: Final = getattr(os, "O_BINARY", 0)
 PART: Final = ".part"  # suffix of a file that is not all there
 TOGETHER: Final = 1 << 22  # bytes of a request, but for longer segments
 BLOCK: Final = 1 << 20  # bytes read from disk at a time
@@ -47,7 +54,8 @@ def fetch(
 
     Until all of it is right its bytes are in `path` with the suffix ``.part``. Whoever begins
     again, after whatever end, asks for what is missing there: which segments are right their
-    checksums say, and of one that broke off only the rest is asked for.
+    checksums say, and of one that broke off only the rest is asked for. Two copies to one path at
+    once are refused where the system has locks on files (`fcntl`).
 
     Args:
         url: of the file.
@@ -67,12 +75,19 @@ def fetch(
     need_function("progress", progress)
     if not urls.is_url(url):
         raise OSError(errno.EINVAL, "is not an address such as https://HOST/FILE", url)
+    if not isinstance(only, str):
+        need("only", only, Iterable, "a pattern or some of them")
     patterns = [only] if isinstance(only, str) else list(only)
+    for pattern in patterns:
+        need("a pattern of only", pattern, str, "a string")
     path = path_of(path)
     check_writable(path)
+    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113 - paths as given
+        reason = "is a device or a pipe, and a copy is a file: what has come is read again"
+        raise OSError(errno.EINVAL, reason, path)
     options = remote if remote is not None else Remote()
     name = Path(path + PART)
-    with name.open("r+b" if name.exists() else "w+b") as part:
+    with _begun(name, path) as part:
         source = RemoteFile(url, options, None if patterns else _head(part, url, options))
         try:
             container = Container(source.fetch, source.length, EVERYTHING)
@@ -90,7 +105,36 @@ def fetch(
             source.close()
         part.flush()
         os.fsync(part.fileno())
-    name.replace(os.path.realpath(path))
+        if fcntl is not None:  # while it is locked: who waits for it must not write into the copy
+            name.replace(os.path.realpath(path))
+    if fcntl is None:  # such systems rename no open file
+        name.replace(os.path.realpath(path))
+
+
+@contextmanager
+def _begun(name: Path, path: str) -> Iterator[BinaryIO]:
+    """The file of what has come, opened for this copy alone; the lock ends with the process.
+
+    Raises:
+        OSError: another copy is being made to the same place, or it cannot be opened.
+    """
+    while True:
+        if name.is_symlink() or (name.exists() and not name.is_file()):
+            reason = "holds what has come, and is no regular file: move it away"
+            raise OSError(errno.EEXIST, reason, str(name))
+        with os.fdopen(os.open(name, os.O_RDWR | os.O_CREAT | _BINARY, 0o666), "r+b") as part:
+            try:
+                if fcntl is not None:
+                    fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                reason = "is being fetched already: wait for that to end, or name another file"
+                raise OSError(errno.EBUSY, reason, path) from error
+            except OSError:  # some file systems have no locks
+                pass
+            # Whoever had the lock may have finished just now: then this is the copy, or nothing.
+            if name.exists() and os.path.samestat(name.stat(), os.fstat(part.fileno())):
+                yield part
+                return
 
 
 @dataclass

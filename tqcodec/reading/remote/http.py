@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import errno
 import re
+import ssl
 import tempfile
 import threading
 import urllib.request
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from http.client import HTTPException, IncompleteRead, RemoteDisconnected
 from typing import Final, NoReturn
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -27,7 +29,10 @@ from tqcodec.reading.remote.options import Remote
 
 CHUNK: Final = 1 << 16  # bytes read at a time
 REDIRECTS: Final = 10
-_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII | re.IGNORECASE)
+_LENGTH: Final = re.compile(r"bytes \*/(\d{1,19})", re.ASCII | re.IGNORECASE)
+# Some stores say "aws-chunked" of files that came to them so; they send them as they are.
+_PLAIN: Final = ("", "identity", "aws-chunked")
 _ERRORS: Final = {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 410: errno.ENOENT}
 
 
@@ -37,11 +42,20 @@ class Identity:
 
     Attributes:
         length: in bytes, None where the server does not say it.
-        tag: ETag, or the time of the last change, or nothing.
+        tag: ETag, without the mark of a weak one, which content networks put on and take off.
+        date: the time of the last change.
     """
 
     length: int | None
     tag: str | None
+    date: str | None
+
+    def fits(self, other: Identity) -> bool:
+        """Whether answers may be of the same file, by what both of them say."""
+        pairs = [(self.length, other.length), (self.tag, other.tag)]
+        if None in pairs[1]:
+            pairs.append((self.date, other.date))
+        return all(a == b for a, b in pairs if a is not None and b is not None)
 
 
 class HTTPFile:
@@ -58,8 +72,11 @@ class HTTPFile:
 
     def __init__(self, url: str, options: Remote, identity: Identity | None = None) -> None:
         self._name, self._options = urls.shown(url), options
-        self._url, self._headers = _with_headers(url, options)
-        self._pool = _pool(self._url, options)
+        try:
+            self._url, self._headers = _with_headers(url, options)
+            self._pool = _pool(self._url, options)
+        except ValueError as error:
+            self._fail(foreign.message(error), errno.EINVAL)
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._reading: set[urllib3.BaseHTTPResponse] = set()
@@ -119,16 +136,22 @@ class HTTPFile:
                     response.close()
             return
         with closing(response):
+            said = response.headers.get("Content-Range", "")
             if response.status == 416:  # it ends before `start`
-                self._pin(0 if start == 0 else start, response)
+                of = _LENGTH.fullmatch(said)
+                if start == 0 and (of is None or int(of[1])):
+                    self._fail("the server answers 416: it refuses the first bytes of the file")
+                self._pin(start if of is None else int(of[1]), response)
                 return
-            found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-            if response.status != 206 or found is None:
-                self._fail(f"the server answers {response.status} to a request for bytes")
-            first, last, length = map(int, found.groups())
+            found = _RANGE.fullmatch(said)
+            if found is None:
+                self._fail("the server does not say which bytes it sends (Content-Range)")
+            first, last = int(found[1]), int(found[2])
+            length = None if found[3] == "*" else int(found[3])
             self._pin(length, response)
             size = last + 1 - first
-            if first != start or not size or last >= length or _size(response) not in (None, size):
+            beyond = length is not None and last >= length
+            if first != start or size < 1 or beyond or _size(response) not in (None, size):
                 raise PassingError("the server sends other bytes than those asked for")
             yield from self._body(response, size if end is None else min(size, end - start))
 
@@ -147,11 +170,14 @@ class HTTPFile:
                 preload_content=False,
                 enforce_content_length=False,  # `_body` does
             )
-        except urllib3.exceptions.HTTPError as error:
+        except (urllib3.exceptions.HTTPError, ValueError) as error:
+            # ValueError: of addresses to which the server leads.
+            if _is_final(error):
+                raise OSError(errno.EIO, _reason(error), self._name) from error
             raise PassingError(_reason(error)) from error
         status = response.status
         good = status in (200, 206, 416)
-        if good and response.headers.get("Content-Encoding", "identity") == "identity":
+        if good and response.headers.get("Content-Encoding", "").strip().lower() in _PLAIN:
             if status == 200:
                 self._pin(_size(response), response)
             return response
@@ -165,13 +191,15 @@ class HTTPFile:
         raise OSError(_ERRORS.get(status, errno.EIO), said, self._name)
 
     def _pin(self, length: int | None, response: urllib3.BaseHTTPResponse) -> None:
-        tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        tag = response.headers.get("ETag", "").removeprefix("W/") or None
+        found = Identity(length, tag, response.headers.get("Last-Modified"))
         with self._lock:
-            if self.identity is None:
-                self.identity = Identity(length, tag)
             known = self.identity
-        same = length is None or known.length is None or length == known.length
-        if not same or tag != known.tag:
+            if known is None:
+                self.identity = found
+            elif known.length is None:
+                self.identity = replace(known, length=length)
+        if known is not None and not known.fits(found):
             response.close()
             self._fail("has changed since it was opened", errno.ESTALE)
 
@@ -300,14 +328,38 @@ def _size(response: urllib3.BaseHTTPResponse) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def _reason(error: BaseException) -> str:
-    """What went wrong, without what urllib3 puts around it."""
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it was made of: urllib3 hides that in several places."""
     inner: BaseException | None = error
     while inner is not None:
-        if isinstance(inner, (TimeoutError, urllib3.exceptions.ReadTimeoutError)):
+        yield inner
+        held = (getattr(inner, "reason", None), *reversed(inner.args), inner.__cause__)
+        inner = next((found for found in held if isinstance(found, BaseException)), None)
+
+
+def _is_final(error: BaseException) -> bool:
+    """Whether another attempt would end in the same way."""
+    if not isinstance(error, urllib3.exceptions.HTTPError):
+        return True
+    kinds = urllib3.exceptions
+    final = (kinds.LocationValueError, kinds.ResponseError, ssl.SSLCertVerificationError)
+    return any(isinstance(found, final) for found in _causes(error))
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, without what urllib3 puts around it, such as the address, which may sign."""
+    causes = list(_causes(error))
+    for found in causes:
+        if isinstance(found, (TimeoutError, urllib3.exceptions.ReadTimeoutError)):
             return "no answer in time"
-        if isinstance(inner, OSError) and inner.strerror:
-            return inner.strerror
-        reason = getattr(inner, "reason", None)
-        inner = reason if isinstance(reason, BaseException) else inner.__cause__
-    return foreign.message(error)
+        if isinstance(found, ssl.SSLCertVerificationError):
+            return f"the server's certificate is not to be trusted: {found.verify_message}"
+        if isinstance(found, OSError) and found.strerror:
+            return found.strerror
+        if isinstance(found, urllib3.exceptions.LocationValueError):
+            return "is no address of http, or leads to one that is none"
+        if isinstance(found, (RemoteDisconnected, IncompleteRead)):
+            return "the connection ended before the answer did"
+        if isinstance(found, HTTPException):
+            return f"the answer is not HTTP as it should be: {foreign.described(found)[:80]}"
+    return foreign.message(causes[-1])

@@ -27,7 +27,8 @@ class Held:
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         for name in self.held_names:  # first, as weights come before biases
-            destination[prefix + name] = getattr(self, name)
+            weight = getattr(self, name)
+            destination[prefix + name] = weight if keep_vars else weight.detach()
         super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[misc]
 
     def _load_from_state_dict(

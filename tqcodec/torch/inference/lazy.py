@@ -106,11 +106,19 @@ class Lazy(Holder):
     def __init__(self, file: LazyFile, name: str, shape: tuple[int, ...], like: Tensor) -> None:
         super().__init__(like)
         self._tensors, self._name, self._shape = file, name, shape
+        self._trained = like.requires_grad
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self) -> Tensor:
         """The weight."""
-        return self._tensors(self._name).to(self.like)
+        recorded = torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.no_grad():  # a tensor such as a parameter is
+            found = self._tensors(self._name).to(self.like)
+            if self._trained and not recorded:
+                # torch.matmul goes another way, with other rounding, for weights that require
+                # gradients. Where these are recorded, it would hold the weight.
+                found = found.detach().requires_grad_()
+            return found
 
     def extra_repr(self) -> str:
         return f"{self._name!r}, {'x'.join(map(str, self._shape))}"

@@ -59,7 +59,7 @@ def network(
             convolutions, linear layers and embeddings compute from them where that takes fewer
             multiplications, else from weights that are rebuilt at each pass. "lazy": weights are
             decoded at each pass, one ahead in a thread, and let go; the results are those of
-            "weights" to the bit.
+            "weights" to the bit under `torch.no_grad` or `torch.inference_mode`, else to rounding.
         strict: as of `load_state_dict`: whether file and network must have the same tensors. If
             not, tensors that only the file has are left out, and what only the network has stays.
 

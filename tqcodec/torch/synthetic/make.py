@@ -23,7 +23,7 @@ from tqcodec.torch.synthetic.examples import parts_like
 from tqcodec.torch.synthetic.leaves import dead_leaves
 from tqcodec.torch.synthetic.parts import ALONE, Part, Parts, batch_of, call_of
 from tqcodec.torch.synthetic.steps import DEFAULT, Moments, SyntheticRecipe, move
-from tqcodec.torch.synthetic.tokens import Writer, random_tokens, vocabulary_of
+from tqcodec.torch.synthetic.tokens import Writer, embedding_of, random_tokens, shares_of
 from tqcodec.torch.unchanged import unchanged
 
 COUNT = 256
@@ -60,8 +60,9 @@ def synthetic_inputs(
       statistics hold, and each output towards one of its own. That is a random class where outputs
       are (samples, classes) and not all of one length, as those of embeddings are; else a random
       direction from the mean of the outputs.
-    - Tokens are random. Where the outputs are scores for all tokens at each place, by the tokens up
-      to it alone, the network goes on from the first one and writes the others itself.
+    - Tokens are random, earlier ones of the vocabulary more often than later ones, those whose
+      vectors are short never. Where the outputs are scores for all tokens at each place, by the
+      tokens up to it alone, the network goes on from the first one and writes the others itself.
 
     The network runs in evaluation mode and is left as it was, also by an exception. The same
     arguments give the same inputs on one machine; torch's and numpy's own random states are not
@@ -217,7 +218,8 @@ def _by_channel(what: str, values: Numbers, channels: int) -> Tensor:
 
 def _tokens(model: nn.Module, count: int, length: int, generator: torch.Generator) -> Parts:
     need_number("tokens", length, 1, MOST_TOKENS)
-    return {ALONE: Part(random_tokens(count, length, vocabulary_of(model), generator))}
+    shares = shares_of(embedding_of(model))
+    return {ALONE: Part(random_tokens(count, length, shares, generator))}
 
 
 def _split(parts: Parts, count: int, most: int, device: torch.device) -> list[Parts]:
@@ -268,7 +270,7 @@ def _finish(
 
         return _Finish(recipe.steps, moved)
     if tokens is not None:
-        writer = Writer(model, vocabulary_of(model))
+        writer = Writer(model, embedding_of(model).num_embeddings)
         if writer.writes(first[ALONE].values):
 
             def written(parts: Parts, number: int, done: Callable[[], None]) -> Parts:

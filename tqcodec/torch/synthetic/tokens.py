@@ -10,30 +10,46 @@ from torch import Tensor, nn
 from tqcodec.errors import EncodeError
 from tqcodec.torch.batches import Runner, first_logits
 
+FLAT = 16  # the first tokens are drawn so many times as often as the last ones, and once more
 SAME = 1e-3  # most that earlier scores differ, of their size, where they do not see later tokens
 
 
-def vocabulary_of(model: nn.Module) -> int:
-    """Number of the tokens that a network knows.
+def embedding_of(model: nn.Module) -> nn.Embedding:
+    """The embedding of the tokens that a network knows: its own word for it, else the longest.
 
     Raises:
-        EncodeError: it has no embedding.
+        EncodeError: it has none.
     """
     try:
         embedding = model.get_input_embeddings()  # type: ignore[operator]
     except Exception:  # no network of transformers, or one that has none
         embedding = None
     if isinstance(embedding, nn.Embedding):
-        return embedding.num_embeddings
-    rows = [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)]
-    if not rows:
+        return embedding
+    found = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    if not found:
         raise EncodeError("tokens: the network has no nn.Embedding; give an example instead")
-    return max(rows)
+    return max(found, key=lambda one: one.num_embeddings)
 
 
-def random_tokens(count: int, length: int, vocabulary: int, generator: torch.Generator) -> Tensor:
-    """Tokens, int64 (count, length), each as likely as the others."""
-    return torch.randint(vocabulary, (count, length), generator=generator)
+def shares_of(embedding: nn.Embedding) -> Tensor:
+    """How often each token is drawn, float64 (vocabulary,), the sum is not 1.
+
+    Vocabularies are sorted by frequency, about: 1 / (number + vocabulary / 16), after Zipf. Tokens
+    that training hardly met have short vectors: at most half as long as the middle one are left
+    out.
+    """
+    count = embedding.num_embeddings
+    lengths = embedding.weight.detach().cpu().double().norm(dim=1)
+    shares = 1 / (torch.arange(count, dtype=torch.float64) + count / FLAT)
+    known = torch.where(lengths > lengths.median() / 2, shares, 0.0)
+    return known if known.any() else shares
+
+
+def random_tokens(count: int, length: int, shares: Tensor, generator: torch.Generator) -> Tensor:
+    """Tokens, int64 (count, length), as likely as their shares say."""
+    drawn = torch.multinomial(shares, count * length, replacement=True, generator=generator)
+    return drawn.view(count, length)
 
 
 class Writer:
