@@ -84,8 +84,9 @@ class TrainingProgress:
             self._bar.show(stage, done, of, about)
         elif int(moment.epoch) > self._told:
             self._told = int(moment.epoch)
-            left = f"{moment.seconds / 60:.0f} min left"
-            line = f"tqcodec: epoch {self._told} of {self._epochs}: {about}, {left}"
+            minutes, seconds = moment.seconds / 60, moment.seconds
+            left = f"{minutes:.0f} min" if minutes >= 2 else f"{seconds:.0f} s"
+            line = f"tqcodec: epoch {self._told} of {self._epochs}: {about}, {left} left"
             with suppress(OSError):  # nowhere to say it
                 sys.stderr.write(f"{line}\n")
                 sys.stderr.flush()
