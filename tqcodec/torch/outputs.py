@@ -39,7 +39,7 @@ def outputs_of(given: Any, samples: int) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     parts: dict[str, list[Tensor]] = {}
     for name, tensor in _walk(given, ALONE, samples, {}):
-        if _is_joined(name):
+        if is_joined(name):
             parts.setdefault(name, []).append(tensor.reshape(-1))
         elif tensor.ndim:
             found[name] = tensor
@@ -67,13 +67,14 @@ def _walk(
         if tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_nested:
             yield name, tensor
         return
-    by_sample = not _is_joined(name) and _is_by_sample(value, samples)
+    by_sample = not is_joined(name) and _is_by_sample(value, samples)
     for key, one in _members(value):
         key = EACH if by_sample else key
         yield from _walk(one, f"{name}.{key}" if name else str(key), samples, seen)
 
 
-def _is_joined(name: str) -> bool:
+def is_joined(name: str) -> bool:
+    """Whether the output of a name is what was found in each sample, which may be any number."""
     return EACH in name.split(".")
 
 
@@ -147,7 +148,7 @@ def samples_in(outputs: Mapping[str, Tensor], samples: int) -> int:
         outputs: of the network, by name.
         samples: in the inputs, along their first dimension, which a sequence may have elsewhere.
     """
-    own = [tensor for name, tensor in outputs.items() if not _is_joined(name)]
+    own = [tensor for name, tensor in outputs.items() if not is_joined(name)]
     if not own or any(len(tensor) == samples for tensor in own):
         return max(1, samples)
     return len(own[0])

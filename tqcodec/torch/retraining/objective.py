@@ -15,6 +15,7 @@ from tqcodec.torch.outputs import (
     class_axis,
     comparable,
     divergence,
+    is_joined,
     outputs_of,
     samples_in,
     spread_of,
@@ -35,8 +36,9 @@ def distillation(given: Any, wanted: Any, samples: int, labels: Tensor | None) -
     Where the only output is scores of classes (`tqcodec.torch.outputs.class_axis`) the
     Kullback-Leibler divergence of the softmax at a temperature of 3, times its square; else the
     squared error over the mean energy of the original's output, or, of several, over the variance
-    of each, the mean of those that have the original's shape. Labels add 0.3 times their cross
-    entropy with the first output.
+    of each, the mean of those that have the original's shape. What a detector finds in each sample
+    does not count: there is more or less of it from one step to the next. Labels add 0.3 times
+    their cross entropy with the first output.
 
     Args:
         given, wanted: what the trained and the original network give.
@@ -46,9 +48,7 @@ def distillation(given: Any, wanted: Any, samples: int, labels: Tensor | None) -
     Raises:
         EncodeError: outputs that are no numbers or not as many, or a label that is no class.
     """
-    found, aims = (
-        {name: y.float() for name, y in outputs_of(one, samples).items()} for one in (given, wanted)
-    )
+    found, aims = (_numbers(one, samples) for one in (given, wanted))
     names = comparable(aims, found)
     if not names:
         raise EncodeError(f"retrain: {_why_not(given, found, aims)}: give a loss")
@@ -70,6 +70,12 @@ def distillation(given: Any, wanted: Any, samples: int, labels: Tensor | None) -
             f"{scores.shape[1]} classes, from 0: leave labels out, or give a loss"
         )
     return loss + LABELS * functional.cross_entropy(scores, labels, ignore_index=IGNORED)
+
+
+def _numbers(given: Any, samples: int) -> dict[str, Tensor]:
+    """The outputs that are compared, float32."""
+    found = outputs_of(given, samples)
+    return {name: y.float() for name, y in found.items() if not is_joined(name)}
 
 
 def _sizes(outputs: Mapping[str, Tensor], samples: int) -> dict[str, Tensor | float]:
