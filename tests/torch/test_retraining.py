@@ -530,6 +530,14 @@ def test_outputs_that_cannot_be_compared(given: Any) -> None:
         distillation(given, wanted, 2, None)
 
 
+def test_matrices_that_are_kept_as_numbers() -> None:
+    """Small ones cost less so; they are matrices all the same."""
+    torch.manual_seed(3)
+    network = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 3), nn.Linear(3, 16))
+    with pytest.raises(EncodeError, match="all weight matrices as numbers"):
+        codec.retrain(network, [torch.randn(4, 8)], tqcodec.Settings(max_size=680), epochs=1)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"fit_every": 0}, {"rate": math.nan}, {"trim": (2.0,)}, {"size_every": 1.5}], ids=str
 )

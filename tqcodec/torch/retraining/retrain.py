@@ -146,8 +146,11 @@ def retrain(
             own = starting.calibrated(model, folded, batches, settings, statistics, seed, progress)
             first = starting.opened(processes.of_first(own), folded)
         student = Student(model, first, folded, settings)
-        if not student.latents:
-            raise EncodeError("retrain: the network has no weight matrix that could be trained")
+        if not student.latents:  # numbers take fewer bytes than integers and their tables
+            raise EncodeError(
+                "retrain: the file that the training starts at keeps all weight matrices as "
+                "numbers, as it does with small ones: encode such a network without training"
+            )
         target = settings.max_size or int((settings.bits or 0) * student.weights / 8)
         if start is not None and (least := student.least()) > target:
             raise TargetError(
