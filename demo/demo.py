@@ -67,6 +67,11 @@ def row(target: Path, seconds: float, reference: tqcodec.torch.Reference, origin
     )
 
 
+def numbers(text: str) -> list[float]:
+    """Numbers with commas between, as `tqcodec encode` takes them."""
+    return [float(part) for part in text.split(",")]
+
+
 def arguments() -> argparse.Namespace:
     """Those of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -74,8 +79,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--bits", type=float, nargs="+", default=[4, 3, 2.5])
     parser.add_argument("--model", default=NETWORK, metavar="FILE.py:FUNCTION")
     parser.add_argument("--size", type=int, default=224, help="side of its inputs, in pixels")
-    parser.add_argument("--mean", type=float, default=127, help="they are (x - MEAN) / STD")
-    parser.add_argument("--std", type=float, default=128)
+    about = "they are (x - MEAN) / STD: one number, or one a channel with commas between"
+    parser.add_argument("--mean", type=numbers, default=[127.0], metavar="MEAN", help=about)
+    parser.add_argument("--std", type=numbers, default=[128.0], metavar="STD", help="likewise")
     parser.add_argument("--images", type=int, default=IMAGES, help="that are made")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="to classify")
     return parser.parse_args()
@@ -87,14 +93,17 @@ def main() -> None:
     given.output.mkdir(parents=True, exist_ok=True)
     model, pictures = network(given.model), photographs.read(given.pictures)
     views = [v for one in pictures for v in photographs.views(one, given.size)]
-    batch = torch.stack([(torch.from_numpy(v) - given.mean) / given.std for v in views])
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (given.mean, given.std))
+    batch = torch.stack([(torch.from_numpy(v) - mean) / std for v in views])
     reference = tqcodec.torch.Reference(model, [(part, None) for part in batch.split(20)])
     original = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     name = "EfficientNet-Lite0" if given.model == NETWORK else given.model
     print(f"{name}, {original:,} bytes of weights; {len(batch)} views")
     print(ROW.format(*HEAD))
     inputs = given.output / "inputs.npz"
-    made = ["--size", str(given.size), "--mean", str(given.mean), "--std", str(given.std)]
+    made = ["--size", str(given.size)]
+    for name, values in (("--mean", given.mean), ("--std", given.std)):
+        made.append(f"{name}={','.join(map(str, values))}")
     made += ["--images", str(given.images), "--save-inputs", str(inputs)]
     for bits in given.bits:
         for name, data in (("weights alone", ["--data", "none"]), ("made-up inputs", made)):

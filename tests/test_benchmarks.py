@@ -471,6 +471,7 @@ def test_demonstration(folder: Path) -> None:
     Image.fromarray(pixels).save(folder / "pictures" / "noise.png")
     (folder / "pictures" / "notes.txt").write_text("no picture")
     own = ["--model", "builder.py:network", "--size", "8", "--pictures", "pictures"]
+    own += ["--mean", "124,116,104", "--std", "58"]
     command = [
         sys.executable,
         str(DEMO / "demo.py"),

@@ -66,7 +66,11 @@ def main() -> None:
     """Measure, write, print, judge."""
     options = _options()
     torch.set_num_threads(options.workers)
-    reused = [point for path in options.reuse for point in read_points(path)]
+    reused: list[Point] = []
+    for path in options.reuse:
+        found = read_points(path)
+        newer = {(p.network, p.contender) for p in found}
+        reused = [p for p in reused if (p.network, p.contender) not in newer] + found
     file = RecordFile(options.out, Point)
     points: dict[str, list[Point]] = {}
     for name, builder, *arguments in options.network:
@@ -166,7 +170,8 @@ def _options() -> argparse.Namespace:
         default=[],
         type=Path,
         metavar="CSV",
-        help="points of an earlier run; NNCodec's are never measured again",
+        help="points of an earlier run, of several the last that has a contender; NNCodec's are "
+        "never measured again",
     )
     parser.add_argument(
         "--nncodec-python",

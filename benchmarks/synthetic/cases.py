@@ -120,6 +120,8 @@ def efficientnet_lite0_held_out(photographs: str) -> Case:
 
 TEXTS = 800, 400
 """That calibrate, and that judge."""
+SOME = 600
+"""That calibrate where others of the first judge."""
 TOKENS = 48
 """In a text at most; longer ones are cut."""
 
@@ -134,19 +136,31 @@ def sentences(folder: str) -> Case:
     Args:
         folder: with `model.safetensors`, `config.json` and `tokenizer.json`.
     """
+    return _sentences(folder, slice(0, TEXTS[0]), slice(TEXTS[0], sum(TEXTS)))
+
+
+def sentences_held_out(folder: str) -> Case:
+    """The same, for choices: of the sentences that calibrate 600 do, and the other 200 judge."""
+    return _sentences(folder, slice(0, SOME), slice(SOME, TEXTS[0]))
+
+
+def _sentences(folder: str, calibrating: slice, judging: slice) -> Case:
     from transformers import AutoModel, AutoTokenizer
 
     text = " ".join(" ".join(topics[name].split()) for name in sorted(topics))
     whole = list(dict.fromkeys(s for s in text.split(". ") if 5 <= len(s.split()) <= TOKENS))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0)).tolist()
-    chosen = [whole[i] for i in order[: sum(TEXTS)]]
     options = {"padding": True, "truncation": True, "max_length": TOKENS, "return_tensors": "pt"}
-    batches = [dict(tokenizer(chosen[i : i + 50], **options)) for i in range(0, len(chosen), 50)]
-    cut = TEXTS[0] // 50
+    real, test = (
+        [
+            dict(tokenizer([whole[i] for i in chosen[start : start + 50]], **options))
+            for start in range(0, len(chosen), 50)
+        ]
+        for chosen in (order[calibrating], order[judging])
+    )
     bert = AutoModel.from_pretrained(folder).eval()
-    judge = _Neighbours(bert, batches[cut:])
-    return Case(bert, {"tokens": 32}, batches[:cut], batches[:cut], judge.loss)
+    return Case(bert, {"tokens": 32}, real, real, _Neighbours(bert, test).loss)
 
 
 class _Neighbours:

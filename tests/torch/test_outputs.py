@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import tqcodec.torch
 from tqcodec import EncodeError, EncodeReport, Settings
 from tqcodec.torch import calibrate
-from tqcodec.torch.outputs import class_axis, outputs_of, samples_in, spread_of
+from tqcodec.torch.outputs import class_axis, is_classes, outputs_of, samples_in, spread_of
 from tqcodec.torch.tuning import tune
 
 N = 4
@@ -113,6 +114,14 @@ def test_where_classes_are() -> None:
     ):  # fmt: skip
         assert class_axis({name: torch.zeros(shape)}) == axis
     assert class_axis({"a": Y, "b": Y}) is None
+
+
+def test_classes_are_told_from_embeddings() -> None:
+    outputs = torch.randn(8, 10, generator=torch.Generator().manual_seed(0))
+    assert is_classes(outputs)
+    assert not is_classes(functional.normalize(outputs, dim=1))
+    assert not is_classes(outputs[:, :1])
+    assert not is_classes(outputs[:, :, None])
 
 
 class Heads(nn.Module):

@@ -487,10 +487,47 @@ def test_samples_without_a_label() -> None:
     """The number that torch ignores is no class."""
     given, wanted = torch.randn(2, 4, 5)
     labels = torch.tensor([1, -100, -100, 3])
-    alone = distillation(given, wanted, None)
+    alone = distillation(given, wanted, 4, None)
     known = functional.cross_entropy(given[[0, 3]], labels[[0, 3]])
-    assert torch.allclose(distillation(given, wanted, labels), alone + 0.3 * known)
-    assert torch.equal(distillation(given, wanted, torch.full((4,), -100)), alone)
+    assert torch.allclose(distillation(given, wanted, 4, labels), alone + 0.3 * known)
+    assert torch.equal(distillation(given, wanted, 4, torch.full((4,), -100)), alone)
+
+
+def test_all_outputs_count() -> None:
+    """Each of several by its variance, whatever its scale; those of another shape do not."""
+    wanted = {"scores": torch.randn(8, 5), "boxes": 1000 * torch.randn(8, 3, 4)}
+    given = {name: y + 0.1 * y.std() for name, y in wanted.items()}
+    both = distillation(given, wanted, 8, None)
+    assert 0.005 < both < 0.02
+    one = distillation({**given, "boxes": wanted["boxes"]}, wanted, 8, None)
+    other = distillation({**given, "scores": wanted["scores"]}, wanted, 8, None)
+    assert torch.allclose(both, one + other)
+    assert 0.25 < one / other < 4
+    fewer = distillation({**given, "boxes": given["boxes"][:, :2]}, wanted, 8, None)
+    assert torch.allclose(fewer, 2 * one)
+    labelled = distillation(given, wanted, 8, torch.arange(8) % 5)
+    known = functional.cross_entropy(given["scores"], torch.arange(8) % 5)
+    assert torch.allclose(labelled, both + 0.3 * known)
+
+
+def test_scores_by_place() -> None:
+    """A shift of all classes does not count where the network calls them `logits`."""
+    scores = torch.randn(2, 5, 6)
+    shifted = scores + torch.randn(2, 5, 1)
+    assert distillation({"logits": shifted}, {"logits": scores}, 2, None).abs() < 1e-5
+    assert distillation(shifted, scores, 2, None) > 0.1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [(), torch.zeros(2, 3).long(), torch.zeros(2, 4), [{"boxes": torch.zeros(3)}] * 2],
+    ids=str,
+)
+def test_outputs_that_cannot_be_compared(given: Any) -> None:
+    """What detectors find neither, else a training would end where they find more."""
+    wanted = given if isinstance(given, list) else torch.zeros(2, 3)
+    with pytest.raises(EncodeError, match=r"retrain: .*: give a loss"):
+        distillation(given, wanted, 2, None)
 
 
 @pytest.mark.parametrize(

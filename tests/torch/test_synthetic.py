@@ -14,7 +14,7 @@ from torch.nn import functional
 import tqcodec.torch
 from tqcodec import EncodeError
 from tqcodec.torch.synthetic.leaves import dead_leaves, pink_noise
-from tqcodec.torch.synthetic.steps import Moments, is_classes
+from tqcodec.torch.synthetic.steps import Moments
 from tqcodec.torch.synthetic.tokens import random_tokens, shares_of
 
 
@@ -123,14 +123,6 @@ def test_classes_differ() -> None:
     moved = torch.cat(tqcodec.torch.synthetic_inputs(model, 32, size=16, mean=127, std=128))
     leaves = (torch.from_numpy(dead_leaves(32, 16, 16)).float() - 127) / 128
     assert model(moved).std(0).mean() > 1.2 * model(leaves).std(0).mean()
-
-
-def test_classes_are_told_from_embeddings() -> None:
-    outputs = torch.randn(8, 10, generator=torch.Generator().manual_seed(0))
-    assert is_classes(outputs)
-    assert not is_classes(functional.normalize(outputs, dim=1))
-    assert not is_classes(outputs[:, :1])
-    assert not is_classes(outputs[:, :, None])
 
 
 class Detector(Classifier):

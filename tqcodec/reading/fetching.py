@@ -8,28 +8,27 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
 from types import NoneType
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from tqcodec.common import urls
 from tqcodec.common.atomic import check_writable
 from tqcodec.common.checks import PathLike, need, need_function, path_of
 from tqcodec.common.progress import Progress
-from tqcodec.errors import DecodeError, EncodeError, MalformedError
-from tqcodec.format import writer
+from tqcodec.errors import DecodeError, MalformedError
 from tqcodec.format.container import EVERYTHING, Container
-from tqcodec.format.directory import MOST_PROVENANCE
-from tqcodec.format.entries import Directory, Entry, Segment
+from tqcodec.format.entries import Segment
 from tqcodec.format.header import read_header
-from tqcodec.format.planes import write_block
 from tqcodec.format.registry import HEADER_SIZE
+from tqcodec.reading import selection
 from tqcodec.reading.remote.file import RemoteFile, first_chunks
 from tqcodec.reading.remote.options import Remote
+from tqcodec.reading.selection import Copy
 
 try:
     import fcntl
@@ -92,11 +91,10 @@ def fetch(
         try:
             container = Container(source.fetch, source.length, EVERYTHING)
             if patterns:
-                chosen = _chosen(container.directory, patterns)
-                copy = _some(container, source, chosen, part)
+                copy = selection.copy_of(container, source, patterns, partial(_read, part))
             else:
                 segments = container.directory.segments()
-                copy = _Copy(source.fetch(0, container.start), [(s, s.offset) for s in segments])
+                copy = Copy(source.fetch(0, container.start), [(s, s.offset) for s in segments])
             _complete(part, copy, source, progress)
         except DecodeError:
             source.check()
@@ -135,20 +133,6 @@ def _begun(name: Path, path: str) -> Iterator[BinaryIO]:
             if name.exists() and os.path.samestat(name.stat(), os.fstat(part.fileno())):
                 yield part
                 return
-
-
-@dataclass
-class _Copy:
-    """The file that is to be on disk.
-
-    Attributes:
-        head: header and directory.
-        segments: what follows, each with its offset in the source, or its bytes where the source
-            does not have them so.
-    """
-
-    head: bytes
-    segments: list[tuple[Segment, int | bytes]]
 
 
 @dataclass
@@ -201,7 +185,7 @@ def _write(file: BinaryIO, offset: int, data: bytes) -> None:
     file.flush()  # all that has come outlives the process
 
 
-def _complete(part: BinaryIO, copy: _Copy, source: RemoteFile, progress: Progress | None) -> None:
+def _complete(part: BinaryIO, copy: Copy, source: RemoteFile, progress: Progress | None) -> None:
     """Make a file on disk the copy.
 
     Raises:
@@ -324,103 +308,3 @@ def _runs(missing: Sequence[_Missing]) -> list[list[_Missing]]:
             runs.append([one])
             size = one.left
     return runs
-
-
-def _chosen(directory: Directory, patterns: Sequence[str]) -> list[Entry]:
-    """Entries whose name matches a pattern.
-
-    Raises:
-        EncodeError: there is none.
-    """
-    found = [e for e in directory.entries if any(fnmatchcase(e.name, p) for p in patterns)]
-    if not found:
-        raise EncodeError(f"no tensor matches {' or '.join(map(repr, patterns))}")
-    return found
-
-
-def _some(
-    container: Container, source: RemoteFile, chosen: Sequence[Entry], part: BinaryIO
-) -> _Copy:
-    """A file of some tensors of another one: their segments as they are, bundles made anew."""
-    old = container.directory
-    entries: list[Entry] = []
-    origins: list[Entry] = []  # where their bytes are
-    owners: dict[int, int] = {}  # of those that are not tied, the place in the source and here
-    for entry in chosen:
-        place = entry.same_as if entry.same_as is not None else container.index[entry.name]
-        origins.append(old.entries[place])
-        if place in owners:
-            entries.append(replace(entry, same_as=owners[place]))
-        else:  # the first of those that are tied takes the bytes over
-            owners[place] = len(entries)
-            entries.append(replace(old.entries[place], name=entry.name))
-    used = sorted({entry.bundle for entry in entries if entry.bundle is not None})
-    numbers = {bundle: i for i, bundle in enumerate(used)}
-    numbered = [
-        entry if entry.bundle is None else replace(entry, bundle=numbers[entry.bundle])
-        for entry in entries
-    ]
-    blocks = _kept(part, numbered)
-    if blocks is None:
-        named = list(zip(entries, origins, strict=True))
-        blocks = [_block(container, source, bundle, named) for bundle in used]
-    directory = Directory(
-        tuple(numbered),
-        tuple(Segment(len(block), zlib.crc32(block)) for block in blocks),
-        old.tables,
-        old.tables_size,
-        old.metadata,
-        _provenance(old.provenance, f"part={len(entries)}/{len(old.entries)}"),
-    )
-    head = writer.front(directory)
-    placed = Container(lambda offset, n: head[offset : offset + n], None, EVERYTHING).directory
-    segments: list[tuple[Segment, int | bytes]] = list(zip(placed.bundles, blocks, strict=True))
-    if placed.tables is not None and old.tables is not None:
-        segments.insert(0, (placed.tables, old.tables.offset))
-    for entry, origin in zip(placed.entries, origins, strict=True):
-        pairs = zip(entry.segments, origin.segments, strict=False)  # none of one that is tied
-        segments += ((ours, theirs.offset) for ours, theirs in pairs)
-    return _Copy(head, segments)
-
-
-def _kept(part: BinaryIO, entries: Sequence[Entry]) -> list[bytes] | None:
-    """Bundles of these tensors that are on disk; None unless all are."""
-    try:
-        begun = Container(lambda offset, n: _read(part, offset, n), None, EVERYTHING).directory
-    except DecodeError:
-        return None
-    if [_content(entry) for entry in begun.entries] != [_content(entry) for entry in entries]:
-        return None
-    if not all(_is_right(part, bundle) for bundle in begun.bundles):
-        return None
-    return [_read(part, bundle.offset, bundle.length) for bundle in begun.bundles]
-
-
-def _content(entry: Entry) -> tuple[Any, ...]:
-    return entry.name, entry.dtype, entry.shape, entry.check, entry.same_as, entry.bundle
-
-
-def _block(
-    container: Container, source: RemoteFile, bundle: int, named: Sequence[tuple[Entry, Entry]]
-) -> bytes:
-    """A bundle with some of its tensors, given with the entries of the source that have them.
-
-    Raises:
-        DecodeError: it cannot be decoded.
-    """
-    directory = container.directory
-    wanted = [s for s in (directory.tables, directory.bundles[bundle]) if s is not None]
-    members = container.members[bundle]
-    container.check_supported(members[0])
-    with source.holding([(segment.offset, segment.length) for segment in wanted]):
-        parts = dict(zip((m.name for m in members), container.bundle_parts(bundle), strict=True))
-        own = [parts[origin.name] for entry, origin in named if entry.bundle == bundle]
-        return write_block(own, container.tables)
-
-
-def _provenance(line: str, word: str) -> str:
-    """A line of provenance with a word more, those before it going where it would be too long."""
-    words = line.split()
-    while words and len(" ".join([*words, word])) > MOST_PROVENANCE:
-        words.pop()
-    return " ".join([*words, word])

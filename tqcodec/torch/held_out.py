@@ -25,8 +25,14 @@ from tqcodec.torch.batches import (
 )
 from tqcodec.torch.checkpoint import decoded, load_state
 from tqcodec.torch.comparison import measure
-from tqcodec.torch.outputs import class_axis, outputs_of, samples_in, spread_of
-from tqcodec.torch.synthetic.steps import is_classes
+from tqcodec.torch.outputs import (
+    class_axis,
+    comparable,
+    is_classes,
+    outputs_of,
+    samples_in,
+    spread_of,
+)
 from tqcodec.torch.unchanged import unchanged
 
 EVERY = 8  # batches, of which one is held out
@@ -125,12 +131,7 @@ class Judge:
             for state in states:
                 load_state(self._network, state)
                 given.append(self._outputs(self._network, inputs))
-            # Of boxes that are found there may be more or fewer than the original's.
-            same = [
-                name
-                for name, y in wanted.items()
-                if y.numel() and all(name in z and z[name].shape == y.shape for z in given)
-            ]
+            same = comparable(wanted, *given)
             if not same:
                 raise EncodeError("held_out: the network has no outputs that can be compared")
             axis = class_axis(wanted)

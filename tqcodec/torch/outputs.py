@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tqcodec.errors import EncodeError
 from tqcodec.torch.batches import Outputs, check_output
@@ -19,6 +20,7 @@ ALONE: Final = ""  # name of the only output, where it has none of its own
 EACH: Final = "[]"  # in the name of what a list holds of each sample
 BY_PRODUCTS: Final = "hidden_states", "attentions", "past_key_values", "mems", "loss"
 LEAST_SPREAD: Final = 1e-10  # of the energy: a variance below it is rounding
+ONE_LENGTH: Final = 1e-3  # outputs whose lengths vary by less are normalised: an embedding
 
 
 def outputs_of(given: Any, samples: int) -> dict[str, Tensor]:
@@ -37,7 +39,7 @@ def outputs_of(given: Any, samples: int) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     parts: dict[str, list[Tensor]] = {}
     for name, tensor in _walk(given, ALONE, samples, {}):
-        if _is_joined(name):
+        if is_joined(name):
             parts.setdefault(name, []).append(tensor.reshape(-1))
         elif tensor.ndim:
             found[name] = tensor
@@ -65,13 +67,14 @@ def _walk(
         if tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_nested:
             yield name, tensor
         return
-    by_sample = not _is_joined(name) and _is_by_sample(value, samples)
+    by_sample = not is_joined(name) and _is_by_sample(value, samples)
     for key, one in _members(value):
         key = EACH if by_sample else key
         yield from _walk(one, f"{name}.{key}" if name else str(key), samples, seen)
 
 
-def _is_joined(name: str) -> bool:
+def is_joined(name: str) -> bool:
+    """Whether the output of a name is what was found in each sample, which may be any number."""
     return EACH in name.split(".")
 
 
@@ -145,7 +148,7 @@ def samples_in(outputs: Mapping[str, Tensor], samples: int) -> int:
         outputs: of the network, by name.
         samples: in the inputs, along their first dimension, which a sequence may have elsewhere.
     """
-    own = [tensor for name, tensor in outputs.items() if not _is_joined(name)]
+    own = [tensor for name, tensor in outputs.items() if not is_joined(name)]
     if not own or any(len(tensor) == samples for tensor in own):
         return max(1, samples)
     return len(own[0])
@@ -189,3 +192,43 @@ def class_axis(outputs: Mapping[str, Tensor]) -> int | None:
         axes |= {3: 2, 4: 1}
     axis = axes.get(values.ndim)
     return axis if axis is not None and values.shape[axis] > 1 else None
+
+
+def is_classes(outputs: Tensor) -> bool:
+    """Whether outputs are scores of classes: (samples, classes), at least 2, not normalised."""
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
+        return False
+    lengths = outputs.detach().float().norm(dim=1)
+    return len(lengths) < 2 or bool(lengths.std() > ONE_LENGTH * lengths.mean())
+
+
+def divergence(given: Tensor, wanted: Tensor, axis: int, temperature: float = 1.0) -> Tensor:
+    """Kullback-Leibler divergence of the softmax of scores from that of the wanted ones, in nats.
+
+    Args:
+        given, wanted: scores, of one shape.
+        axis: of the classes.
+        temperature: that scores are divided by.
+
+    Returns:
+        the mean over all places, to be differentiated.
+    """
+    y, z = (one.movedim(axis, -1).flatten(0, -2) / temperature for one in (wanted, given))
+    aim = y.log_softmax(1)
+    return functional.kl_div(z.log_softmax(1), aim, reduction="batchmean", log_target=True)
+
+
+def comparable(wanted: Mapping[str, Tensor], *given: Mapping[str, Tensor]) -> list[str]:
+    """Names of the outputs that can be compared: not empty, and everywhere of one shape.
+
+    Of boxes that are found there may be more or fewer than the original's.
+
+    Args:
+        wanted: outputs of the original.
+        given: those of other networks for the same inputs.
+    """
+    return [
+        name
+        for name, y in wanted.items()
+        if y.numel() and all(name in z and z[name].shape == y.shape for z in given)
+    ]

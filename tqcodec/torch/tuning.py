@@ -35,6 +35,8 @@ from tqcodec.torch.checkpoint import load_state
 from tqcodec.torch.outputs import (
     ALONE,
     class_axis,
+    comparable,
+    divergence,
     numbers_of,
     outputs_of,
     samples_in,
@@ -111,9 +113,9 @@ def tune(
             raise EncodeError(f"tuning needs two batches, one is held out: there is {len(inputs)}")
         network = to_evaluation(copied(model))
         load_state(network, decoded)
-        pupil = Pupil(network, to_evaluation(copied(model)), inputs, outputs)
+        distances = Distances(network, to_evaluation(copied(model)), inputs, outputs)
         vectors = _vectors(network)
-        _train(pupil, list(vectors.values()), epochs, rate, seed, progress)
+        _train(distances, list(vectors.values()), epochs, rate, seed, progress)
     return {name: vector.detach().to(decoded[name], copy=True) for name, vector in vectors.items()}
 
 
@@ -126,8 +128,8 @@ def _vectors(network: nn.Module) -> dict[str, Tensor]:
     }
 
 
-class Pupil:
-    """A network and what it should give.
+class Distances:
+    """How far a network is from the original, batch by batch.
 
     Args:
         network: in evaluation mode; its parameters are held fixed from here on.
@@ -197,18 +199,12 @@ class Pupil:
         else:
             found = outputs_of(given, samples_of(self._inputs[batch]))
         found = {name: y.to(wanted[name].dtype) for name, y in found.items() if name in wanted}
-        axis = class_axis(wanted)
-        if axis is not None and found.keys() == wanted.keys():
-            y, z = (
-                next(iter(one.values())).movedim(axis, -1).flatten(0, -2) for one in (wanted, found)
-            )
-            return torch.stack([_divergence(z / t, y / t) for t in TEMPERATURES]).sum()
-        # Of boxes that are found there may be more or fewer than the original's.
-        losses = [
-            functional.mse_loss(z, wanted[name]) / self._sizes[name]
-            for name, z in found.items()
-            if z.numel() and z.shape == wanted[name].shape
-        ]
+        axis, names = class_axis(wanted), comparable(wanted, found)
+        if axis is not None and names:
+            (name,) = names
+            parts = [divergence(found[name], wanted[name], axis, t) for t in TEMPERATURES]
+            return torch.stack(parts).sum()
+        losses = [functional.mse_loss(found[n], wanted[n]) / self._sizes[n] for n in names]
         return torch.stack(losses).mean() if losses else torch.zeros((), device=self._device)
 
     def mean_loss(self, batches: Iterable[int]) -> float:
@@ -225,17 +221,12 @@ class Pupil:
         return arguments(self._inputs[batch], self._device)
 
 
-def _divergence(given: Tensor, wanted: Tensor) -> Tensor:
-    logs = given.log_softmax(1), wanted.log_softmax(1)
-    return functional.kl_div(*logs, reduction="batchmean", log_target=True)
-
-
 def _precise(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _train(
-    pupil: Pupil,
+    distances: Distances,
     vectors: Sequence[Tensor],
     epochs: int,
     rate: float,
@@ -243,9 +234,9 @@ def _train(
     progress: Progress | None,
 ) -> None:
     """Train the vectors, or leave them as they are where that does harm."""
-    every = min(HELD_OUT, len(pupil))
-    held = range((every - 1) // 2, len(pupil), every)
-    trained = [batch for batch in range(len(pupil)) if batch not in held]
+    every = min(HELD_OUT, len(distances))
+    held = range((every - 1) // 2, len(distances), every)
+    trained = [batch for batch in range(len(distances)) if batch not in held]
     # Half-precision vectors could not take the small steps, so copies of them do.
     values = [_precise(vector.detach()).clone() for vector in vectors]
     if not values:
@@ -253,11 +244,11 @@ def _train(
     optimizer = torch.optim.Adam(values)
     order = torch.Generator().manual_seed(seed)
     done, steps = 0, epochs * len(trained)
-    before, start = pupil.mean_loss(held), copy.deepcopy(values)
+    before, start = distances.mean_loss(held), copy.deepcopy(values)
     for _ in range(epochs):
         for i in torch.randperm(len(trained), generator=order).tolist():
             optimizer.param_groups[0]["lr"] = rate * _schedule(done, steps)
-            loss = pupil.loss(trained[i])
+            loss = distances.loss(trained[i])
             # Parameters that no output depends on have no gradient, and perhaps none has.
             if loss.requires_grad:
                 gradients = torch.autograd.grad(loss, vectors, allow_unused=True)
@@ -268,7 +259,7 @@ def _train(
             done += 1
             if progress is not None:
                 progress("tune", done, steps)
-    if not pupil.mean_loss(held) <= TOLERATED * before:
+    if not distances.mean_loss(held) <= TOLERATED * before:
         _assign(vectors, start)
 
 

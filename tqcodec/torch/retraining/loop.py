@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tqcodec.errors import EncodeError
-from tqcodec.torch.batches import arguments, device_of, first_logits, inputs_of, to_evaluation
+from tqcodec.torch.batches import arguments, device_of, inputs_of, samples_of, to_evaluation
 from tqcodec.torch.retraining import processes, trimming
 from tqcodec.torch.retraining.controller import RateController
 from tqcodec.torch.retraining.objective import Loss, distillation, labels_of
@@ -293,7 +293,8 @@ class Loop:
                 about = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {kind}"
                 raise EncodeError(f"retrain: the loss is {about}, not a tensor of one number")
             return loss.reshape(())
-        return distillation(given, wanted, labels_of(batch, first_logits(given)))
+        samples = samples_of(inputs_of(batch))
+        return distillation(given, wanted, samples, labels_of(batch, given))
 
     @torch.no_grad()
     def _collect(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import torch
@@ -11,65 +11,107 @@ from torch.nn import functional
 
 from tqcodec.errors import EncodeError
 from tqcodec.torch.batches import first_logits
+from tqcodec.torch.outputs import (
+    class_axis,
+    comparable,
+    divergence,
+    is_joined,
+    outputs_of,
+    samples_in,
+    spread_of,
+)
 
 # Of the softmax of original and trained network (Hinton et al. 2015), and the labels' share.
 TEMPERATURE: Final = 3.0
 LABELS: Final = 0.3
+TINY: Final = 1e-12  # least energy of an output
 IGNORED: Final = -100  # a label of a sample that has none, as torch has it
 
 Loss = Callable[[Any, Any], Tensor]  # (what the network gives, the batch) -> a number
 
 
-def distillation(given: Any, wanted: Any, labels: Tensor | None) -> Tensor:
+def distillation(given: Any, wanted: Any, samples: int, labels: Tensor | None) -> Tensor:
     """Distance from what the original gives, and from labels where there are some.
 
-    Of outputs (samples, classes) the Kullback-Leibler divergence of the softmax at a temperature of
-    3, times its square, plus 0.3 times the cross entropy of the labels; of all others the squared
-    error over the mean energy of the wanted ones.
+    Where the only output is scores of classes (`tqcodec.torch.outputs.class_axis`) the
+    Kullback-Leibler divergence of the softmax at a temperature of 3, times its square; else the
+    squared error over the mean energy of the original's output, or, of several, over the variance
+    of each, the mean of those that have the original's shape. What a detector finds in each sample
+    does not count: there is more or less of it from one step to the next. Labels add 0.3 times
+    their cross entropy with the first output.
 
     Args:
         given, wanted: what the trained and the original network give.
-        labels: classes, int64 (samples,), or None.
+        samples: in the batch.
+        labels: as of `labels_of`.
 
     Raises:
-        EncodeError: outputs that are no such numbers or not as many, or a label that is no class.
+        EncodeError: outputs that are no numbers or not as many, or a label that is no class.
     """
-    one, other = (_numbers(outputs) for outputs in (given, wanted))
-    if one.shape != other.shape:
-        raise EncodeError(
-            f"retrain: outputs have shape {tuple(one.shape)}, the original's "
-            f"{tuple(other.shape)}: give a loss"
-        )
-    if one.ndim != 2 or one.shape[1] < 2:
-        return functional.mse_loss(one, other) / other.square().mean().clamp(min=1e-12)
-    found, aim = ((logits / TEMPERATURE).log_softmax(1) for logits in (one, other))
-    divergence = functional.kl_div(found, aim, reduction="batchmean", log_target=True)
-    loss = divergence * TEMPERATURE**2
+    found, aims = (_numbers(one, samples) for one in (given, wanted))
+    names = comparable(aims, found)
+    if not names:
+        raise EncodeError(f"retrain: {_why_not(given, found, aims)}: give a loss")
+    axis = class_axis(aims)
+    if axis is not None:
+        (name,) = names
+        loss = divergence(found[name], aims[name], axis, TEMPERATURE) * TEMPERATURE**2
+    else:
+        sizes = _sizes(aims, samples)
+        errors = [functional.mse_loss(found[name], aims[name]) / sizes[name] for name in names]
+        loss = torch.stack(errors).mean()
     if labels is None or (labels == IGNORED).all():
         return loss
+    scores = first_logits(given).float()
     known = labels[labels != IGNORED]
-    if not ((known >= 0) & (known < one.shape[1])).all():
+    if not ((known >= 0) & (known < scores.shape[1])).all():
         raise EncodeError(
             f"retrain: labels are {int(known.min())} to {int(known.max())}, the network has "
-            f"{one.shape[1]} classes, from 0: leave labels out, or give a loss"
+            f"{scores.shape[1]} classes, from 0: leave labels out, or give a loss"
         )
-    return loss + LABELS * functional.cross_entropy(one, labels, ignore_index=IGNORED)
+    return loss + LABELS * functional.cross_entropy(scores, labels, ignore_index=IGNORED)
 
 
-def _numbers(outputs: Any) -> Tensor:
-    """What is compared of outputs, float32."""
-    found = first_logits(outputs)
-    if not isinstance(found, Tensor) or not found.is_floating_point():
-        kind = found.dtype if isinstance(found, Tensor) else type(found).__name__
-        raise EncodeError(f"retrain: the network gives {kind}, not a tensor of floats: give a loss")
-    return found.float()
+def _numbers(given: Any, samples: int) -> dict[str, Tensor]:
+    """The outputs that are compared, float32."""
+    found = outputs_of(given, samples)
+    return {name: y.float() for name, y in found.items() if not is_joined(name)}
+
+
+def _sizes(outputs: Mapping[str, Tensor], samples: int) -> dict[str, Tensor | float]:
+    """What squared errors are measured by: the energy of one output, the variance of several."""
+    if len(outputs) == 1:
+        return {name: y.square().mean().clamp(min=TINY) for name, y in outputs.items()}
+    count = samples_in(outputs, samples)
+    return {name: spread_of(y, count) or 1.0 for name, y in outputs.items() if y.numel()}
+
+
+def _why_not(given: Any, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """Why outputs cannot be compared, for messages."""
+    if not found:
+        one = first_logits(given)
+        kind = one.dtype if isinstance(one, Tensor) else type(one).__name__
+        return f"the network gives {kind}, not a tensor of floats by sample"
+    shapes, others = ([tuple(y.shape) for y in outputs.values()] for outputs in (found, wanted))
+    return f"outputs have shape {shapes}, the original's {others}"
 
 
 def labels_of(batch: Any, outputs: Any) -> Tensor | None:
-    """Classes of a batch: its second part where that is whole numbers, one for each sample."""
+    """Classes of a batch: its second part where that is whole numbers, one for each sample.
+
+    Args:
+        batch: inputs and perhaps more.
+        outputs: what the network gives; its first output must be (samples, classes) of floats.
+
+    Returns:
+        int64 (samples,), or None.
+    """
+    outputs = first_logits(outputs)
     if not isinstance(batch, (tuple, list)) or len(batch) < 2:
         return None
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
+        return None
+    if not outputs.is_floating_point():
         return None
     labels = batch[1]
     whole = isinstance(labels, Tensor) and not labels.is_floating_point()

@@ -20,12 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tqcodec.errors import EncodeError
-from tqcodec.torch.outputs import numbers_of, samples_in
+from tqcodec.torch.outputs import is_classes, numbers_of, samples_in
 from tqcodec.torch.synthetic.parts import Part, Parts, call_of
 
 LEAST_VARIANCE = 1e-3  # of that of real data, for the logarithm
 MOVED = 1 / 16  # most that pictures are moved to and fro, of their side
-ONE_LENGTH = 1e-3  # outputs whose lengths vary by less are normalised: an embedding
 
 
 @dataclass(frozen=True)
@@ -142,14 +141,6 @@ class _MeanAndSquare(torch.autograd.Function):
         shape = (1, -1, *[1] * (x.ndim - 2))
         slope, start = (2 * by_square).to(x.dtype), by_mean.to(x.dtype)
         return torch.addcmul(start.view(shape), x, slope.view(shape))
-
-
-def is_classes(outputs: Tensor) -> bool:
-    """Whether outputs are scores of classes: (samples, classes), at least 2, not normalised."""
-    if outputs.ndim != 2 or outputs.shape[1] < 2:
-        return False
-    lengths = outputs.detach().float().norm(dim=1)
-    return len(lengths) < 2 or bool(lengths.std() > ONE_LENGTH * lengths.mean())
 
 
 def goal_of(outputs: Tensor, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
