@@ -50,6 +50,9 @@ class Broken(nn.Module):
 def broken():
     return Broken()
 
+def alone():
+    return torch.ones(4, 96)
+
 def batches():
     yield torch.ones(3, 32)
 """
@@ -152,6 +155,9 @@ def test_eval_without_labels_and_of_an_exact_file(run: Run, folder: Path) -> Non
         (EVAL.replace("net.tqc", "broken.tqc"), "broken.tqc: No such file"),
         (EVAL.replace("data.npz", "net.py:batches") + " --limit 10", "limit"),
         (EVAL.replace("data.npz", "nothing.npz"), "nothing.npz: No such file"),
+        (EVAL.replace("data.npz", "synthetic"), "synthetic is no data but a choice of `encode"),
+        (SWEEP.replace("data.npz", "none") + " --bits 3", "none is no data but a choice of"),
+        (EVAL.replace("data.npz", "net.py:alone"), "net.py:alone returned: one Tensor in place"),
         (EVAL + " --batch 0", "at least 1"),
         (EVAL + " --size 100000", "size must be at most 16384"),
         (SWEEP.replace(":network", ":broken") + " --bits 3", "RuntimeError: two"),

@@ -587,6 +587,13 @@ def test_buffers_that_a_network_changes_are_put_back() -> None:
     assert (float(model.seen), float(model.other)) == (0, 0)
 
 
+@pytest.mark.parametrize("one", [torch.ones(4, 8), np.ones((4, 8)), {"input": torch.ones(4, 8)}])
+def test_one_batch_in_place_of_batches(one: Any) -> None:
+    """A linear layer would take each sample of it without a word."""
+    with pytest.raises(EncodeError, match=r"the data: one .* in place of batches: put it into a"):
+        calibrate(nn.Linear(8, 3), one)
+
+
 def test_kinds_of_batches() -> None:
     model, x = seeded(lambda: Net(nn.Linear(8, 8))), data(6, 8)
     wanted = calibrate(model, [x])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -28,9 +29,33 @@ SEEDS = -(1 << 63), (1 << 64) - 1  # least and most that torch takes
 
 
 def batched(data: Iterable[Any] | Dataset[Any]) -> Iterable[Any]:
-    """The batches themselves, or those of a Dataset."""
+    """The batches themselves, or those of a Dataset.
+
+    Raises:
+        TypeError: neither of them.
+        EncodeError: one batch in their place.
+    """
     need("the data", data, (Iterable, Dataset), "batches or a Dataset")
+    check_several(data, "the data")
     return DataLoader(data, batch_size=BATCH) if isinstance(data, Dataset) else data
+
+
+def check_several(batches: Any, what: str) -> None:
+    """Check that these are batches, and not a single one.
+
+    A tensor would be gone through sample by sample, which many networks take for one sample
+    without dimension 0, or for something else; a mapping by its names.
+
+    Args:
+        batches: what stands in the place of batches.
+        what: its name, for the message.
+
+    Raises:
+        EncodeError: a tensor, an array or a mapping.
+    """
+    if isinstance(batches, (Tensor, np.ndarray, Mapping)):
+        kind = type(batches).__name__
+        raise EncodeError(f"{what}: one {kind} in place of batches: put it into a list")
 
 
 def inputs_of(batch: Any) -> Any:

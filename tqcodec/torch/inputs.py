@@ -22,13 +22,14 @@ from torch import Tensor
 from tqcodec.common import foreign, npz, streams
 from tqcodec.errors import EncodeError, EncodeWarning, TQCError
 from tqcodec.torch import user_code
-from tqcodec.torch.batches import samples_of
+from tqcodec.torch.batches import check_several, samples_of
 from tqcodec.torch.synthetic.file import batches_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
 PICTURES = "size", "mean", "std"  # options that speak of pictures
 INPUT_NAMES = ("images", "x")
 LABEL_NAMES = ("labels", "y")
+ENCODE_ONLY = "synthetic", "none"  # what `encode --data` takes besides names
 SIDE = 224  # of image files, where nobody says
 MOST_SIZE = 1 << 14  # of the side of an image: a gigabyte each as numbers
 
@@ -132,6 +133,11 @@ def load_batches(spec: str, options: DataOptions) -> Data:
                     raise
                 raise EncodeError(f"{spec}: not a .zip file ({foreign.message(error)})") from error
         return _from_images(spec, {n: _reader(archive, n) for n in archive.namelist()}, options)
+    if spec in ENCODE_ONLY and not path.exists():
+        raise EncodeError(
+            f"{spec} is no data but a choice of `encode --model`; "
+            "made-up inputs are kept by its --save-inputs, and read from that file"
+        )
     with streams.naming(spec):
         path.stat()
     raise EncodeError(f"{spec}: not data of a known kind (.npz, folder, .zip, FILE.py:FUNCTION)")
@@ -179,6 +185,7 @@ def _from_function(spec: str, options: DataOptions) -> Data:
     found = user_code.call(spec)
     if not isinstance(found, Iterable):
         raise EncodeError(f"{spec} returned a {type(found).__name__}, not an iterable of batches")
+    check_several(found, f"what {spec} returned")
 
     unread = [found]
 
