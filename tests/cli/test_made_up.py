@@ -149,7 +149,14 @@ def test_what_json_and_quiet_say(run: Run) -> None:
     code, out, err = run(encode("convolutions", f"{PICTURES} --json --quiet --save-inputs i.npz"))
     about = json.loads(out)["synthetic"]
     assert (code, err, about["inputs"]) == (0, "", 24) and about["seconds"] > 0
-    assert set(about["held_out"]) == {"samples", "measure", "calibrated", "plain", "helped"}
+    assert set(about["held_out"]) == {
+        "samples",
+        "measure",
+        "calibrated",
+        "plain",
+        "chance",
+        "helped",
+    }
     document = json.loads(run(encode("convolutions", "--data i.npz --json -f"))[1])
     assert document["synthetic"] == {**about, "seconds": None} and document["calibrated"] == 3
     document = json.loads(run(encode("convolutions", "--data none --json -f"))[1])

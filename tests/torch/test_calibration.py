@@ -7,7 +7,7 @@ import json
 import math
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -594,6 +594,16 @@ def test_one_batch_in_place_of_batches(one: Any) -> None:
         calibrate(nn.Linear(8, 3), one)
 
 
+class Stream(torch.utils.data.IterableDataset[Any]):
+    """Does not know how many there are."""
+
+    def __init__(self, samples: Tensor) -> None:
+        self.samples = samples
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.samples)
+
+
 def test_kinds_of_batches() -> None:
     model, x = seeded(lambda: Net(nn.Linear(8, 8))), data(6, 8)
     wanted = calibrate(model, [x])
@@ -605,6 +615,8 @@ def test_kinds_of_batches() -> None:
         [{"x": x}],
         dataset,
         torch.utils.data.DataLoader(dataset, batch_size=6),
+        Stream(x),
+        torch.utils.data.DataLoader(Stream(x), batch_size=6),
     ):
         assert_equal(calibrate(model, batches), wanted)
     calls = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable
@@ -102,7 +103,7 @@ def halves(misleading: bool) -> tuple[nn.Module, list[Tensor], list[Tensor]]:
     torch.manual_seed(5)
     model = Wide().eval()
     used = [torch.randn(32, 64) * (torch.arange(64) < 32) for _ in range(4)]
-    held = [torch.randn(32, 64) * ((torch.arange(64) < 32) ^ misleading)]
+    held = [torch.randn(256, 64) * ((torch.arange(64) < 32) ^ misleading)]
     return model, used, held
 
 
@@ -339,6 +340,37 @@ def test_types_that_numpy_lacks_are_read_as_such(tmp_path: Path) -> None:
     save_inputs(tmp_path / "i.npz", [torch.arange(4).to(torch.bfloat16)])
     with np.load(tmp_path / "i.npz") as file:
         assert file["0.0"].view(ml_dtypes.bfloat16).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("what", ["KL", "error"])
+def test_what_is_by_chance_does_not_count(what: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(32, 96).eval()
+    batches = [torch.randn(n, 32) for n in (5, 3)]
+    if what == "error":
+        batches = [batch[:, None] for batch in batches]  # no classes
+    files = [tqcodec.torch.encode(model, Settings(bits=bits, effort=1)) for bits in (3, 3.01)]
+    found = Judge(model, batches).compare(*files)
+    each = []
+    for data in files:
+        decoded = copy.deepcopy(model)
+        decoded.load_state_dict(tqcodec.torch.decode(data))
+        parts = []
+        for batch in batches:
+            y, z = (one(batch).double().detach() for one in (model, decoded))
+            if what == "KL":
+                logs = z.log_softmax(1), y.log_softmax(1)
+                parts.append(functional.kl_div(*logs, log_target=True, reduction="none").sum(1))
+            else:
+                parts.append((y - z).square().mean((1, 2)) / y.square().mean())
+        each.append(torch.cat(parts))
+    apart = each[0] - each[1]
+    assert (found.samples, found.measure) == (8, what)
+    assert found.calibrated == pytest.approx(float(each[0].mean()))
+    assert found.plain == pytest.approx(float(each[1].mean()))
+    assert found.chance == pytest.approx(float(apart.std()) / math.sqrt(8))
+    assert HeldOut(8, what, 1.1, 1.0, 0.1001).helped
+    assert not HeldOut(8, what, 1.1, 1.0, 0.0999).helped
 
 
 def test_what_is_said() -> None:

@@ -472,6 +472,43 @@ def test_a_checkpoint_on_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
+class Counts(nn.Module):
+    """Changes buffers in evaluation mode, in place and not, and computes with them."""
+
+    runs: Tensor
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 32)
+        self.register_buffer("runs", torch.zeros(1))
+        self.register_buffer("mean", torch.zeros(64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs.add_(1)
+        self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+        return self.linear(x - self.mean) + self.runs
+
+
+def test_networks_that_change_their_buffers() -> None:
+    torch.manual_seed(0)
+    model = Counts().eval()
+    batches = [torch.randn(8, 64) for _ in range(4)]
+    seen: list[dict[str, Tensor]] = []
+
+    def evaluate(network: nn.Module) -> float:
+        seen.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+        network(batches[0])
+        return 0.0
+
+    data = codec.retrain(model, batches, settings(6.0), epochs=2, evaluate=evaluate)
+    decoded = codec.decode(data)
+    assert len(seen) == 3  # the last time, the network of the file
+    assert all(torch.equal(seen[-1][name], tensor) for name, tensor in decoded.items())
+    for state in (*seen, decoded, model.state_dict()):
+        assert not state["runs"].any() and not state["mean"].any()
+
+
 def test_whatever_evaluate_leaves_and_any_seed() -> None:
     """A network that is left in train mode is trained in evaluation mode all the same."""
     files = [

@@ -47,7 +47,7 @@ class HeldOut:
     """How far a calibrated network, and one by weights alone, are from the original.
 
     Measured on inputs that neither statistics nor tuning had. The network that is nearer is in the
-    file.
+    file; the calibrated one is where they are about as near.
 
     Attributes:
         samples: inputs held out.
@@ -56,17 +56,20 @@ class HeldOut:
             ``error``, the squared error over the energy of the original, mean over outputs.
         calibrated: of the calibrated network; infinity where there is no such file.
         plain: of the one by weights alone, likewise.
+        chance: the standard error of what they differ by; by no more are they about as near. 0
+            where it is not known.
     """
 
     samples: int
     measure: str
     calibrated: float
     plain: float
+    chance: float = 0.0
 
     @property
     def helped(self) -> bool:
         """Whether the calibrated network is in the file."""
-        return self.calibrated <= self.plain
+        return self.calibrated <= self.plain + self.chance
 
     def __str__(self) -> str:
         return (

@@ -91,6 +91,17 @@ def check_network(model: Any, error: type[TQCError] = EncodeError) -> None:
         raise error(f"tensor {lazy!r} is lazy and has no values; run the network on a batch first")
 
 
+def length_of(data: Any) -> int | None:
+    """How many there are in a list, loader or dataset; None where it does not know.
+
+    Loaders over an IterableDataset have a length by their class, which raises.
+    """
+    try:
+        return len(data)
+    except TypeError:
+        return None
+
+
 def copied(
     model: Network, error: type[TQCError] = EncodeError, instead: Mapping[int, Any] | None = None
 ) -> Network:

@@ -10,7 +10,7 @@ passed in changes: each of its modules is in its own mode again afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +27,7 @@ from tqcodec.torch.batches import (
     copied,
     device_of,
     first_logits,
+    length_of,
     modes_of,
     to_evaluation,
 )
@@ -219,8 +220,7 @@ def _count(batches: Batches) -> int | None:
     """How many images there are, where a list or a DataLoader tells."""
     if isinstance(batches, (list, tuple)):
         return sum(map(_size, batches))
-    data = getattr(batches, "dataset", None)
-    return len(data) if isinstance(data, Sized) else None
+    return length_of(getattr(batches, "dataset", None))
 
 
 def _size(batch: tuple[Any, Any]) -> int:

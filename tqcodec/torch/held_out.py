@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tqcodec.encoder.findings import EncodeReport, Finding, HeldOut
@@ -124,7 +125,8 @@ class Judge:
         """
         files = [calibrated] if plain is None else [calibrated, plain]
         states = [decoded(data, limit=EVERYTHING) for data in files]
-        totals, what = [0.0] * len(files), ""
+        distances: list[list[Tensor]] = [[] for _ in files]
+        what = ""
         for inputs in self._inputs:
             wanted = self._outputs(self._original, inputs)
             given = []
@@ -143,11 +145,17 @@ class Judge:
                 if what == "KL" and axis is not None:
                     found = [_divergence(wanted[name], z[name], axis) for name in same]
                 else:
-                    several = count if len(wanted) > 1 else None
-                    found = [_error(wanted[name], z[name], several) for name in same]
-                totals[i] += sum(found) / len(found)
-        found = [t / len(self._inputs) if math.isfinite(t) else math.inf for t in totals]
-        return HeldOut(self._samples, what, found[0], *(found[1:] or [math.inf]))
+                    several = len(wanted) > 1
+                    found = [_error(wanted[name], z[name], count, several) for name in same]
+                distances[i].append(torch.stack([_by_sample(one, count) for one in found]).mean(0))
+        each = [torch.cat(one) for one in distances]
+        means = [m if math.isfinite(m := float(one.mean())) else math.inf for one in each]
+        if plain is None:
+            return HeldOut(self._samples, what, means[0], math.inf)
+        apart = each[0] - each[1]
+        chance = float(apart.std() / math.sqrt(len(apart))) if len(apart) > 1 else 0.0
+        chance = chance if math.isfinite(chance) else 0.0
+        return HeldOut(self._samples, what, means[0], means[1], chance)
 
     def _outputs(self, network: nn.Module, inputs: Any) -> dict[str, Tensor]:
         device = device_of(network)
@@ -163,27 +171,38 @@ def _with(made: Made, why: str) -> Made:
     return made
 
 
-def _divergence(wanted: Tensor, given: Tensor, axis: int) -> float:
-    """Mean over samples, one after the other: scores of all tokens at each place are many."""
+def _by_sample(distances: Tensor, samples: int) -> Tensor:
+    """One for each sample: the mean where they are not as many."""
+    return distances if len(distances) == samples else distances.mean().expand(samples)
+
+
+def _divergence(wanted: Tensor, given: Tensor, axis: int) -> Tensor:
+    """Of each sample, one after the other: scores of all tokens at each place are many."""
     pairs = zip(wanted.movedim(axis, -1), given.movedim(axis, -1), strict=True)
     found = [
         measure(y.reshape(-1, y.shape[-1]), z.reshape(-1, y.shape[-1]), None) for y, z in pairs
     ]
-    return sum(float(one.kl.mean()) for one in found) / len(found)
+    return torch.tensor([float(one.kl.mean()) for one in found], dtype=torch.float64)
 
 
-def _error(wanted: Tensor, given: Tensor, samples: int | None) -> float:
+def _error(wanted: Tensor, given: Tensor, samples: int, several: bool) -> Tensor:
     """Squared error of what the original has finite numbers for, over its energy.
 
     Args:
         wanted, given: outputs of the original and of the decoded network.
-        samples: where it is one of several outputs: over its variance, by so many samples.
+        samples: of the batch.
+        several: it is one of several outputs: over its variance.
+
+    Returns:
+        float64, of each sample; of all where samples cannot be told apart.
     """
     known = wanted.isfinite()
-    y, z = wanted[known].double(), given[known].double()
-    if not len(y):
-        return 0.0
-    error = float((y - z).square().mean())
-    if samples is None:
-        return error / (float(y.square().mean()) or 1.0)
-    return error / (spread_of(wanted.where(known, 0), samples) or 1.0)
+    if not known.any():
+        return torch.zeros(1, dtype=torch.float64)
+    y, z = (one.where(known, 0).double() for one in (wanted, given))
+    energy = float(y.square().sum() / known.sum())
+    scale = (spread_of(wanted.where(known, 0), samples) if several else energy) or 1.0
+    if wanted.ndim == 0 or len(wanted) != samples:  # as boxes that are found
+        return ((y - z).square().sum() / known.sum() / scale).reshape(1)
+    # Each by the mean number of finite elements, so that the mean is that of all elements.
+    return (y - z).square().flatten(1).sum(1) * (samples / (known.sum() * scale))

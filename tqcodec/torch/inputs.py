@@ -9,7 +9,7 @@ import io
 import math
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor
 from tqcodec.common import foreign, npz, streams
 from tqcodec.errors import EncodeError, EncodeWarning, TQCError
 from tqcodec.torch import user_code
-from tqcodec.torch.batches import check_several, samples_of
+from tqcodec.torch.batches import check_several, length_of, samples_of
 from tqcodec.torch.synthetic.file import batches_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
@@ -195,7 +195,7 @@ def _from_function(spec: str, options: DataOptions) -> Data:
         unread.clear()
         yield from _limited(map(_pair, _told(spec, again)), options.images)
 
-    return Data(read, len(found) if options.images is None and isinstance(found, Sized) else 0)
+    return Data(read, (length_of(found) or 0) if options.images is None else 0)
 
 
 def _pair(batch: Any) -> Batch:

@@ -12,14 +12,35 @@ from tqcodec.torch.batches import modes_of
 from tqcodec.torch.calibration.layers import version_of
 
 
+class Buffers:
+    """The buffers of a network as they are now."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._held = [(module, dict(module._buffers.items())) for module in model.modules()]
+        self._values = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        self._versions = [version_of(buffer) for buffer, _ in self._values]
+
+    def restore(self) -> None:
+        """Bring back those that a run has changed or replaced."""
+        for module, buffers in self._held:
+            if isinstance(module, torch.jit.ScriptModule):
+                for name, buffer in buffers.items():
+                    setattr(module, name, buffer)
+            else:
+                module._buffers.update(buffers)
+        for i, (buffer, value) in enumerate(self._values):
+            if version_of(buffer) != self._versions[i] or buffer.is_inference():
+                with torch.no_grad(), torch.inference_mode(buffer.is_inference()):
+                    buffer.copy_(value)
+                self._versions[i] = version_of(buffer)
+
+
 @contextmanager
 def unchanged(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
     """Evaluation mode, activations with gradient and weights without, as long as it lasts."""
     modes = modes_of(model)
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    held = [(module, dict(module._buffers.items())) for module in model.modules()]
-    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    versions = [version_of(buffer) for buffer, _ in values]
+    buffers = Buffers(model)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(seed)  # for networks and loaders that draw
@@ -35,13 +56,4 @@ def unchanged(model: nn.Module, device: torch.device, seed: int) -> Iterator[Non
             for parameter in wanted:
                 with torch.inference_mode(parameter.is_inference()):  # else torch refuses
                     parameter.requires_grad_()
-            for module, buffers in held:
-                if isinstance(module, torch.jit.ScriptModule):
-                    for name, buffer in buffers.items():
-                        setattr(module, name, buffer)
-                else:
-                    module._buffers.update(buffers)
-            for (buffer, value), version in zip(values, versions, strict=True):
-                if version_of(buffer) != version or buffer.is_inference():
-                    with torch.no_grad(), torch.inference_mode(buffer.is_inference()):
-                        buffer.copy_(value)
+            buffers.restore()

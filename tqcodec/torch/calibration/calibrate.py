@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from tqcodec.torch.batches import (
     check_network,
     device_of,
     inputs_of,
+    length_of,
     samples_of,
 )
 from tqcodec.torch.calibration.capture import Capture, without_checkpoints
@@ -97,7 +98,7 @@ def calibrate(
     device = device_of(model)
     signs = torch.Generator().manual_seed(seed)
     batches = batched(batches)
-    total = len(batches) if isinstance(batches, Sized) else 0
+    total = length_of(batches) or 0
     recorder, weights, done = Recorder(model, block), Weights(), 0
     with unchanged(model, device, seed):
         for done, batch in enumerate(batches, start=1):

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from tqcodec.errors import EncodeError
-from tqcodec.torch.batches import arguments, device_of, inputs_of, samples_of, to_evaluation
+from tqcodec.torch.batches import (
+    arguments,
+    device_of,
+    inputs_of,
+    length_of,
+    samples_of,
+    to_evaluation,
+)
 from tqcodec.torch.retraining import processes, trimming
 from tqcodec.torch.retraining.controller import RateController
 from tqcodec.torch.retraining.objective import Loss, distillation, labels_of
@@ -22,6 +29,7 @@ from tqcodec.torch.retraining.rate import Rate
 from tqcodec.torch.retraining.recipe import TrainingRecipe
 from tqcodec.torch.retraining.student import Student
 from tqcodec.torch.search import Evaluate
+from tqcodec.torch.unchanged import Buffers
 
 SMOOTH = 0.02  # share of a batch in the running mean of the loss
 INTEGRAL_PART = 1 / 6  # of all steps
@@ -135,6 +143,8 @@ class Loop:
                     parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self._forward = _compiled(self._running(student.network), compiled)
         self._wanted = _compiled(self._running(original), compiled)
+        # Networks that count, or gather statistics of their own, change buffers when they run.
+        self._buffers = [Buffers(network) for network in (student.network, original)]
         self._latents = list(student.latents.values())
         groups = [
             {"params": [one.values for one in self._latents], "peak": recipe.rate},
@@ -190,6 +200,7 @@ class Loop:
         if state.batch == self._count:
             if self._evaluate is not None:
                 state.quality = quality_of(self._evaluate, self.student.network)
+                self._restore()
             state.epoch, state.batch = state.epoch + 1, 0
         moment = self.moment(seconds)
         if state.step % max(1, self.steps // HISTORY) == 0 or state.step == self.steps:
@@ -255,7 +266,13 @@ class Loop:
         devices = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             self._differentiate(batch)
+        self._restore()
         self._collect()
+
+    def _restore(self) -> None:
+        """Bring buffers back to what the file has."""
+        for buffers in self._buffers:
+            buffers.restore()
 
     def _differentiate(self, batch: Any) -> None:
         for parameter in itertools.chain(*self.student.parameters.values()):
@@ -358,11 +375,7 @@ def _shuffled(batches: Iterable[Any]) -> Iterable[Any]:
 
 def _length(batches: Iterable[Any]) -> int:
     """Number of batches; those of a loader that does not know are counted."""
-    try:
-        count = len(batches)  # type: ignore[arg-type]
-    except TypeError:
-        count = 0
-    return count or sum(1 for _ in batches)
+    return length_of(batches) or sum(1 for _ in batches)
 
 
 def _compiled(function: Callable[..., Any], wanted: bool) -> Callable[..., Any]:

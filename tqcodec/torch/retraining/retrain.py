@@ -186,11 +186,12 @@ def retrain(
             if progress is not None:
                 progress("retrain", moment.step, moment.steps)
         data = student.file(progress)
-        if evaluate is not None and watch is not None:
+        if evaluate is not None:
             network = to_evaluation(copied(model)).float()
             load_state(network, decoded(data, limit=EVERYTHING))
             quality = quality_of(evaluate, network)
-            watch(replace(loop.moment(0.0), size=len(data), quality=quality))
+            if watch is not None:
+                watch(replace(loop.moment(0.0), size=len(data), quality=quality))
     return data
 
 
