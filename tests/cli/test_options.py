@@ -120,9 +120,12 @@ def test_settings_are_options_of_encode_with_their_defaults() -> None:
 
 def test_data_is_read_with_the_defaults_of_the_command_line() -> None:
     rows = {PARSED["eval"][name].dest: row.default for name, row in DOCUMENTED["eval"].items()}
+    read = DataOptions()
+    mean, std = read.normalisation
+    taken = {"images": "all", "size": read.side, "mean": mean, "std": std}  # for None
     for field in fields(DataOptions):
         if field.name not in ORDER:
-            default = "all" if field.default is None else field.default
+            default = taken[field.name] if field.default is None else field.default
             numbers = default if isinstance(default, tuple) else (default,)
             assert rows[field.name] == ",".join(str(n).removesuffix(".0") for n in numbers)
 
