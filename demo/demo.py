@@ -12,7 +12,6 @@ and photographs of one's own in their place.
 from __future__ import annotations
 
 import argparse
-import runpy
 import subprocess
 import sys
 import time
@@ -23,6 +22,8 @@ import torch
 from torch import nn
 
 import tqcodec.torch
+from tqcodec.cli.arguments import numbers
+from tqcodec.torch.user_code import load_model
 
 NETWORK = f"{Path(__file__).with_name('network.py')}:network"
 IMAGES = 128  # that are made: half of what encode makes by itself, and half of the time
@@ -33,9 +34,7 @@ ROW = "{:>24} {:>10} {:>6} {:>7} {:>8} {:>8} {:>9} {:>8}"
 
 def network(model: str) -> nn.Module:
     """What the function of FILE.py:FUNCTION returns, in evaluation mode."""
-    path, _, function = model.rpartition(":")
-    found: nn.Module = runpy.run_path(path)[function]()
-    return found.eval()
+    return load_model(model).eval()
 
 
 def encode(model: str, target: Path, options: list[str]) -> float:
@@ -65,11 +64,6 @@ def row(target: Path, seconds: float, reference: tqcodec.torch.Reference, origin
         f"{found.agreement.value:.1f}",
         f"{found.kl.value:.4f}",
     )
-
-
-def numbers(text: str) -> list[float]:
-    """Numbers with commas between, as `tqcodec encode` takes them."""
-    return [float(part) for part in text.split(",")]
 
 
 def arguments() -> argparse.Namespace:

@@ -20,6 +20,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from tqcodec.cli.arguments import numbers
 from tqcodec.torch.user_code import load_model
 
 Layer = dict[str, Any]
@@ -272,11 +273,6 @@ FUNCTIONS: dict[Any, str] = {
     functional.adaptive_avg_pool2d: "adaptive_avg_pool2d",
     functional.dropout: "dropout",
 }
-
-
-def numbers(text: str) -> list[float]:
-    """Numbers with commas between, as `tqcodec encode` takes them."""
-    return [float(part) for part in text.split(",")]
 
 
 def main() -> None:

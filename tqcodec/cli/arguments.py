@@ -252,7 +252,7 @@ def _sweep(command: ArgumentParser) -> None:
     text = "a .png file; the numbers go into .csv beside it"
     _output(command, text, required=True)
     text = f"bits per weight of the files, {RANGES['bits']}, with commas between"
-    command.add_argument("--bits", type=_numbers, required=True, metavar="B,B,...", help=text)
+    command.add_argument("--bits", type=numbers, required=True, metavar="B,B,...", help=text)
     _network(command)
     _statistics(command, "of calibrate, to draw what they gain as well")
     _effort(command)
@@ -397,9 +397,9 @@ def _network(command: ArgumentParser, required: bool = True) -> None:
     add("--batch", type=int, default=32, metavar="N", help="images at a time; default %(default)s")
     add("--size", type=int, metavar="N", help="side of image files in pixels; default 224")
     text = "taken off pixels of 0 to 255, one for each channel or for all; default 0"
-    add("--mean", type=_numbers, metavar="X,X,X", help=text)
+    add("--mean", type=numbers, metavar="X,X,X", help=text)
     text = "what they are divided by then; default 1"
-    add("--std", type=_numbers, metavar="X,X,X", help=text)
+    add("--std", type=numbers, metavar="X,X,X", help=text)
     add("--device", default="cpu", metavar="NAME", help="cpu or cuda; default %(default)s")
 
 
@@ -484,7 +484,8 @@ def _side_bits(text: str) -> int | None:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'all'") from None
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers with commas between."""
     try:
         return tuple(float(number) for number in text.split(","))
     except ValueError:
