@@ -54,9 +54,26 @@ def load(arguments: Namespace, shuffled: bool = False, redrawn: bool = False) ->
     from tqcodec.torch import inputs
 
     options = _options(arguments, shuffled, redrawn)
-    no_data = arguments.command == "encode" and arguments.data in (SYNTHETIC, NO_DATA)
-    data = None if no_data else inputs.load_batches(arguments.data, options)
+    data = None
+    if arguments.data not in (SYNTHETIC, NO_DATA) or _is_there(arguments):
+        data = inputs.load_batches(arguments.data, options)
     return user_code.load_model(arguments.model, arguments.device), data
+
+
+def _is_there(arguments: Namespace) -> bool:
+    """Whether a choice of `encode --data` is the name of something, as it is to other commands.
+
+    Raises:
+        EncodeError: it is neither.
+    """
+    if arguments.command == "encode":
+        return False
+    if not Path(arguments.data).exists():
+        raise EncodeError(
+            f"{arguments.data} is no data but a choice of `encode --model`; "
+            "made-up inputs are kept by its --save-inputs, and read from that file"
+        )
+    return True
 
 
 def _options(arguments: Namespace, shuffled: bool = False, redrawn: bool = False) -> Any:

@@ -29,7 +29,6 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
 PICTURES = "size", "mean", "std"  # options that speak of pictures
 INPUT_NAMES = ("images", "x")
 LABEL_NAMES = ("labels", "y")
-ENCODE_ONLY = "synthetic", "none"  # what `encode --data` takes besides names
 SIDE = 224  # of image files, where nobody says
 MOST_SIZE = 1 << 14  # of the side of an image: a gigabyte each as numbers
 
@@ -133,11 +132,6 @@ def load_batches(spec: str, options: DataOptions) -> Data:
                     raise
                 raise EncodeError(f"{spec}: not a .zip file ({foreign.message(error)})") from error
         return _from_images(spec, {n: _reader(archive, n) for n in archive.namelist()}, options)
-    if spec in ENCODE_ONLY and not path.exists():
-        raise EncodeError(
-            f"{spec} is no data but a choice of `encode --model`; "
-            "made-up inputs are kept by its --save-inputs, and read from that file"
-        )
     with streams.naming(spec):
         path.stat()
     raise EncodeError(f"{spec}: not data of a known kind (.npz, folder, .zip, FILE.py:FUNCTION)")
