@@ -20,11 +20,10 @@ import tqcodec
 import tqcodec.torch
 from benchmarks.common.command import command_parser
 from benchmarks.common.subjects import Batches, Subject, build
-from tqcodec.arrays import patterns_of
+from tqcodec import api
 from tqcodec.encoder import pipeline
 from tqcodec.encoder.effort import EFFORTS, Effort, Tools
 from tqcodec.encoder.statistics import Statistics
-from tqcodec.encoder.tensor import Source
 from tqcodec.torch.checkpoint import origins, to_arrays
 from tqcodec.torch.versions import versions_of
 
@@ -63,11 +62,7 @@ def encoded(
 ) -> bytes:
     """As `tqcodec.torch.encode`, at an effort that no settings have."""
     state = model.state_dict()
-    known = origins(model)
-    sources = [
-        Source(name, *patterns_of(name, array), known.get(name))
-        for name, array in to_arrays(state).items()
-    ]
+    sources = api.sources_of(to_arrays(state), origins(model))
     settings = replace(settings, metadata=tuple(versions_of(state).items()))
     return pipeline.encode(sources, settings, statistics, effort=effort)[0]
 

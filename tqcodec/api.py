@@ -74,7 +74,6 @@ def encode(
     from tqcodec.encoder.pipeline import encode as run
     from tqcodec.encoder.settings import Settings
     from tqcodec.encoder.statistics import WeightStatistics
-    from tqcodec.encoder.tensor import Source
 
     need("tensors", tensors, Mapping, "a mapping of names to arrays")
     need("settings", settings, (Settings, NoneType), "tqcodec.Settings")
@@ -86,11 +85,7 @@ def encode(
     need_function("progress", progress)
     need("verify", verify, bool, "True or False")
     known = origins if origins is not None else {}
-    sources = []
-    for name, array in tensors.items():
-        if not isinstance(name, str):
-            raise EncodeError(f"tensor name {name!r} is not a string")
-        sources.append(Source(name, *patterns_of(name, array), known.get(name)))
+    sources = sources_of(tensors, known)
     by_name = {source.name: source for source in sources}
     settings = settings if settings is not None else Settings()
     if settings.inference and Origin.CONSTANT not in known.values():
@@ -128,6 +123,22 @@ def encode(
     if report is not None:
         report.findings, report.snr = found.findings, found.snr
     return data
+
+
+def sources_of(tensors: Mapping[str, Array], origins: Mapping[str, Origin]) -> list[Source]:
+    """Arrays by name as the encoder takes them, with what a module says of each.
+
+    Raises:
+        EncodeError: tensors that the format cannot hold.
+    """
+    from tqcodec.encoder.tensor import Source
+
+    sources = []
+    for name, array in tensors.items():
+        if not isinstance(name, str):
+            raise EncodeError(f"tensor name {name!r} is not a string")
+        sources.append(Source(name, *patterns_of(name, array), origins.get(name)))
+    return sources
 
 
 def _of_statistics(statistics: Any, sources: Mapping[str, Source]) -> list[Finding]:

@@ -12,14 +12,14 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from tqcodec.arrays import patterns_of
+from tqcodec import api
 from tqcodec.common.atomic import check_writable
 from tqcodec.common.checks import PathLike, need, need_function, need_number
 from tqcodec.common.progress import Progress
 from tqcodec.encoder.plan import make_plan
 from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.statistics import Statistics
-from tqcodec.encoder.tensor import Source, Treatment
+from tqcodec.encoder.tensor import Treatment
 from tqcodec.errors import EncodeError, TargetError
 from tqcodec.format.container import EVERYTHING
 from tqcodec.torch import folding
@@ -197,8 +197,7 @@ def retrain(
 
 def _check_tensors(model: nn.Module, folded: folding.Folded, settings: Settings) -> None:
     """Refuse names, rules and networks that no file or no training is made of, before any work."""
-    known = folded.origins(origins(model))
-    sources = [Source(n, *patterns_of(n, a), known.get(n)) for n, a in folded.arrays.items()]
+    sources = api.sources_of(folded.arrays, folded.origins(origins(model)))
     if not any(one.treatment == Treatment.TRANSFORM for one in make_plan(sources, settings, {})):
         raise EncodeError("retrain: the network has no weight matrix that could be trained")
 
