@@ -29,7 +29,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
 PICTURES = "size", "mean", "std"  # options that speak of pictures
 INPUT_NAMES = ("images", "x")
 LABEL_NAMES = ("labels", "y")
-SIDE = 224  # of image files, where nobody says
+# Of pictures, where nobody says: side in pixels of image files, what is taken off, divided by.
+SIDE, MEAN, STD = 224, 0.0, 1.0
 MOST_SIZE = 1 << 14  # of the side of an image: a gigabyte each as numbers
 
 Batch = tuple[Any, Tensor | None]  # inputs, labels
@@ -74,7 +75,8 @@ class DataOptions:
     @property
     def normalisation(self) -> tuple[Sequence[float], Sequence[float]]:
         """Mean and std."""
-        return (0.0,) if self.mean is None else self.mean, (1.0,) if self.std is None else self.std
+        mean, std = self.mean, self.std
+        return (MEAN,) if mean is None else mean, (STD,) if std is None else std
 
 
 @dataclass(frozen=True)
@@ -162,9 +164,9 @@ def warn_of_normalisation(
     what: str, mean: object, std: object, used: Sequence[str] = PICTURES
 ) -> None:
     """An EncodeWarning where pictures are normalised by numbers that nobody gave."""
-    given = {"mean": (mean, 0), "std": (std, 1)}
+    given = {"mean": (mean, MEAN), "std": (std, STD)}
     missing = {name: number for name, (value, number) in given.items() if value is None}
-    numbers = [f"{name} {number}" for name, number in missing.items() if name in used]
+    numbers = [f"{name} {number:g}" for name, number in missing.items() if name in used]
     if numbers:
         warnings.warn(
             f"{what} of 0 to 255 are normalised by {' and '.join(numbers)}, as none is given: "

@@ -18,7 +18,7 @@ from tqcodec.common.progress import Progress
 from tqcodec.errors import EncodeError, TQCError
 from tqcodec.torch.batches import SEEDS, Runner, check_network, copied, device_of
 from tqcodec.torch.held_out import LEAST
-from tqcodec.torch.inputs import MOST_SIZE, warn_of_normalisation
+from tqcodec.torch.inputs import MEAN, MOST_SIZE, STD, warn_of_normalisation
 from tqcodec.torch.synthetic.examples import parts_like
 from tqcodec.torch.synthetic.leaves import dead_leaves
 from tqcodec.torch.synthetic.parts import ALONE, Part, Parts, batch_of, call_of
@@ -118,14 +118,8 @@ def synthetic_inputs(
     generator = torch.Generator().manual_seed(seed)
     if size is not None:
         sides = _sides(network, size, recipe.side)
-        parts = _pictures(
-            network,
-            count,
-            sides,
-            0.0 if mean is None else mean,
-            1.0 if std is None else std,
-            generator,
-        )
+        mean, std = MEAN if mean is None else mean, STD if std is None else std
+        parts = _pictures(network, count, sides, mean, std, generator)
     elif tokens is not None:
         parts = _tokens(network, count, tokens, generator)
     else:
