@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -114,26 +115,28 @@ class Latent:
     def _projected(self, tensor: Tensor) -> Tensor:
         """A tensor of weights by the transposed synthesis, (channels out, kept columns)."""
         x = tensor.permute(self._order).reshape(self._lengths) * self._rows
-        out, inn, taps = self._bases
-        x = x if out is None else torch.einsum("pit,op->oit", x, out)
-        x = x if inn is None else torch.einsum("ojt,ij->oit", x, inn)
-        x = x if taps is None else x @ taps.T
-        flat = x.reshape(len(x), -1)
-        return (flat if self._complete else flat[:, self._columns]) * self._multipliers
+        return self._kept(x, self._bases) * self._multipliers
 
     def _analysed(self, weights: Tensor) -> Tensor:
         """Coefficients of weights over their steps, by least squares."""
         x = weights.permute(self._order).reshape(self._lengths)
         x = x / torch.where(self._rows > 0, self._rows, 1.0) / self._step
-        out, inn, taps = (
-            None if rows is None else torch.from_numpy(analysis_of(rows.double().cpu().numpy()))
+        analyses = [
+            None
+            if rows is None
+            else torch.from_numpy(analysis_of(rows.double().cpu().numpy())).to(x)
             for rows in self._bases
-        )
-        x = x if out is None else torch.einsum("pit,op->oit", x, out.to(x))
-        x = x if inn is None else torch.einsum("ojt,ij->oit", x, inn.to(x))
-        x = x if taps is None else x @ taps.to(x).T
+        ]
+        return self._kept(x, analyses) / self._multipliers
+
+    def _kept(self, x: Tensor, bases: Sequence[Tensor | None]) -> Tensor:
+        """Products with the rows of each axis's basis, (channels out, kept columns)."""
+        out, inn, taps = bases
+        x = x if out is None else torch.einsum("pit,op->oit", x, out)
+        x = x if inn is None else torch.einsum("ojt,ij->oit", x, inn)
+        x = x if taps is None else x @ taps.T
         flat = x.reshape(len(x), -1)
-        return (flat if self._complete else flat[:, self._columns]) / self._multipliers
+        return flat if self._complete else flat[:, self._columns]
 
     def double_step(self) -> None:
         """Halve all values, for the same weights but for rounding."""
