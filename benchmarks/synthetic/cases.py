@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import runpy
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.common import subjects
-from benchmarks.synthetic.networks import FaceNet
+from benchmarks.synthetic.networks import Detector, FaceNet
 from tqcodec.torch.evaluation import Reference
 
 State = Mapping[str, Tensor]
@@ -212,27 +213,51 @@ def faces(weights: str, photographs: str) -> Case:
         weights: `onet.pt`.
         photographs: as of `subjects.efficientnet_lite0`.
     """
-    from PIL import Image
-
     rng = np.random.default_rng(0)
     halves: tuple[list[Any], list[Any]] = ([], [])
-    with zipfile.ZipFile(photographs) as archive:
-        for name in sorted(n for n in archive.namelist() if Path(n).stem.isdigit()):
-            image = Image.open(io.BytesIO(archive.read(name))).convert("RGB")
-            for _ in range(CROPS):
-                side = int(rng.integers(int(FACE["size"]), min(image.size) + 1))
-                left, top = (int(rng.integers(n - side + 1)) for n in image.size)
-                box = (left, top, left + side, top + side)
-                cut = image.resize((48, 48), Image.Resampling.BOX, box)
-                halves[int(Path(name).stem) % 2].append(np.asarray(cut, np.float32))
-    real, test = (
-        torch.from_numpy((np.stack(half) - FACE["mean"]) / np.float32(FACE["std"]))
-        .permute(0, 3, 1, 2)
-        .contiguous()
-        .split(50)
-        for half in halves
-    )
+    for number, image in _photographs(photographs):
+        for _ in range(CROPS):
+            side = int(rng.integers(int(FACE["size"]), min(image.size) + 1))
+            left, top = (int(rng.integers(n - side + 1)) for n in image.size)
+            box = (left, top, left + side, top + side)
+            cut = image.resize((48, 48), Image.Resampling.BOX, box)
+            halves[number % 2].append(np.asarray(cut, np.float32))
+    real, test = (_batches(half, FACE, 50) for half in halves)
     return _case(FaceNet(weights), FACE, real, test)
+
+
+PEOPLE = {"size": 320, "mean": 0.0, "std": 255.0}
+DETECTED = 150
+"""Photographs that calibrate the detector, and as many that judge it."""
+
+
+def detector(graph: str, photographs: str) -> Case:
+    """NudeNet's detector of parts of people; 150 even photographs calibrate, 150 odd ones judge.
+
+    Args:
+        graph: `320n.onnx`.
+        photographs: as of `subjects.efficientnet_lite0`.
+    """
+    halves: tuple[list[Any], list[Any]] = ([], [])
+    for number, image in _photographs(photographs):
+        scaled = image.resize((320, 320), Image.Resampling.BICUBIC)
+        halves[number % 2].append(np.asarray(scaled, np.float32))
+    real, test = (_batches(half[:DETECTED], PEOPLE, 10) for half in halves)
+    return _case(Detector(graph), PEOPLE, real, test)
+
+
+def _photographs(archive: str) -> Iterator[tuple[int, Image.Image]]:
+    """Numbers and pictures in the order of their names."""
+    with zipfile.ZipFile(archive) as file:
+        for name in sorted(n for n in file.namelist() if Path(n).stem.isdigit()):
+            image = Image.open(io.BytesIO(file.read(name))).convert("RGB")
+            yield int(Path(name).stem), image
+
+
+def _batches(images: Sequence[Any], made: Mapping[str, Any], size: int) -> Sequence[Tensor]:
+    """Batches (size, 3, height, width) of pictures that are normalised as a network takes them."""
+    values = (np.stack(images) - made["mean"]) / np.float32(made["std"])
+    return torch.from_numpy(values).float().permute(0, 3, 1, 2).contiguous().split(size)
 
 
 def _case(
@@ -269,4 +294,4 @@ class _Outputs:
         """Each (samples, values)."""
         given = [self._model(batch) for batch in self._batches]
         several = [one if isinstance(one, tuple) else (one,) for one in given]
-        return [torch.cat(each) for each in zip(*several, strict=True)]
+        return [torch.cat(each).flatten(1) for each in zip(*several, strict=True)]

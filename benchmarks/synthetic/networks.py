@@ -38,3 +38,25 @@ class FaceNet(nn.Module):
                 x = functional.max_pool2d(x, pool, 2, ceil_mode=True)
         x = self.prelu5(self.dense5(x.permute(0, 3, 2, 1).flatten(1)))
         return self.dense6_2(x), self.dense6_3(x), self.dense6_1(x).softmax(1)
+
+
+class Detector(nn.Module):
+    """NudeNet's detector, a YOLOv8-nano for 18 parts of people, as the package `onnx2torch` has it.
+
+    Takes (samples, 3, 320, 320) and gives boxes (samples, 4, places) in pixels and scores (samples,
+    18, places). Its batch normalisations are folded into its convolutions.
+
+    Args:
+        graph: `320n.onnx` of the package `nudenet`.
+    """
+
+    def __init__(self, graph: str) -> None:
+        super().__init__()
+        from onnx2torch import convert
+
+        self.graph = convert(graph)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes, scores."""
+        found = self.graph(x)
+        return found[:, :4], found[:, 4:]
