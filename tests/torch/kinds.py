@@ -134,3 +134,21 @@ def trained(kind: type[nn.Module]) -> nn.Module:
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2)
     return model.eval()
+
+
+class Counts(nn.Module):
+    """Changes buffers in evaluation mode, in place and not, and computes with them."""
+
+    runs: Tensor
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 32)
+        self.register_buffer("runs", torch.zeros(1))
+        self.register_buffer("mean", torch.zeros(64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs.add_(1)
+        self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+        return self.linear(x - self.mean) + self.runs

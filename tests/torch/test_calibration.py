@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
+from kinds import Counts
 from PIL import Image
 from seen import Seen
 from torch import Tensor, nn
@@ -566,25 +567,12 @@ def test_the_network_is_left_as_it_was(fails: bool) -> None:
         assert not module._backward_hooks
 
 
-def test_buffers_that_a_network_changes_are_put_back() -> None:
-    class Counting(nn.Module):
-        seen: Tensor
-        other: Tensor
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(8, 8)
-            self.register_buffer("seen", torch.zeros(1))
-            self.register_buffer("other", torch.zeros(1))
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.seen += 1
-            self.other = self.other + 1
-            return self.linear(x)
-
-    model = seeded(Counting)
-    calibrate(model, [data(2, 8)])
-    assert (float(model.seen), float(model.other)) == (0, 0)
+def test_each_batch_finds_the_buffers_as_they_are() -> None:
+    model, batch = seeded(Counts), data(2, 64)
+    once, twice = (calibrate(model, [batch] * n)["linear.weight"] for n in (1, 2))
+    np.testing.assert_allclose(twice.sums, 2 * once.sums)
+    np.testing.assert_allclose(twice.inputs, 2 * once.inputs)
+    assert not model.runs.any() and not model.mean.any()
 
 
 @pytest.mark.parametrize("one", [torch.ones(4, 8), np.ones((4, 8)), {"input": torch.ones(4, 8)}])

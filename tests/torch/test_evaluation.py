@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from kinds import Counts
 from seen import Seen
 from torch import nn
 
@@ -227,6 +228,13 @@ def test_networks_and_generator_stay_as_they_were() -> None:
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert all(p.grad is not None and p.grad.eq(1).all() for p in model.parameters())
     assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_buffers_that_a_run_changes_come_back() -> None:
+    model, other = Counts(), Counts()
+    compare(model, other, [(torch.randn(5, 64), None)] * 3)
+    for one in (model, other):
+        assert not one.runs.any() and not one.mean.any()
 
 
 def test_modes_come_back_after_an_error() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kinds import Counts
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -470,24 +471,6 @@ def test_a_checkpoint_on_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
             checkpoint="/dev/full",
             recipe=TrainingRecipe(fit_every=1),
         )
-
-
-class Counts(nn.Module):
-    """Changes buffers in evaluation mode, in place and not, and computes with them."""
-
-    runs: Tensor
-    mean: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(64, 32)
-        self.register_buffer("runs", torch.zeros(1))
-        self.register_buffer("mean", torch.zeros(64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.runs.add_(1)
-        self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
-        return self.linear(x - self.mean) + self.runs
 
 
 def test_networks_that_change_their_buffers() -> None:

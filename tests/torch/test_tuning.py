@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kinds import Counts
 from seen import Seen
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -16,7 +17,7 @@ from torch.utils.data import TensorDataset
 import tqcodec
 from tqcodec import EncodeReport, Origin, Settings
 from tqcodec.errors import EncodeError, EncodeWarning, EvaluationError
-from tqcodec.torch.tuning import tune
+from tqcodec.torch.tuning import Distances, tune
 
 CLASSES = 5
 
@@ -149,6 +150,15 @@ def test_all_kinds_of_batches(model: Net) -> None:
     seen = Seen()
     assert equal(wanted, tune(model, state, batches, epochs=2, outputs=seen))
     assert seen
+
+
+def test_each_run_finds_the_buffers_as_they_are() -> None:
+    """So a network is no distance from itself, whichever batch comes first."""
+    model = Counts().eval()
+    batches = list(torch.randn(3, 8, 64, generator=generator(1)))
+    distances = Distances(copy.deepcopy(model), model, batches, None)
+    assert distances.mean_loss([2, 0, 1]) == 0
+    assert float(distances.loss(1).detach()) == 0
 
 
 def test_data_that_teach_nothing(model: Net) -> None:

@@ -5,7 +5,7 @@
 
 Batches are pairs of inputs and labels. Inputs are a tensor or a mapping of keyword arguments, with
 images (samples of any kind) along dimension 0; labels are class numbers or None. No model that is
-passed in changes: each of its modules is in its own mode again afterwards.
+passed in changes: its buffers, and the mode of each of its modules, are the same afterwards.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from tqcodec.torch.batches import (
 )
 from tqcodec.torch.checkpoint import load_state
 from tqcodec.torch.comparison import Comparison, Estimate, measure, summarize
+from tqcodec.torch.unchanged import Buffers
 
 __all__ = ["Comparison", "Estimate", "Reference", "compare", "evaluate"]
 
@@ -206,14 +207,15 @@ def _check(logits: Any) -> None:
 
 @contextmanager
 def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode, and afterwards the mode that each module had."""
-    modes = modes_of(model)
+    """Evaluation mode; afterwards the mode that each module had, and the buffers as they were."""
+    modes, buffers = modes_of(model), Buffers(model)
     try:
         to_evaluation(model)
         yield
     finally:
         for module, mode in modes:
             module.training = mode
+        buffers.restore()
 
 
 def _count(batches: Batches) -> int | None:

@@ -42,6 +42,7 @@ from tqcodec.torch.outputs import (
     samples_in,
     spread_of,
 )
+from tqcodec.torch.unchanged import Buffers
 
 EPOCHS = 2
 # With 400 photographs 2e-3 overfits EfficientNet-Lite0; smaller rates give ResNet-32 away.
@@ -150,6 +151,8 @@ class Distances:
         self._outputs = outputs
         self._device = device_of(network)
         self._runner = Runner(network)
+        for one in (network, original):
+            Buffers(one).restore_before_runs()
         self._wanted: list[dict[str, Tensor]] = []
         run = Runner(original)
         for i, _ in enumerate(inputs):
