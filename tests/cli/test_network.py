@@ -129,6 +129,41 @@ def test_eval_prints_what_compare_finds(run: Run, folder: Path) -> None:
     assert document["top1"]["value"] == 80
 
 
+BOXES = """
+from torch import nn
+from net import network as scores
+
+class Boxes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scores = scores()
+
+    def forward(self, x):
+        found = self.scores(x)
+        return found[:, None, :2], found[:, None, 2:]
+
+def boxes():
+    return Boxes()
+"""
+
+
+def test_networks_that_give_no_scores(run: Run, folder: Path) -> None:
+    Path("boxes.py").write_text(BOXES)
+    state = {f"scores.{name}": tensor for name, tensor in network().state_dict().items()}
+    tqcodec.torch.save(state, "boxes.tqc", FOUR)
+    code, out, err = run("eval boxes.tqc --model boxes.py:boxes --data data.npz")
+    assert (code, err) == (0, "")
+    assert [line.split("  ", 1)[0] for line in out.splitlines()[1:]] == ["SNR of outputs"]
+    code, out, _ = run("eval boxes.tqc --model boxes.py:boxes --data data.npz --json")
+    document = json.loads(out)
+    assert code == 0 and document["snr"]["value"] > 10
+    assert document["kl"]["value"] is None and document["top1"] is None
+    sweep = SWEEP.replace("net.py:network", "boxes.py:boxes")
+    assert run(f"{sweep} --bits 6,4")[0] == 0
+    first, second = (float(row["snr"]) for row in table())
+    assert first > second + 6
+
+
 def test_eval_without_labels_and_of_an_exact_file(run: Run, folder: Path) -> None:
     tqcodec.torch.save(network(), "net.tqc", Settings(lossless=True))
     plain = EVAL.replace("data.npz", "plain.npz")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -272,6 +272,76 @@ def test_inputs_by_name_and_outputs_of_any_kind() -> None:
     assert half.top1 == plain.top1
     with pytest.raises(EvaluationError, match="a NoneType, not logits"):
         evaluate(Wrapped(), batches(), outputs=lambda given: given["loss"])
+
+
+class Heads(nn.Module):
+    """Gives what `pack` makes of a map (images, 5, 4), boxes (images, 6) and a text."""
+
+    def __init__(self, pack: Callable[..., Any]) -> None:
+        super().__init__()
+        self.map, self.boxes, self.pack = nn.Linear(12, 20), nn.Linear(12, 6), pack
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.pack(self.map(x).reshape(-1, 5, 4), 100 * self.boxes(x) + 500)
+
+
+def heads(pack: Callable[..., Any], **options: Any) -> tuple[Comparison, torch.Tensor, Any]:
+    """A comparison, the squared errors of maps and boxes by image, and their variances."""
+    torch.manual_seed(0)
+    model, images = Heads(pack), torch.randn(20, 12)
+    state = disturbed(model)
+    given = [(part, None) for part in images.split(8)]
+    found = compare(model, state, given, **options)
+    plain, other = Heads(lambda *one: one), Heads(lambda *one: one)
+    plain.load_state_dict(model.state_dict())
+    other.load_state_dict(state)
+    with torch.no_grad():
+        pairs = list(zip(plain(images), other(images), strict=True))
+    errors = torch.stack([(y - z).square().flatten(1).mean(1) for y, z in pairs])
+    return found, errors.double(), [y for y, _ in pairs]
+
+
+def test_all_outputs_count_where_none_are_scores() -> None:
+    found, errors, outputs = heads(lambda m, b: {"map": m, "boxes": b, "each": [b[0]] * len(b)})
+    parts = [[y[:8], y[8:16], y[16:]] for y in outputs]
+    sizes = [sum(p.var(0).mean() * len(p) for p in one) / 20 for one in parts]
+    wanted = 10 * math.log10(1 / float((errors / torch.tensor(sizes)[:, None]).mean()))
+    assert found.snr.value == pytest.approx(wanted, rel=1e-5)
+    assert found.snr.low < found.snr.value < found.snr.high
+    assert all(map(math.isnan, (*values(found.agreement), *values(found.kl))))
+    assert found.images == 20
+
+    model = Heads(lambda m, b: (m, b))
+    reference = Reference(model, [(torch.randn(8, 12), torch.zeros(8).long())] * 2)
+    same = reference.compare(model)
+    assert same.snr.value == math.inf and same.top1 is None
+    with pytest.raises(EvaluationError, match="not logits"):
+        _ = reference.logits
+    with pytest.raises(EvaluationError, match=r"of the original: .* in place of"):
+        reference.compare(Heads(lambda m, b: (m, b[:, 1:])))
+
+
+def test_a_map_alone_is_measured_by_its_energy() -> None:
+    found, errors, outputs = heads(lambda m, _: m)
+    wanted = outputs[0].square().mean() / errors[0].mean()
+    assert found.snr.value == pytest.approx(10 * math.log10(wanted), rel=1e-5)
+
+
+def test_scores_at_many_places() -> None:
+    found, _, (y, _) = heads(lambda m, _: {"logits": m, "hidden_states": (m,)})
+    flat, *_ = heads(lambda m, _: m.reshape(-1, 4))
+    assert found.images == 20 and flat.images == 100
+    for name in ("agreement", "kl", "snr"):
+        assert getattr(found, name).value == pytest.approx(getattr(flat, name).value)
+    assert 50 < found.agreement.value < 100 and len(y) == 20
+
+
+def test_embeddings_are_no_scores_unless_that_is_said() -> None:
+    def pack(_: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(boxes - 500)
+
+    assert math.isnan(heads(pack)[0].kl.value)
+    assert heads(pack, outputs=lambda y: 10 * y)[0].kl.value > 0
 
 
 def test_iterators() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from tqcodec.cli.measures import is_of_classes
 from tqcodec.cli.text import printable
 from tqcodec.encoder.settings import Settings
 
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from tqcodec.torch import TrainingMoment
 
 Rows = Sequence[dict[str, Any]]
+
+LEFT = {
+    "top1": "top-1 in %",
+    "agreement": "images whose first class stays, in %",
+    "snr": "SNR of outputs in dB",
+}
 
 
 def draw_training(moments: Sequence[TrainingMoment], title: str, settings: Settings) -> bytes:
@@ -61,6 +68,8 @@ def draw_training(moments: Sequence[TrainingMoment], title: str, settings: Setti
 def draw(rows: Rows, title: str) -> bytes:
     """A PNG with two drawings over bits per weight: accuracy or agreement, and KL divergence.
 
+    Of outputs that are no scores of classes the one on the left has the SNR; the other is empty.
+
     Args:
         rows: of the table of `network.sweep`.
         title: heading.
@@ -71,7 +80,7 @@ def draw(rows: Rows, title: str) -> bytes:
         for colour, encoder in enumerate(encoders):
             own = [row for row in rows if row["encoder"] == encoder]
             own.sort(key=lambda row: row["bits_per_weight"])
-            _draw_share(left, own, f"C{colour}")
+            _draw_left(left, own, f"C{colour}")
             _draw_divergence(right, own, f"C{colour}")
         _finish(left, right, rows)
 
@@ -90,10 +99,17 @@ def _png(title: str, fill: Callable[[Axes, Axes], None]) -> bytes:
     return out.getvalue()
 
 
-def _draw_share(axes: Axes, rows: Rows, colour: str) -> None:
-    name = "agreement" if rows[0]["top1"] is None else "top1"
+def _draw_left(axes: Axes, rows: Rows, colour: str) -> None:
+    name = _left(rows[0])
     x, y = ([row[key] for row in rows] for key in ("bits_per_weight", name))
     axes.plot(x, y, "o-", color=colour, label=rows[0]["encoder"])
+
+
+def _left(row: Mapping[str, Any]) -> str:
+    """What the drawing on the left shows."""
+    if not is_of_classes(row["agreement"]):
+        return "snr"
+    return "agreement" if row["top1"] is None else "top1"
 
 
 def _draw_divergence(axes: Axes, rows: Rows, colour: str) -> None:
@@ -109,7 +125,7 @@ def _draw_divergence(axes: Axes, rows: Rows, colour: str) -> None:
 
 def _finish(left: Axes, right: Axes, rows: Rows) -> None:
     labelled = rows[0]["top1"] is not None
-    left.set(title="top-1 in %" if labelled else "images whose first class stays, in %")
+    left.set(title=LEFT[_left(rows[0])])
     if labelled:
         original = rows[0]["top1"] + rows[0]["drop"]
         left.axhline(original, color="grey", linestyle="--", label="original")

@@ -26,6 +26,11 @@ MEASURES = {
 }
 
 
+def is_of_classes(agreement: float) -> bool:
+    """Whether what was measured were scores of classes: others agree in no class."""
+    return not math.isnan(agreement)
+
+
 def finite(value: Any) -> Any:
     """Plain data whose numbers JSON can hold: null for what is infinite or not a number."""
     if isinstance(value, dict):
@@ -53,8 +58,9 @@ def lines(name: str, size: Data, found: Comparison) -> Iterator[str]:
     if size["bits_per_weight"] is not None:
         line += f", {size['bits_per_weight']:.3f} bits per weight"
     yield f"{line}; {found.images} images, 95 % intervals"
+    shown = MEASURES if is_of_classes(found.agreement.value) else {"snr": ("SNR of outputs", "dB")}
     rows = []
-    for field, (label, unit) in MEASURES.items():
+    for field, (label, unit) in shown.items():
         if (one := getattr(found, field)) is not None:
             rows.append([label, f"{one.value:.4g}", unit, f"[{one.low:.4g}, {one.high:.4g}]"])
     yield from aligned(rows)
@@ -81,6 +87,7 @@ def row(encoder: str, bits: float | None, size: Data, found: Comparison, seconds
         "kl": found.kl.value,
         "kl_low": found.kl.low,
         "kl_high": found.kl.high,
+        "snr": found.snr.value,
         "seconds": seconds,
     }
 

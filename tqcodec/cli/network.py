@@ -214,7 +214,7 @@ def sweep(arguments: Namespace, progress: Progress | None) -> Result:
             if size["bits_per_weight"] is None:
                 raise EncodeError(f"{arguments.model}: no weight matrices, so no bits per weight")
             rows.append(measures.row(encoder, settings.bits, size, found, seconds))
-    images = len(reference.logits)
+    images = reference.images
     drawing = curve.draw(rows, f"{arguments.model}, {images} images")
     checkpoints.write_together({table: measures.table(rows), picture: drawing})
     outputs = {"output": picture, "table": table, "images": images}

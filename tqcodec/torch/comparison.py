@@ -1,12 +1,12 @@
-"""How far a decoded network's logits are from the original's: the measures and their intervals.
+"""How far a decoded network's outputs are from the original's: the measures and their intervals.
 
-Symbols: y are the original's logits, z the decoded network's. Owns no network and runs none.
+Symbols: y are the original's outputs, z the decoded network's. Owns no network and runs none.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -39,12 +39,15 @@ class Comparison:
 
     Attributes:
         images: how many.
-        agreement: per cent of images whose first class is the same (Wilson's interval).
-        kl: mean Kullback-Leibler divergence KL(original || decoded) of the softmax of the logits,
-            in nats (normal interval over images).
-        snr: 10 log10 of the energy of the original's logits over that of the error, in dB; infinite
-            where they are equal, not a number where a decoded logit is no finite number (interval
-            by the delta method over images).
+        agreement: per cent of images whose first class is the same (Wilson's interval); of images
+            with scores at many places, per cent of these. Not a number where the outputs are no
+            scores of classes.
+        kl: mean Kullback-Leibler divergence KL(original || decoded) of the softmax of the scores,
+            in nats (normal interval over images); not a number where `agreement` is none.
+        snr: 10 log10 of the energy of the original's scores over that of the error, in dB; of
+            outputs that are no scores, of the sizes by which `tqcodec.torch.calibrate` measures
+            them over the mean squared error. Infinite where they are equal, not a number where one
+            of the decoded network is no finite number (interval by the delta method over images).
         top1: per cent of images that the original classifies right (Wilson); None without labels.
         top1_decoded: the same of the decoded network.
         drop: percentage points of top-1 that are lost (normal interval of the paired differences).
@@ -64,15 +67,16 @@ class Samples:
     """One number for each image, so that batches can be joined.
 
     Attributes:
-        same: whether the first class is the same.
-        kl: divergence in nats.
-        energy: |y|^2, over the classes that the original does not rule out.
-        error: |y - z|^2, likewise.
+        same: part of the places, mostly one, where the first class is the same.
+        kl: divergence in nats, the mean over places.
+        energy: |y|^2, over the classes that the original does not rule out; 1 where outputs are no
+            scores.
+        error: |y - z|^2, likewise; where outputs are no scores, as of `relative_error`.
         right: whether the original and the decoded network are right, (images, 2); None without
             labels.
     """
 
-    same: NDArray[np.bool_]
+    same: NDArray[np.float64]
     kl: NDArray[np.float64]
     energy: NDArray[np.float64]
     error: NDArray[np.float64]
@@ -83,23 +87,92 @@ def measure(original: torch.Tensor, decoded: torch.Tensor, labels: torch.Tensor 
     """The measures of each image of a batch.
 
     Args:
-        original: logits (images, classes).
+        original: scores (images, classes).
         decoded: the same of the decoded network.
         labels: integers (images,), or None.
     """
     y, z = original.double(), decoded.double()
     log_p, log_q = y.log_softmax(1), z.log_softmax(1)
-    # A class that the original rules out (a logit of minus infinity) adds nothing.
+    # A class that the original rules out (a score of minus infinity) adds nothing.
     possible = y != -math.inf
     terms = torch.where(possible, log_p.exp() * (log_p - log_q), 0.0)
     first = torch.stack([y.argmax(1), z.argmax(1)], 1)
     return Samples(
-        same=(first[:, 0] == first[:, 1]).numpy(),
+        same=(first[:, 0] == first[:, 1]).double().numpy(),
         kl=terms.sum(1).numpy(),
         energy=torch.where(possible, y * y, 0.0).sum(1).numpy(),
         error=torch.where(possible, (y - z) ** 2, 0.0).sum(1).numpy(),
         right=None if labels is None else (first == labels[:, None]).numpy(),
     )
+
+
+def measure_places(original: torch.Tensor, decoded: torch.Tensor, axis: int) -> Samples:
+    """The measures of each image of a batch that has scores at many places.
+
+    Args:
+        original, decoded: scores, images along dimension 0.
+        axis: of the classes.
+    """
+    pairs = zip(original.movedim(axis, -1), decoded.movedim(axis, -1), strict=True)
+    # One image after the other: scores of all tokens at each place are many.
+    each = [measure(y.reshape(-1, y.shape[-1]), z.reshape(-1, z.shape[-1]), None) for y, z in pairs]
+    return Samples(
+        same=np.array([one.same.mean() for one in each]),
+        kl=np.array([one.kl.mean() for one in each]),
+        energy=np.array([one.energy.sum() for one in each]),
+        error=np.array([one.error.sum() for one in each]),
+        right=None,
+    )
+
+
+def measure_outputs(
+    original: Mapping[str, torch.Tensor],
+    decoded: Mapping[str, torch.Tensor],
+    names: Sequence[str],
+    sizes: Mapping[str, float],
+    samples: int,
+) -> Samples:
+    """The measures of each image of a batch whose outputs are no scores of classes.
+
+    Args:
+        original, decoded: outputs by name.
+        names: of those that are compared.
+        sizes: that their squared errors are measured by.
+        samples: in the batch.
+    """
+    errors = [relative_error(original[n], decoded[n], sizes[n], samples) for n in names]
+    unknown = np.full(samples, math.nan)
+    return Samples(
+        same=unknown,
+        kl=unknown,
+        energy=np.ones(samples),
+        error=torch.stack(errors).mean(0).numpy(),
+        right=None,
+    )
+
+
+def relative_error(
+    original: torch.Tensor, decoded: torch.Tensor, size: float, samples: int
+) -> torch.Tensor:
+    """Mean squared error of what the original has finite numbers for, over a size.
+
+    Args:
+        original, decoded: one output, of one shape.
+        size: that the error is measured by; 0 counts as 1.
+        samples: in the batch.
+
+    Returns:
+        float64 (samples,), whose mean is that over all elements; where the first dimension is not
+        that of the samples, all are alike.
+    """
+    finite = original.isfinite()
+    if not finite.any():
+        return torch.zeros(samples, dtype=torch.float64)
+    y, z = (one.where(finite, 0).double() for one in (original, decoded))
+    squares = (y - z).square() / (float(finite.sum()) * (size or 1.0))
+    if y.ndim == 0 or len(y) != samples:
+        return squares.sum().expand(samples)
+    return squares.flatten(1).sum(1) * samples
 
 
 def summarize(parts: Sequence[Samples]) -> Comparison:
@@ -121,9 +194,11 @@ def summarize(parts: Sequence[Samples]) -> Comparison:
     return Comparison(images=len(kl), **found)
 
 
-def _share(hits: NDArray[np.bool_]) -> Estimate:
+def _share(hits: NDArray[np.float64]) -> Estimate:
     """Per cent of hits, with Wilson's interval."""
     n, p = len(hits), float(hits.mean())
+    if math.isnan(p):
+        return Estimate(p, p, p)
     middle = p + Z95**2 / (2 * n)
     half = Z95 * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n))
     scale = 100 / (1 + Z95**2 / n)

@@ -6,6 +6,11 @@
 Batches are pairs of inputs and labels. Inputs are a tensor or a mapping of keyword arguments, with
 images (samples of any kind) along dimension 0; labels are class numbers or None. No model that is
 passed in changes: its buffers, and the mode of each of its modules, are the same afterwards.
+
+What is compared are scores of classes where the network gives them: its first output where that is
+(images, classes), or its only output where it calls it `logits`, of more dimensions. Labels belong
+to the former. Else all outputs count (`tqcodec.torch.outputs.outputs_of`), but for lists of what
+was found in each image, which may be more or less than the original finds: by their error alone.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tqcodec.common.checks import need, need_function
 from tqcodec.common.progress import Progress
@@ -29,36 +35,57 @@ from tqcodec.torch.batches import (
     first_logits,
     length_of,
     modes_of,
+    samples_of,
     to_evaluation,
 )
 from tqcodec.torch.checkpoint import load_state
-from tqcodec.torch.comparison import Comparison, Estimate, measure, summarize
+from tqcodec.torch.comparison import (
+    Comparison,
+    Estimate,
+    Samples,
+    measure,
+    measure_outputs,
+    measure_places,
+    summarize,
+)
+from tqcodec.torch.outputs import (
+    ALONE,
+    class_axis,
+    is_classes,
+    is_joined,
+    mean_sizes,
+    outputs_of,
+    samples_in,
+)
 from tqcodec.torch.unchanged import Buffers
 
 __all__ = ["Comparison", "Estimate", "Reference", "compare", "evaluate"]
 
-Batches = Iterable[tuple[Any, torch.Tensor | None]]
-State = Mapping[str, torch.Tensor]
+Batches = Iterable[tuple[Any, Tensor | None]]
+State = Mapping[str, Tensor]
+
+OTHERS = "not the batches or the logits of the original"
+NO_LOGITS = "not logits (images, classes); name `outputs`"
 
 
 class Reference:
-    """A network whose logits are computed once, to hold many decoded ones against.
+    """A network whose outputs are computed once, to hold many decoded ones against.
 
     Args:
         model: the original, on any device. A copy of it runs the decoded weights.
         batches: pairs (inputs, labels or None), the same each time they are walked.
-        outputs: from what the model gives to logits (images, classes); by default the tensor
-            itself, its `logits`, or the first tensor of a tuple or mapping.
+        outputs: from what the model gives to the one tensor that counts, scores where it is
+            (images, classes).
         progress: called with ("evaluate", images done, of how many); where the number is not known
             beforehand, the two are equal.
 
     Attributes:
-        logits: of the original, float32 (images, classes).
+        images: how many there are.
         labels: of all images, or None.
 
     Raises:
         EvaluationError: no images, batches that can be walked only once, labels on some images
-            only, or outputs that are no logits.
+            only, or outputs that cannot be compared.
     """
 
     def __init__(
@@ -80,8 +107,25 @@ class Reference:
         self._copy = copied(model, EvaluationError)
         with _evaluating(model):
             walk = list(_walk(model, batches, outputs, progress, _count(batches)))
-        self.logits = _all_logits([logits for logits, _ in walk])
-        self.labels = _all_labels([labels for _, labels in walk], len(self.logits))
+        self._wanted = [found for found, _, _ in walk]
+        self._counts = [images for _, images, _ in walk]
+        self.images = sum(self._counts)
+        if not self.images:
+            raise EvaluationError("evaluation: no images")
+        self.labels = _all_labels([labels for _, _, labels in walk], self.images)
+        self._axis = _axis_of(self._wanted[0], self.labels is not None or outputs is not None)
+        self._sizes = mean_sizes(zip(self._wanted, self._counts, strict=True))
+
+    @property
+    def logits(self) -> Tensor:
+        """Scores of the original, float32 (images, classes).
+
+        Raises:
+            EvaluationError: its outputs are something else.
+        """
+        if self._axis is None or any(y.ndim != 2 for one in self._wanted for y in one.values()):
+            raise EvaluationError(f"evaluation: {_described(self._wanted[0])}, {NO_LOGITS}")
+        return torch.cat([y for one in self._wanted for y in one.values()])
 
     def compare(
         self, decoded: torch.nn.Module | State, *, progress: Progress | None = None
@@ -93,7 +137,7 @@ class Reference:
             progress: as above.
 
         Raises:
-            EvaluationError: a state dict that does not fit the model; other batches, or logits of
+            EvaluationError: a state dict that does not fit the model; other batches, or outputs of
                 another shape, than when the original ran.
         """
         if isinstance(decoded, torch.nn.Module):
@@ -101,19 +145,34 @@ class Reference:
         else:
             load_state(self._copy, decoded)
             model = self._copy
-        samples, done, total = [], 0, len(self.logits)
+        samples, done = [], 0
         with _evaluating(model):
-            for logits, _ in _walk(model, self._batches, self._outputs, progress, total):
-                images = slice(done, done + len(logits))
-                if self.logits[images].shape != logits.shape:
-                    reason = "not the batches or the logits of the original"
-                    raise EvaluationError(f"evaluation: {reason}")
-                labels = None if self.labels is None else self.labels[images]
-                samples.append(measure(self.logits[images], logits, labels))
-                done += len(logits)
-        if done != total:
-            raise EvaluationError(f"evaluation: {done} images, but {total} when the original ran")
+            walk = _walk(model, self._batches, self._outputs, progress, self.images)
+            for i, (found, images, _) in enumerate(walk):
+                if i == len(self._wanted) or images != self._counts[i]:
+                    raise EvaluationError(f"evaluation: {OTHERS}")
+                part = slice(done, done + images)
+                labels = None if self.labels is None else self.labels[part]
+                samples.append(self._measure(i, found, labels))
+                done += images
+        if done != self.images:
+            raise EvaluationError(
+                f"evaluation: {done} images, but {self.images} when the original ran"
+            )
         return summarize(samples)
+
+    def _measure(self, batch: int, found: Mapping[str, Tensor], labels: Tensor | None) -> Samples:
+        wanted = self._wanted[batch]
+        if found.keys() != wanted.keys() or any(
+            y.shape != found[n].shape for n, y in wanted.items()
+        ):
+            kinds = f"{_described(found)} in place of {_described(wanted)}"
+            raise EvaluationError(f"evaluation: {OTHERS}: {kinds}")
+        if self._axis is None:
+            names = [name for name, y in wanted.items() if y.numel()]
+            return measure_outputs(wanted, found, names, self._sizes, self._counts[batch])
+        ((y, z),) = [(y, found[name]) for name, y in wanted.items()]
+        return measure(y, z, labels) if y.ndim == 2 else measure_places(y, z, self._axis)
 
 
 def compare(
@@ -155,15 +214,22 @@ def evaluate(
     *,
     outputs: Outputs | None = None,
     progress: Progress | None = None,
-) -> torch.Tensor:
-    """Logits of a network in evaluation mode: float32 (images, classes), on the CPU.
+) -> Tensor:
+    """Scores of classes of a network in evaluation mode: float32 (images, classes), on the CPU.
 
     Arguments and errors as in `Reference`, but that the batches are walked once and their labels
-    do not matter.
+    do not matter; other outputs are an EvaluationError.
     """
     total = None if isinstance(batches, Iterator) else _count(batches)
+    parts: list[Tensor] = []
     with _evaluating(model):
-        return _all_logits([part for part, _ in _walk(model, batches, outputs, progress, total)])
+        for found, _, _ in _walk(model, batches, outputs, progress, total):
+            if len(found) != 1 or next(iter(found.values())).ndim != 2:
+                raise EvaluationError(f"evaluation: {_described(found)}, {NO_LOGITS}")
+            parts += found.values()
+    if not any(len(part) for part in parts):
+        raise EvaluationError("evaluation: no images")
+    return torch.cat(parts)
 
 
 def _walk(
@@ -172,8 +238,8 @@ def _walk(
     outputs: Outputs | None,
     progress: Progress | None,
     total: int | None,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-    """Logits and labels, batch for batch."""
+) -> Iterator[tuple[dict[str, Tensor], int, Tensor | None]]:
+    """Outputs, number of images and labels, batch for batch."""
     check_network(model, EvaluationError)
     device, run = device_of(model), Runner(model)
     done = 0
@@ -181,28 +247,60 @@ def _walk(
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise EvaluationError(f"evaluation: a batch is {_kind(batch)}, not (inputs, labels)")
         inputs, labels = batch
-        if labels is not None and not isinstance(labels, torch.Tensor):
+        if labels is not None and not isinstance(labels, Tensor):
             raise EvaluationError(f"evaluation: labels are {_kind(labels)}, not a tensor or None")
-        logits = (first_logits if outputs is None else outputs)(run(*arguments(inputs, device)))
-        _check(logits)
-        logits = logits.detach()
-        done += len(logits)
-        yield logits.float().cpu(), labels
+        given = run(*arguments(inputs, device))
+        found = _numbers(given, samples_of(inputs), outputs)
+        images = samples_in(found, samples_of(inputs))
+        done += images
+        yield found, images, labels
         if progress is not None:
             progress("evaluate", done, done if total is None else max(done, total))
+
+
+def _numbers(given: Any, samples: int, outputs: Outputs | None) -> dict[str, Tensor]:
+    """The outputs that are compared, float32 on the CPU."""
+    first = first_logits(given) if outputs is None else outputs(given)
+    if outputs is not None or (_is_float(first) and first.ndim == 2):
+        found = {ALONE: first}
+    else:
+        found = {n: y for n, y in outputs_of(given, samples).items() if not is_joined(n)}
+    if not found or not all(_is_float(y) and y.ndim for y in found.values()):
+        kind = _described(found) if found else f"a {type(first).__name__}"
+        reason = "not logits, nor other floats by image; name `outputs`"
+        raise EvaluationError(f"evaluation: {kind}, {reason}")
+    return {name: y.detach().float().cpu() for name, y in found.items()}
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _axis_of(outputs: Mapping[str, Tensor], is_told: bool) -> int | None:
+    """The dimension that holds the classes; None where the outputs are no scores.
+
+    Args:
+        outputs: of a batch.
+        is_told: that (images, classes) are scores, by labels or by the user's choice: they may
+            look like embeddings.
+    """
+    axis = class_axis(outputs)
+    first = next(iter(outputs.values()))
+    return axis if axis is None or first.ndim > 2 or is_told or is_classes(first) else None
+
+
+def _described(outputs: Mapping[str, Any]) -> str:
+    """Types and shapes of outputs, for messages."""
+    kinds = [
+        f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
+        for y in outputs.values()
+    ]
+    return ", ".join(kinds)
 
 
 def _kind(value: Any) -> str:
     several = isinstance(value, (tuple, list))
     return f"a {type(value).__name__}{f' of {len(value)}' if several else ''}"
-
-
-def _check(logits: Any) -> None:
-    if not isinstance(logits, torch.Tensor):
-        raise EvaluationError(f"evaluation: a {type(logits).__name__}, not logits; name `outputs`")
-    if logits.ndim != 2 or not logits.is_floating_point():
-        kind = f"{logits.dtype} of shape {tuple(logits.shape)}"
-        raise EvaluationError(f"evaluation: {kind}, not logits (images, classes); name `outputs`")
 
 
 @contextmanager
@@ -230,13 +328,7 @@ def _size(batch: tuple[Any, Any]) -> int:
     return len(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)
 
 
-def _all_logits(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    if not sum(map(len, parts)):
-        raise EvaluationError("evaluation: no images")
-    return torch.cat(list(parts))
-
-
-def _all_labels(parts: Sequence[torch.Tensor | None], images: int) -> torch.Tensor | None:
+def _all_labels(parts: Sequence[Tensor | None], images: int) -> Tensor | None:
     known = [part for part in parts if part is not None]
     if not known:
         return None

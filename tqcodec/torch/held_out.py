@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tqcodec.encoder.findings import EncodeReport, Finding, HeldOut
@@ -25,14 +26,14 @@ from tqcodec.torch.batches import (
     to_evaluation,
 )
 from tqcodec.torch.checkpoint import decoded, load_state
-from tqcodec.torch.comparison import measure
+from tqcodec.torch.comparison import measure_outputs, measure_places
 from tqcodec.torch.outputs import (
     class_axis,
     comparable,
     is_classes,
     outputs_of,
     samples_in,
-    spread_of,
+    sizes_of,
 )
 from tqcodec.torch.unchanged import unchanged
 
@@ -125,7 +126,7 @@ class Judge:
         """
         files = [calibrated] if plain is None else [calibrated, plain]
         states = [decoded(data, limit=EVERYTHING) for data in files]
-        distances: list[list[Tensor]] = [[] for _ in files]
+        distances: list[list[NDArray[np.float64]]] = [[] for _ in files]
         what = ""
         for inputs in self._inputs:
             wanted = self._outputs(self._original, inputs)
@@ -141,19 +142,19 @@ class Judge:
             is_scores = axis is not None and (first.ndim > 2 or is_classes(first))
             what = what or ("KL" if is_scores else "error")
             count = samples_in(wanted, samples_of(inputs))
+            sizes = sizes_of(wanted, count)
             for i, z in enumerate(given):
                 if what == "KL" and axis is not None:
-                    found = [_divergence(wanted[name], z[name], axis) for name in same]
+                    (name,) = same
+                    distances[i].append(measure_places(wanted[name], z[name], axis).kl)
                 else:
-                    several = len(wanted) > 1
-                    found = [_error(wanted[name], z[name], count, several) for name in same]
-                distances[i].append(torch.stack([_by_sample(one, count) for one in found]).mean(0))
-        each = [torch.cat(one) for one in distances]
+                    distances[i].append(measure_outputs(wanted, z, same, sizes, count).error)
+        each = [np.concatenate(one) for one in distances]
         means = [m if math.isfinite(m := float(one.mean())) else math.inf for one in each]
         if plain is None:
             return HeldOut(self._samples, what, means[0], math.inf)
         apart = each[0] - each[1]
-        chance = float(apart.std() / math.sqrt(len(apart))) if len(apart) > 1 else 0.0
+        chance = float(apart.std(ddof=1)) / math.sqrt(len(apart)) if len(apart) > 1 else 0.0
         chance = chance if math.isfinite(chance) else 0.0
         return HeldOut(self._samples, what, means[0], means[1], chance)
 
@@ -169,40 +170,3 @@ def _with(made: Made, why: str) -> Made:
     message = f"calibration {why}; the file is made by weights alone"
     made[1].findings.insert(0, Finding("calibration", message))
     return made
-
-
-def _by_sample(distances: Tensor, samples: int) -> Tensor:
-    """One for each sample: the mean where they are not as many."""
-    return distances if len(distances) == samples else distances.mean().expand(samples)
-
-
-def _divergence(wanted: Tensor, given: Tensor, axis: int) -> Tensor:
-    """Of each sample, one after the other: scores of all tokens at each place are many."""
-    pairs = zip(wanted.movedim(axis, -1), given.movedim(axis, -1), strict=True)
-    found = [
-        measure(y.reshape(-1, y.shape[-1]), z.reshape(-1, y.shape[-1]), None) for y, z in pairs
-    ]
-    return torch.tensor([float(one.kl.mean()) for one in found], dtype=torch.float64)
-
-
-def _error(wanted: Tensor, given: Tensor, samples: int, several: bool) -> Tensor:
-    """Squared error of what the original has finite numbers for, over its energy.
-
-    Args:
-        wanted, given: outputs of the original and of the decoded network.
-        samples: of the batch.
-        several: it is one of several outputs: over its variance.
-
-    Returns:
-        float64, of each sample; of all where samples cannot be told apart.
-    """
-    known = wanted.isfinite()
-    if not known.any():
-        return torch.zeros(1, dtype=torch.float64)
-    y, z = (one.where(known, 0).double() for one in (wanted, given))
-    energy = float(y.square().sum() / known.sum())
-    scale = (spread_of(wanted.where(known, 0), samples) if several else energy) or 1.0
-    if wanted.ndim == 0 or len(wanted) != samples:  # as boxes that are found
-        return ((y - z).square().sum() / known.sum() / scale).reshape(1)
-    # Each by the mean number of finite elements, so that the mean is that of all elements.
-    return (y - z).square().flatten(1).sum(1) * (samples / (known.sum() * scale))

@@ -6,6 +6,7 @@ dataclasses), or, as detectors do, a list with what was found in each sample.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -152,6 +153,36 @@ def samples_in(outputs: Mapping[str, Tensor], samples: int) -> int:
     if not own or any(len(tensor) == samples for tensor in own):
         return max(1, samples)
     return len(own[0])
+
+
+def sizes_of(outputs: Mapping[str, Tensor], samples: int) -> dict[str, float]:
+    """What squared errors are measured by: the mean energy of one output, the variance of several.
+
+    Args:
+        outputs: of the original by name; what is not finite in them does not count.
+        samples: in the batch.
+
+    Returns:
+        by name, of those that are not empty; 0 of zeros.
+    """
+    found = {}
+    for name, y in outputs.items():
+        if y.numel():
+            finite = y.isfinite()
+            known = y.detach().where(finite, 0).double()
+            energy = float(known.square().sum() / finite.sum().clamp(min=1))
+            found[name] = energy if len(outputs) == 1 else spread_of(known, samples)
+    return found
+
+
+def mean_sizes(batches: Iterable[tuple[Mapping[str, Tensor], int]]) -> dict[str, float]:
+    """`sizes_of` over batches, pairs of outputs and samples; 1 of an output that is always 0."""
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for outputs, samples in batches:
+        for name, size in sizes_of(outputs, samples).items():
+            sums[name][0] += size * outputs[name].numel()
+            sums[name][1] += outputs[name].numel()
+    return {name: total / number or 1.0 for name, (total, number) in sums.items()}
 
 
 def spread_of(values: Tensor, samples: int) -> float:

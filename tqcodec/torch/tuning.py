@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -37,10 +36,10 @@ from tqcodec.torch.outputs import (
     class_axis,
     comparable,
     divergence,
+    mean_sizes,
     numbers_of,
     outputs_of,
     samples_in,
-    spread_of,
 )
 from tqcodec.torch.unchanged import Buffers
 
@@ -169,19 +168,7 @@ class Distances:
             samples_in(wanted, samples_of(one))
             for wanted, one in zip(self._wanted, inputs, strict=True)
         ]
-        self._sizes = self._sizes_of()
-
-    def _sizes_of(self) -> dict[str, float]:
-        """Mean energy of the only output, or variances of several; 1 of one that is always 0."""
-        sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        for wanted, count in zip(self._wanted, self._counts, strict=True):
-            for name, y in wanted.items():
-                if y.numel():
-                    alone = len(wanted) == 1
-                    size = float(y.double().square().mean()) if alone else spread_of(y, count)
-                    sums[name][0] += size * y.numel()
-                    sums[name][1] += y.numel()
-        return {name: total / number or 1.0 for name, (total, number) in sums.items()}
+        self._sizes = mean_sizes(zip(self._wanted, self._counts, strict=True))
 
     def loss(self, batch: int) -> Tensor:
         """Mean over the samples of a batch, to be differentiated."""
