@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import signal
 import sys
-import threading
 import traceback
-import warnings
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +28,25 @@ from tqcodec.cli.arguments import (
     reading_of,
     settings_of,
 )
+from tqcodec.cli.messages import (
+    INTERNAL,
+    complain,
+    encode_warnings,
+    exit_code,
+    message_of,
+    plain_warnings,
+    reason,
+)
+from tqcodec.cli.process import Ended, drop_stdout, ending, hold_streams, tidy_ending
 from tqcodec.cli.terminal import terminal_progress
 from tqcodec.common import foreign, streams, urls
 from tqcodec.errors import (
     DecodeError,
-    EncodeWarning,
-    InternalError,
-    LimitError,
     TQCError,
-    UnsupportedError,
 )
 
 STANDARD = "-"
 INTERRUPTED, BROKEN_PIPE = 130, 141  # what a shell reports for the signals
-ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
-INTERNAL = 70  # EX_SOFTWARE of sysexits.h
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,13 +57,13 @@ def main(argv: list[str] | None = None) -> int:
     Args:
         argv: arguments without the program's name; those of the process if None.
     """
-    _hold_streams()
+    hold_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with _tidy_ending() as came, _plain_warnings():
+        with tidy_ending() as came, plain_warnings():
             return _run(argv, came)
-    except _Ended as end:
+    except Ended as end:
         # As if it had not been caught, for those who look at how the process ended.
         signal.signal(end.number, signal.SIG_DFL)
         os.kill(os.getpid(), end.number)
@@ -77,25 +78,25 @@ def _run(argv: list[str] | None, came: list[int]) -> int:
             sys.stdout.flush()
         except Exception as error:
             if came:  # libraries make other errors of what a signal raises in their midst
-                raise _ending(came[0]) from error
+                raise ending(came[0]) from error
             raise
     except SystemExit as stop:  # after --help and --version
         return _flushed(int(stop.code or 0))
     except KeyboardInterrupt as stop:
-        _complain(": ".join(["interrupted", *map(str, stop.args)]))
+        complain(": ".join(["interrupted", *map(str, stop.args)]))
         return INTERRUPTED
     except BrokenPipeError:
-        _drop_stdout()
+        drop_stdout()
         return BROKEN_PIPE
     except (TQCError, UsageError, OSError) as error:
-        _complain(_message(error))
-        return _flushed(_exit_code(error))
+        complain(message_of(error))
+        return _flushed(exit_code(error))
     except MemoryError as error:
-        _complain(f"not enough memory: {foreign.message(error)}")
+        complain(f"not enough memory: {foreign.message(error)}")
         return 2
     except Exception as error:
         if _is_of_loading(error):
-            _complain(f"a library cannot be loaded: {foreign.message(error)}")
+            complain(f"a library cannot be loaded: {foreign.message(error)}")
             return 2
         # Python's own exit code, 1, would say that the input is malformed.
         with suppress(OSError):  # nowhere to say it
@@ -120,144 +121,14 @@ def _flushed(code: int) -> int:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        _drop_stdout()
+        drop_stdout()
         return BROKEN_PIPE
     except OSError as error:
-        _drop_stdout()
+        drop_stdout()
         if code == 0:
-            _complain(f"standard output: {_reason(error)}")
+            complain(f"standard output: {reason(error)}")
         return code or 2
     return code
-
-
-def _drop_stdout() -> None:
-    """What could not be written goes nowhere: Python tries once more at its end."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _hold_streams() -> None:
-    """Standard streams that are closed fail when they are used, and no file gets their numbers."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is not None:
-            continue
-        # The wrong way round, so that using them is an error, but for messages, which may vanish.
-        wrong = os.O_WRONLY if number == 0 else os.O_RDONLY if number == 1 else os.O_WRONLY
-        try:
-            os.fstat(number)
-        except OSError:
-            opened = os.open(os.devnull, wrong)
-            if opened != number:
-                os.dup2(opened, number)
-                os.close(opened)
-        mode = "r" if number == 0 else "w"
-        setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
-
-
-class _Ended(BaseException):
-    """A signal that asks the process to end; nothing but `main` catches it."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-def _ending(number: int) -> BaseException:
-    """What a signal raises."""
-    return KeyboardInterrupt() if number == signal.SIGINT else _Ended(number)
-
-
-def _is_loading(library: str) -> bool:
-    """Whether a library is being imported."""
-    about = getattr(sys.modules.get(library), "__spec__", None)
-    return getattr(about, "_initializing", False) is True
-
-
-@contextmanager
-def _tidy_ending() -> Iterator[list[int]]:
-    """Signals that would end the process at once run what tidies up first; those that came."""
-    came: list[int] = []
-
-    def end(number: int, _: Any) -> None:
-        if _is_loading("torch"):  # whose C++ aborts at any exception; it comes again afterwards
-            later = threading.Timer(0.05, os.kill, (os.getpid(), number))
-            later.daemon = True
-            later.start()
-            return
-        came.append(number)
-        raise _ending(number)
-
-    numbers = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
-    if threading.current_thread() is not threading.main_thread():
-        numbers = []  # elsewhere Python allows no handlers
-    before = {number: signal.getsignal(number) for number in numbers}
-    # One that is ignored, as by nohup, stays so.
-    usual = (signal.SIG_DFL, signal.default_int_handler)
-    before = {number: handler for number, handler in before.items() if handler in usual}
-    for number in before:
-        signal.signal(number, end)
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class _Log(logging.Handler):
-    """Says what libraries log, where nobody else takes it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        _complain(f"warning: {foreign.message(Warning(record.getMessage()))}")
-
-
-def _text(message: Warning | str) -> str:
-    return message if isinstance(message, str) else foreign.message(message)
-
-
-@contextmanager
-def _plain_warnings() -> Iterator[None]:
-    """Warnings of libraries, and what they log of that kind, are messages like ours."""
-
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        _complain(f"warning: {_text(message)}")
-
-    before = warnings.showwarning
-    if before.__module__ != "warnings":  # somebody else takes them
-        yield
-        return
-    last, logging.lastResort = logging.lastResort, _Log(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", EncodeWarning)
-            warnings.showwarning = show
-            yield
-    finally:
-        logging.lastResort = last
-
-
-def _exit_code(error: Exception) -> int:
-    if isinstance(error, UnsupportedError):
-        return 3
-    if isinstance(error, LimitError):
-        return 4
-    if isinstance(error, InternalError):
-        return INTERNAL
-    return 1 if isinstance(error, DecodeError) else 2
-
-
-def _message(error: Exception) -> str:
-    file = getattr(error, "filename", None)
-    return _reason(error) if file is None else f"{file}: {_reason(error)}"
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, without the name of the file."""
-    return (isinstance(error, OSError) and error.strerror) or str(error)
-
-
-def _complain(message: str) -> None:
-    with suppress(OSError):  # nowhere to say it
-        print(f"tqcodec: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
 def _print(lines: Iterable[str], output: str | None = None) -> None:
@@ -300,25 +171,6 @@ def _check_saved_inputs(arguments: Namespace, output: str) -> None:
             raise UsageError(f"{name} cannot hold both the file and the inputs")
 
 
-@contextmanager
-def _encode_warnings() -> Iterator[list[str]]:
-    """Warnings of the block: each is shown at once, and kept to be counted and for ``--json``."""
-    found: list[str] = []
-    others = warnings.showwarning
-
-    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        found.append(_text(message))
-        if issubclass(category, EncodeWarning):
-            _complain(f"warning: {message}")
-        else:
-            others(message, category, *place, **more)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", EncodeWarning)
-        warnings.showwarning = show
-        yield found
-
-
 def _encode(arguments: Namespace) -> int:
     check_encode(arguments)
     settings = settings_of(arguments)
@@ -327,13 +179,13 @@ def _encode(arguments: Namespace) -> int:
 
     output = _output(arguments, ".tqc")
     _check_saved_inputs(arguments, output)
-    with terminal_progress(arguments.quiet) as progress, _encode_warnings() as warned:
+    with terminal_progress(arguments.quiet) as progress, encode_warnings() as warned:
         made = encode.encode(arguments, settings, progress)
     without = made.statistics.without
     missing = [f"{arguments.input}: left out: {text.printable(one)}" for one in made.left_out]
     missing += text.lines_without(without)
     for one in missing:
-        _complain(one)
+        complain(one)
     if not arguments.dry_run:
         checkpoints.write_bytes(output, made.data)
     with api.open(made.data) as file:
@@ -346,10 +198,10 @@ def _encode(arguments: Namespace) -> int:
         _print_json({**about, **result, **calibrated})
     if not arguments.quiet:
         if made.made_up is not None:
-            _complain(encode.line(made.made_up))
+            complain(encode.line(made.made_up))
         would = "would be " if arguments.dry_run else ""
         line = f"{text.printable(output)}: {would}{text.summary_line(result)}"
-        _complain(f"{line}, {text.counted(len(warned) + len(without), 'warning')}")
+        complain(f"{line}, {text.counted(len(warned) + len(without), 'warning')}")
     return 0
 
 
@@ -443,10 +295,10 @@ def _verify(arguments: Namespace) -> int:
                 api.verify(checkpoints.source(name), **options, progress=progress)
         except (DecodeError, OSError) as caught:
             error = caught
-        codes.append(0 if error is None else _exit_code(error))
+        codes.append(0 if error is None else exit_code(error))
         results.append({"file": name, "ok": error is None, **_fault(error)})
         if error is not None:
-            _complain(f"{name}: {_reason(error)}")
+            complain(f"{name}: {reason(error)}")
         elif not arguments.json:
             _print([f"{text.printable(name)}: good"])
     if arguments.json:
@@ -456,7 +308,7 @@ def _verify(arguments: Namespace) -> int:
 
 def _fault(error: Exception | None) -> dict[str, Any]:
     if not isinstance(error, DecodeError):
-        return {} if error is None else {"message": _reason(error)}
+        return {} if error is None else {"message": reason(error)}
     place = {"rule": error.rule, "offset": error.offset, "tensor": error.tensor}
     return {"verdict": error.verdict, **place, "message": error.message}
 

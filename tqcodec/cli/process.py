@@ -1,0 +1,86 @@
+"""The process of the command line: its standard streams, and the signals that end it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+def hold_streams() -> None:
+    """Standard streams that are closed fail when they are used, and no file gets their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        # The wrong way round, so that using them is an error, but for messages, which may vanish.
+        wrong = os.O_WRONLY if number == 0 else os.O_RDONLY if number == 1 else os.O_WRONLY
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, wrong)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        mode = "r" if number == 0 else "w"
+        setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
+
+
+def drop_stdout() -> None:
+    """What could not be written goes nowhere: Python tries once more at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Ended(BaseException):
+    """A signal that asks the process to end; nothing but `main` catches it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def ending(number: int) -> BaseException:
+    """What a signal raises."""
+    return KeyboardInterrupt() if number == signal.SIGINT else Ended(number)
+
+
+def _is_loading(library: str) -> bool:
+    """Whether a library is being imported."""
+    about = getattr(sys.modules.get(library), "__spec__", None)
+    return getattr(about, "_initializing", False) is True
+
+
+@contextmanager
+def tidy_ending() -> Iterator[list[int]]:
+    """Signals that would end the process at once run what tidies up first; those that came."""
+    came: list[int] = []
+
+    def end(number: int, _: Any) -> None:
+        if _is_loading("torch"):  # whose C++ aborts at any exception; it comes again afterwards
+            later = threading.Timer(0.05, os.kill, (os.getpid(), number))
+            later.daemon = True
+            later.start()
+            return
+        came.append(number)
+        raise ending(number)
+
+    numbers = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []  # elsewhere Python allows no handlers
+    before = {number: signal.getsignal(number) for number in numbers}
+    # One that is ignored, as by nohup, stays so.
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    before = {number: handler for number, handler in before.items() if handler in usual}
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
