@@ -150,11 +150,11 @@ class Distances:
         self._outputs = outputs
         self._device = device_of(network)
         self._runner = Runner(network)
-        for one in (network, original):
-            Buffers(one).restore_before_runs()
+        self._buffers = Buffers(network)
         self._wanted: list[dict[str, Tensor]] = []
-        run = Runner(original)
+        run, buffers = Runner(original), Buffers(original)
         for i, _ in enumerate(inputs):
+            buffers.restore()
             found = numbers_of(
                 run(*self._call(i)), samples_of(inputs[i]), i + 1, "numbers", outputs
             )
@@ -173,6 +173,7 @@ class Distances:
     def loss(self, batch: int) -> Tensor:
         """Mean over the samples of a batch, to be differentiated."""
         args, kwargs = self._call(batch)
+        self._buffers.restore()
         try:
             given = self._network(*args, **kwargs)
         except RuntimeError as error:
@@ -200,8 +201,10 @@ class Distances:
     def mean_loss(self, batches: Iterable[int]) -> float:
         """Mean over the samples of several batches."""
         sizes = {batch: self._counts[batch] for batch in batches}
-        losses = (self._loss(batch, self._runner(*self._call(batch))).detach() for batch in sizes)
-        total = sum(float(loss) * size for loss, size in zip(losses, sizes.values(), strict=True))
+        total = 0.0
+        for batch, size in sizes.items():
+            self._buffers.restore()
+            total += size * float(self._loss(batch, self._runner(*self._call(batch))).detach())
         return total / sum(sizes.values())
 
     def __len__(self) -> int:

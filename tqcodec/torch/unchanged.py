@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from tqcodec.torch.batches import modes_of
 from tqcodec.torch.calibration.layers import version_of
@@ -20,18 +19,9 @@ class Buffers:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = model
         self._held = [(module, dict(module._buffers.items())) for module in model.modules()]
         self._values = [(buffer, buffer.clone()) for buffer in model.buffers()]
         self._versions = [version_of(buffer) for buffer, _ in self._values]
-
-    def restore_before_runs(self) -> RemovableHandle:
-        """Bring them back before each run, until the handle is removed."""
-
-        def restore(*_: object) -> None:
-            self.restore()
-
-        return self._model.register_forward_pre_hook(restore)
 
     def restore(self) -> None:
         """Bring back those that a run has changed or replaced."""
@@ -49,10 +39,10 @@ class Buffers:
 
 
 @contextmanager
-def unchanged(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
+def unchanged(model: nn.Module, device: torch.device, seed: int) -> Iterator[Buffers]:
     """Evaluation mode, activations with gradient and weights without, as long as it lasts.
 
-    Each run begins with the buffers of the first.
+    Gives the buffers of before, which whoever runs it several times restores in between.
     """
     modes = modes_of(model)
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -60,15 +50,13 @@ def unchanged(model: nn.Module, device: torch.device, seed: int) -> Iterator[Non
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(seed)  # for networks and loaders that draw
-        handle = buffers.restore_before_runs()
         try:
             for module, _ in modes:
                 module.training = False
             for parameter in wanted:
                 parameter.requires_grad_(False)
-            yield
+            yield buffers
         finally:
-            handle.remove()
             for module, mode in modes:
                 module.training = mode
             for parameter in wanted:

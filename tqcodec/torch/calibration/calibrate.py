@@ -100,8 +100,9 @@ def calibrate(
     batches = batched(batches)
     total = length_of(batches) or 0
     recorder, weights, done = Recorder(model, block), Weights(), 0
-    with unchanged(model, device, seed):
+    with unchanged(model, device, seed) as buffers:
         for done, batch in enumerate(batches, start=1):
+            buffers.restore()
             inputs = inputs_of(batch)
             args, kwargs = arguments(inputs, device)
             with Capture(recorder), without_checkpoints():

@@ -24,7 +24,7 @@ from tqcodec.torch.synthetic.leaves import dead_leaves
 from tqcodec.torch.synthetic.parts import ALONE, Part, Parts, batch_of, call_of
 from tqcodec.torch.synthetic.steps import DEFAULT, Moments, SyntheticRecipe, move
 from tqcodec.torch.synthetic.tokens import Writer, embedding_of, random_tokens, shares_of
-from tqcodec.torch.unchanged import unchanged
+from tqcodec.torch.unchanged import Buffers, unchanged
 
 COUNT = 256
 MOST_COUNT = 1 << 20
@@ -125,9 +125,9 @@ def synthetic_inputs(
     else:
         parts = parts_like(example, count, generator)
     batches = _split(parts, count, recipe.batch, where)
-    with _explained(), unchanged(network, where, seed):
+    with _explained(), unchanged(network, where, seed) as buffers:
         finish = _finish(network, batches[0], tokens, recipe, generator)
-        return _finished(batches, finish, progress)
+        return _finished(batches, finish, buffers, progress)
 
 
 def _on(model: nn.Module, device: str | torch.device | None) -> nn.Module:
@@ -276,12 +276,16 @@ def _finish(
     return _Finish(0, lambda parts, number, done: parts)
 
 
-def _finished(batches: list[Parts], finish: _Finish, progress: Progress | None) -> list[Any]:
+def _finished(
+    batches: list[Parts], finish: _Finish, buffers: Buffers, progress: Progress | None
+) -> list[Any]:
     total, steps = len(batches) * finish.rounds, 0
+    buffers.restore()
 
     def done() -> None:
         nonlocal steps
         steps += 1
+        buffers.restore()
         if progress is not None:
             progress("synthetic inputs", steps, total)
 
