@@ -252,6 +252,32 @@ def test_state_dicts_are_those_of_the_dense_network(
     copy.deepcopy(model).load_state_dict(state)
 
 
+class Asking(nn.Module):
+    """Asks its parameters what to compute in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 64, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = next(self.linear.parameters())
+        return self.linear(x.to(first.device, first.dtype))
+
+
+@held_modes
+def test_networks_that_ask_for_a_parameter(mode: Any) -> None:
+    torch.manual_seed(0)
+    model = Asking()
+    network = tqcodec.torch.network(
+        model, tqcodec.torch.encode(model, tqcodec.Settings(bits=4)), mode
+    )
+    x = torch.randn(3, 64, dtype=torch.float64)
+    assert network(x).dtype == torch.float32
+    assert network.double()(x).dtype == torch.float64
+    assert sum(p.numel() for p in network.parameters()) == 0
+    assert list(network.state_dict()) == ["linear.weight"]
+
+
 @held_modes
 def test_copies_and_pickles(
     mode: Any, model: Network, data: bytes, x: Tensor, tmp_path: Path

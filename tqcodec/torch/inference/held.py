@@ -120,7 +120,8 @@ class Holder(nn.Module):
     """Base of holders: its weight follows the network's device and type.
 
     Attributes:
-        like: no elements; of the type and on the device that the weight is to have.
+        like: no elements; of the type and on the device that the weight is to have. A parameter, so
+            that networks which ask the next one for these get them; no state dict has it.
     """
 
     like: Tensor
@@ -128,4 +129,11 @@ class Holder(nn.Module):
     def __init__(self, like: Tensor) -> None:
         super().__init__()
         device = "cpu" if like.is_meta else like.device
-        self.register_buffer("like", torch.empty(0, dtype=like.dtype, device=device), False)
+        none = torch.empty(0, dtype=like.dtype, device=device)
+        self.register_parameter("like", nn.Parameter(none, requires_grad=False))
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """Nothing."""
+
+    def _load_from_state_dict(self, *_: Any) -> None:
+        """Nothing."""
