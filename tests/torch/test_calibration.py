@@ -261,6 +261,7 @@ RECURRENT: dict[str, Callable[[], nn.Module]] = {
     "projected": lambda: nn.LSTM(6, 16, proj_size=8, bias=False, batch_first=True),
     "gru": lambda: nn.GRU(6, 8, num_layers=2, bidirectional=True, batch_first=True),
     "rnn": lambda: nn.RNN(6, 12, nonlinearity="relu", batch_first=True),
+    "rnn of tanh": lambda: nn.RNN(6, 12, batch_first=True),
 }
 
 

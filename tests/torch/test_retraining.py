@@ -25,10 +25,11 @@ from tqcodec.errors import EncodeError
 from tqcodec.format.container import Container
 from tqcodec.format.dtypes import DTYPES
 from tqcodec.format.registry import Coding
+from tqcodec.torch.retraining import start as starting
 from tqcodec.torch.retraining.controller import RateController
 from tqcodec.torch.retraining.latent import Latent
 from tqcodec.torch.retraining.loop import TrainingMoment
-from tqcodec.torch.retraining.objective import distillation
+from tqcodec.torch.retraining.objective import distillation, labels_of
 from tqcodec.torch.retraining.rate import Rate
 from tqcodec.torch.retraining.recipe import TrainingRecipe
 from tqcodec.torch.retraining.trimming import lowered
@@ -584,8 +585,13 @@ class Batchless:
         ({"batches": ["text"]}, "not a tensor"),
         ({"batches": [torch.full((4, 3, 8, 8), math.nan)]}, "not finite"),
         ({"resume": True}, "needs a checkpoint"),
+        ({"epochs": 0}, "epochs=0 must be at least 1"),
         ({"model": nn.Sequential(nn.ReLU()), "batches": [torch.zeros(2, 3)]}, "no gradient|matrix"),
         ({"loss": lambda given, batch: given.sum() * math.nan}, "loss of batch 1 is nan"),
+        (
+            {"loss": lambda given, batch: (given - given.detach()).square().sum().sqrt()},
+            "the gradient of the loss of batch 1 is not finite",
+        ),
         ({"loss": lambda given, batch: 1.0}, "loss is a float"),
         ({"loss": lambda given, batch: given}, r"loss is of shape \(16, 6\)"),
         ({"loss": lambda given, batch: given.detach().sum()}, "does not depend"),
@@ -599,6 +605,46 @@ def test_what_cannot_be_trained(change: dict[str, Any], message: str) -> None:
     options = {"settings": settings(), **options, **change}
     with pytest.raises(EncodeError, match=message):
         codec.retrain(**options)
+
+
+def test_a_start_is_calibrated_on_enough_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+
+    def calibrate(model: nn.Module, batches: list[Tensor], **_: Any) -> None:
+        seen.extend(batches)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(starting, "calibrate", calibrate)
+    monkeypatch.setattr(starting, "CALIBRATION", 40)
+    with pytest.raises(KeyboardInterrupt):
+        codec.retrain(made(Pictures), pictures(), settings(), epochs=1)
+    assert [len(batch) for batch in seen] == [16, 16, 16]
+
+
+SCORES = torch.zeros(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("batch", "outputs", "are_labels"),
+    [
+        ((X := torch.zeros(4, 2), Y := torch.tensor([0, 1, 2, 1])), SCORES, True),
+        ([X, Y.to(torch.uint8)], {"logits": SCORES}, True),
+        (X, SCORES, False),
+        ((X,), SCORES, False),
+        ((X, Y), "text", False),
+        ((X, Y), SCORES[:, :1], False),
+        ((X, Y), SCORES[:, :, None], False),
+        ((X, Y), SCORES.long(), False),
+        ((X, Y.float()), SCORES, False),
+        ((X, Y[:3]), SCORES, False),
+        ((X, Y > 0), SCORES, False),
+        ((X, [0, 1, 2, 1]), SCORES, False),
+    ],
+)
+def test_what_are_labels(batch: Any, outputs: Any, are_labels: bool) -> None:
+    found = labels_of(batch, outputs)
+    assert found is None or (found.equal(Y) and found.dtype == torch.int64)
+    assert (found is not None) == are_labels
 
 
 def test_a_loader_that_ends_early_is_refused() -> None:

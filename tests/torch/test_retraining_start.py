@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tqcodec.errors import EncodeError
 from tqcodec.torch.retraining import start as starting
 from tqcodec.torch.retraining.recipe import TrainingRecipe
 
+BITS = tqcodec.Settings(bits=8)
 STILL = TrainingRecipe(rate=0, scale_rate=0, vector_rate=0)
 
 
@@ -125,12 +127,21 @@ def test_any_size_comes_to_the_target() -> None:
         retrained(start, settings=tqcodec.Settings(max_size=300))
 
 
+def test_a_size_that_no_training_reaches_is_refused_before_it() -> None:
+    """Also where the start is calibrated, at some times the size."""
+    seen: list[codec.TrainingMoment] = []
+    wish, statistics = tqcodec.Settings(max_size=600), codec.calibrate(small(), batches())
+    with pytest.raises(EncodeError, match="600 bytes cannot be reached from this start"):
+        codec.retrain(small(), batches(), wish, epochs=1, statistics=statistics, watch=seen.append)
+    assert not seen
+
+
 def test_a_file_whose_matrices_are_nothing() -> None:
     """What an earlier training left all zero stays so."""
     low = codec.encode(small(), tqcodec.Settings(bits=5, effort=2))
     with pytest.raises(EncodeError, match="whose bases, steps and") as refused:
         retrained(low, settings=tqcodec.Settings(max_size=100))
-    least = int(str(refused.value).split()[-1])
+    least = int(re.findall(r"alone take (\d+):", str(refused.value))[0])
     still = replace(STILL, classify=())
     low = retrained(low, settings=tqcodec.Settings(max_size=least), recipe=still)
     again = retrained(low)
@@ -158,6 +169,37 @@ def test_a_cut_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             codec.retrain(small(), batches(), tqcodec.Settings(bits=20), start=other, **more)
 
 
+def test_a_training_that_goes_on_says_what_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some moments of the past, as many as are kept; and only on as many batches."""
+    monkeypatch.setattr("tqcodec.torch.retraining.checkpointing.EVERY", 0.0)
+    monkeypatch.setattr("tqcodec.torch.retraining.loop.HISTORY", 3)
+    file, stages = codec.encode(small(), tqcodec.Settings(bits=8)), []
+    more: dict[str, Any] = {"recipe": TrainingRecipe(fit_every=1), "epochs": 4, "start": file}
+    more |= {"checkpoint": tmp_path / "run.ckpt", "resume": True}
+    whole = codec.retrain(small(), batches(), BITS, **more)
+    seen: list[codec.TrainingMoment] = []
+    again = codec.retrain(
+        small(),
+        batches(),
+        BITS,
+        watch=seen.append,
+        progress=lambda *stage: stages.append(stage),
+        **more,
+    )
+    assert again == whole
+    assert [moment.step for moment in seen] == [4, 8, 12]
+    assert not any(stage == "retrain" for stage, *_ in stages)
+    with pytest.raises(EncodeError, match="of 12 batches in all epochs, here are 8"):
+        codec.retrain(small(), batches(2), BITS, **more)
+    more |= {"resume": False, "checkpoint": None, "epochs": 1}
+    codec.retrain(small(), batches(), BITS, progress=lambda *stage: stages.append(stage), **more)
+    assert [stage for stage in stages if stage[0] == "retrain"] == [
+        ("retrain", step, 3) for step in (1, 2, 3)
+    ]
+
+
 class Other(Small):
     def __init__(self) -> None:
         super().__init__()
@@ -171,9 +213,6 @@ def changed(**tensors: Tensor) -> dict[str, Tensor]:
 
 def without(name: str) -> dict[str, Tensor]:
     return {n: tensor for n, tensor in changed().items() if n != name}
-
-
-BITS = tqcodec.Settings(bits=8)
 
 
 @pytest.mark.parametrize(
@@ -210,12 +249,23 @@ BITS = tqcodec.Settings(bits=8)
             "start: 'norm.running_.*' is in inference form",
         ),
         (lambda: codec.encode(small(), BITS), {"statistics": {}}, "give one of both"),
+        (
+            lambda: codec.encode({**changed(), "norm.running_var": -torch.ones(32)}, BITS),
+            {"inference": True},
+            "start: 'norm.running_.*' cannot be brought into inference form",
+        ),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_what_is_no_start(start: Any, more: dict[str, Any], message: str) -> None:
     with pytest.raises(EncodeError, match=message):
         retrained(start(), **more)
+
+
+def test_no_batches() -> None:
+    """Which a calibration, where there is one, says before."""
+    with pytest.raises(EncodeError, match="retrain: there is no batch"):
+        codec.retrain(small(), [], BITS, epochs=1, start=codec.encode(small(), BITS))
 
 
 def test_a_start_is_bytes() -> None:

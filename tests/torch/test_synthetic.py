@@ -14,8 +14,8 @@ from torch.nn import functional
 import tqcodec.torch
 from tqcodec import EncodeError
 from tqcodec.torch.synthetic.leaves import dead_leaves, pink_noise
-from tqcodec.torch.synthetic.steps import Moments
-from tqcodec.torch.synthetic.tokens import random_tokens, shares_of
+from tqcodec.torch.synthetic.steps import Moments, SyntheticRecipe
+from tqcodec.torch.synthetic.tokens import Writer, embedding_of, random_tokens, shares_of
 
 
 class Classifier(nn.Module):
@@ -218,6 +218,93 @@ def test_left_as_it_was_by_an_exception(error: BaseException) -> None:
         assert "\n" not in str(found.value)
 
 
+class ByKeyword(Classifier):
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.norm(input=self.conv(x)))
+        return self.linear(y.mean((2, 3)))
+
+
+def test_normalisations_may_be_called_by_keyword() -> None:
+    model, other = classifier(), ByKeyword()
+    other.load_state_dict(model.state_dict())
+    one, two = (
+        tqcodec.torch.synthetic_inputs(network, 3, size=16, mean=127, std=128)
+        for network in (model, other.eval())
+    )
+    assert same(one, two)
+
+
+class Aside(nn.Module):
+    """A normalisation of what is no input, and outputs that no input has a gradient by."""
+
+    def __init__(self, with_gradient: bool) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
+        self.with_gradient = with_gradient
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x if self.with_gradient else x.detach())
+        return y + self.norm(self.linear.weight)
+
+
+@pytest.mark.parametrize("with_gradient", [True, False])
+def test_inputs_are_moved_where_something_says_where_to(with_gradient: bool) -> None:
+    model, still = Aside(with_gradient).eval(), SyntheticRecipe(steps=0)
+    example = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
+    made = [
+        torch.cat(tqcodec.torch.synthetic_inputs(model, 12, example=example, recipe=recipe))
+        for recipe in (SyntheticRecipe(), still)
+    ]
+    assert torch.equal(*made) != with_gradient
+
+
+def test_one_sample_as_the_example() -> None:
+    """Nothing is known to stay: all of its numbers vary."""
+    example = torch.tensor([[1, 5, 9, 2]])
+    batch = torch.cat(tqcodec.torch.synthetic_inputs(Speaker(10), 40, example=example))
+    assert [len(column.unique()) > 4 for column in batch.T] == [True] * 4
+    assert (int(batch.min()), int(batch.max())) == (1, 9)
+
+
+def test_a_network_names_the_embedding_of_its_tokens() -> None:
+    class Named(Speaker):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places = nn.Embedding(99, 7)
+
+        def get_input_embeddings(self) -> nn.Module:
+            return self.embedding
+
+    model = Named()
+    assert embedding_of(model) is model.embedding
+    model.get_input_embeddings = lambda: None  # type: ignore[assignment, return-value]
+    assert embedding_of(model) is model.places  # the longest
+
+
+class Scores(Speaker):
+    """Gives what is no text: of the whole, of fewer tokens than it knows."""
+
+    def __init__(self, cut: Any) -> None:
+        super().__init__()
+        self.cut = cut
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return super().forward(tokens)[self.cut]
+
+
+@pytest.mark.parametrize("cut", [np.s_[:, 0], np.s_[:, 1:], np.s_[..., :5]], ids=str)
+def test_networks_that_write_no_text(cut: Any) -> None:
+    tokens = torch.arange(12).reshape(3, 4) % 7
+    assert Writer(Speaker(), 7).writes(tokens) and not Writer(Speaker(), 7).writes(tokens[:, :1])
+    assert not Writer(Scores(cut), 7).writes(tokens)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": -1}, {"batch": 0}, {"side": 0}, {"rate": np.inf}])
+def test_wrong_recipes(wrong: dict[str, Any]) -> None:
+    with pytest.raises(EncodeError, match="numbers must be finite and at least 0"):
+        SyntheticRecipe(**wrong)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -232,6 +319,7 @@ def test_left_as_it_was_by_an_exception(error: BaseException) -> None:
         ({"example": torch.ones(8, 3, 16, 16), "std": 3}, "mean and std are of pictures"),
         ({"example": {}}, "example"),
         ({"example": [torch.zeros(2, 3).fill_(torch.inf)]}, "finite"),
+        ({"example": torch.zeros(2, 3, dtype=torch.complex64)}, "complex numbers"),
         ({"size": 16, "device": "nowhere"}, "device"),
     ],
 )

@@ -119,8 +119,8 @@ def calibrate(
                 ]
                 for one in _signs(list(found.values()), count, probes, signs)
             ]
-            if recorder.seen:
-                recorder.backward(list(found.values()), drawn, count)
+            # Samples that reach no matrix count like others: their gradients are 0.
+            recorder.backward(list(found.values()) if recorder.seen else [], drawn, count)
             if progress is not None:
                 progress("calibrate", done, max(done, total))
     if not done:

@@ -72,7 +72,8 @@ class Recorder:
         """Back-propagate each sign vector and add what it says of the calls since the last time.
 
         Args:
-            outputs: what the network gave; none if it found nothing in these samples.
+            outputs: what the network gave; none if it found nothing in these samples, or if they
+                reached no layer.
             signs: for each probe, of the outputs' shapes.
             samples: in the batch.
         """

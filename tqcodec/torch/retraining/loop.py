@@ -323,6 +323,11 @@ class Loop:
             for name, several in parameters.items()
         }
         processes.average(gradients.values())
+        finite = [one.isfinite().all().to(self._device) for one in gradients.values()]
+        if not torch.stack(finite).all():  # waits for the device once
+            raise EncodeError(
+                f"retrain: the gradient of the loss of batch {self.state.step + 1} is not finite"
+            )
         for name, latent in self.student.latents.items():
             latent.values.grad, latent.log_scale.grad = latent.gradients(gradients[name])
         for name, vector in self.student.vectors.items():

@@ -152,10 +152,10 @@ def retrain(
                 "numbers, as it does with small ones: encode such a network without training"
             )
         target = settings.max_size or int((settings.bits or 0) * student.weights / 8)
-        if start is not None and (least := student.least()) > target:
+        if (least := student.least()) > target:
             raise TargetError(
                 f"retrain: {target} bytes cannot be reached from this start, whose bases, steps "
-                f"and vectors alone take {least}"
+                f"and vectors alone take {least}: a larger file, or --side-bits"
             )
         original = to_evaluation(copied(model)).float()
         loop = Loop(

@@ -61,7 +61,6 @@ class Student:
         self.network = to_evaluation(copied(model)).float()
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
-        _separate(self.network)
         state = model.state_dict()
         metadata = {**versions_of(state), **dict(settings.metadata)}
         self._settings = replace(settings, metadata=tuple(metadata.items()))
@@ -247,15 +246,3 @@ def _check_kept(item: Item, name: str, coded: bool, array: Array, original: Arra
                 f"start: {name!r} is to be exact, and is not that of the network there: start at a "
                 "file of this network and with the same rules"
             )
-
-
-def _separate(network: nn.Module) -> None:
-    """Give parameters that lie over each other, or over themselves, memory of their own."""
-    sharing: dict[int, list[nn.Parameter]] = {}
-    for parameter in network.parameters():
-        sharing.setdefault(parameter.untyped_storage().data_ptr(), []).append(parameter)
-    for parameters in sharing.values():
-        room = parameters[0].untyped_storage().nbytes()
-        if sum(one.numel() * one.element_size() for one in parameters) > room:
-            for one in parameters:
-                one.data = one.data.clone(memory_format=torch.contiguous_format)

@@ -84,7 +84,7 @@ class Moments:
         hooks = []
         try:
             for norm in self.norms:
-                hooks.append(norm.register_forward_pre_hook(self._look))
+                hooks.append(norm.register_forward_pre_hook(self._look, with_kwargs=True))
             yield
         finally:
             for hook in hooks:
@@ -96,9 +96,9 @@ class Moments:
         self.terms.clear()
         return found
 
-    def _look(self, norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def _look(self, norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         known = _statistics_of(norm)
-        x = inputs[0] if inputs else None
+        x = next(iter((*args, *kwargs.values())), None)
         if known is None or not isinstance(x, Tensor) or x.ndim < 2:
             return
         mean, variance = known
