@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import tqcodec
 import tqcodec.torch as codec
 from tqcodec.errors import EncodeError, EncodeWarning, EvaluationError
 from tqcodec.torch.batches import Runner
-from tqcodec.torch.retraining import judging, objective
+from tqcodec.torch.retraining import checkpointing, judging, objective
 from tqcodec.torch.retraining import start as starting
 from tqcodec.torch.retraining.loop import call_of
 from tqcodec.torch.retraining.recipe import TrainingRecipe
@@ -130,23 +131,26 @@ def test_weights_are_brought_back() -> None:
         model(INPUTS[0])
 
 
-def test_scripted_networks_begin_with_their_buffers() -> None:
-    class Counts(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("runs", torch.zeros(1))
+class Runs(nn.Module):
+    """Counts them."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            self.runs.add_(1)
-            return x + self.runs
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("runs", torch.zeros(1))
 
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.get_buffer("runs").add_(1)
+
+
+def test_networks_in_torchscript_begin_with_their_buffers() -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        model = torch.jit.script(Counts())
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        model: Any = torch.jit.trace(Runs(), torch.zeros(1), check_trace=False)
     handle = Buffers(model).restore_before_runs()
-    assert [float(model(torch.zeros(1))) for _ in range(3)] == [1, 1, 1]
+    first, second = model(torch.zeros(1)), model(torch.zeros(1))
+    assert torch.equal(first, second)
     handle.remove()
-    assert float(model(torch.zeros(1))) == 2
+    assert not torch.equal(model(torch.zeros(1)), first)
 
 
 class Forces(nn.Module):
@@ -212,13 +216,10 @@ class Halves(Layers):
 class Renames(Layers):
     """Has a state dict that it does not load."""
 
-    def __init__(self) -> None:
-        super().__init__()
-
-        def leave_out(_: nn.Module, state: dict[str, Tensor], *__: Any) -> None:
-            del state["last.bias"]
-
-        self._register_state_dict_hook(leave_out)
+    def state_dict(self, *arguments: Any, **more: Any) -> Any:
+        state = super().state_dict(*arguments, **more)
+        del state["last.bias"]
+        return state
 
 
 LABELS = torch.zeros(4, dtype=torch.long)
@@ -306,6 +307,22 @@ def test_what_there_is_to_know_of_a_file(
 def test_outputs_that_are_alike() -> None:
     """Their distance is the variance over the energy."""
     wanted = 3 + torch.randn(6, 5, 4)
-    found = float(wanted.var(0, correction=0).mean() / wanted.square().mean())
+    found = float(wanted.var(0).mean() / wanted.square().mean())
     assert objective.chance(wanted, 6) == pytest.approx(found, rel=1e-4)
-    assert objective.chance({"logits": wanted[:1]}, 1) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "other", "nothing"])
+def test_a_damaged_checkpoint(damage: str, tmp_path: Path) -> None:
+    """Torch takes flipped bits for numbers; the training would go on with them."""
+    path = tmp_path / "run.ckpt"
+    torch.save({"digest": "1", "values": torch.full((100,), 7.0)}, path)
+    data = bytearray(path.read_bytes())
+    assert checkpointing.load(path, "1") is not None
+    if damage == "flip":
+        data[data.index(torch.full((100,), 7.0).numpy().tobytes()) + 90] ^= 64
+    path.write_bytes({"cut": data[:-100], "nothing": b""}.get(damage, data))
+    if damage == "other":
+        torch.save({"weight": torch.zeros(2)}, path)
+    with pytest.raises(EncodeError, match=r"run.ckpt: not a checkpoint .*: remove it, or name"):
+        checkpointing.load(path, "1")
+    assert path.exists()

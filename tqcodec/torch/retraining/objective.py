@@ -103,10 +103,10 @@ def chance(wanted: Any, samples: int) -> float:
 
     Args:
         wanted: what the original network gives.
-        samples: in the batch.
+        samples: in the batch, at least 2; the outputs are their mean, which makes up for as much.
     """
     means = {n: y.mean(0, keepdim=True).expand_as(y) for n, y in _numbers(wanted, samples).items()}
-    return float(distillation(means, wanted, samples, None).detach())
+    return float(distillation(means, wanted, samples, None).detach()) * samples / (samples - 1)
 
 
 def _numbers(given: Any, samples: int) -> dict[str, Tensor]:
