@@ -320,7 +320,7 @@ def test_a_damaged_checkpoint(damage: str, tmp_path: Path) -> None:
     assert checkpointing.load(path, "1") is not None
     if damage == "flip":
         data[data.index(torch.full((100,), 7.0).numpy().tobytes()) + 90] ^= 64
-    path.write_bytes({"cut": data[:-100], "nothing": b""}.get(damage, data))
+    path.write_bytes(data[: {"cut": -100, "nothing": 0}.get(damage)])
     if damage == "other":
         torch.save({"weight": torch.zeros(2)}, path)
     with pytest.raises(EncodeError, match=r"run.ckpt: not a checkpoint .*: remove it, or name"):
