@@ -128,7 +128,7 @@ def of_matrices(
     lost = [name for name, value in snr.items() if value == -math.inf]
     found = []
     if lost:
-        message = f"{_matrices(len(lost))} to zeros: {_names(lost)}"
+        message = f"{_matrices(len(lost))} to zeros: {names_of(lost)}"
         found.append(Finding("lost", message, tuple(lost)))
     ordered = sorted((v, sizes[name]) for name, v in judged.items() if math.isfinite(v))
     floor, below, total = LEAST_SNR, 0, sum(size for _, size in ordered)
@@ -143,7 +143,7 @@ def of_matrices(
         named = [f"{name} ({snr[name]:.1f} dB)" for name in low]
         message = (
             f"{_matrices(len(low))} with less than {floor:.1f} dB of signal to noise: "
-            f"{_names(named)}; more bits, calibration data or a rule such as 'NAME=step:0.5' help"
+            f"{names_of(named)}; more bits, calibration data or a rule such as 'NAME=step:0.5' help"
         )
         found.append(Finding("snr", message, tuple(low)))
     return found
@@ -153,7 +153,8 @@ def _matrices(count: int) -> str:
     return "one matrix decodes" if count == 1 else f"{count} matrices decode"
 
 
-def _names(names: Sequence[str]) -> str:
+def names_of(names: Sequence[str]) -> str:
+    """The first of names, and how many more there are."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
 

@@ -64,11 +64,15 @@ def inputs_of(batch: Any) -> Any:
     Raises:
         EncodeError: neither of them.
     """
-    if isinstance(batch, (tuple, list)) and batch:
-        batch = batch[0]
-    if not isinstance(batch, (Tensor, Mapping)):
-        raise EncodeError(f"a batch is a {type(batch).__name__}, not a tensor, tuple or mapping")
-    return batch
+    is_first = isinstance(batch, (tuple, list)) and len(batch) > 0
+    inputs = batch[0] if is_first else batch
+    if not isinstance(inputs, (Tensor, Mapping)):
+        kind = type(inputs).__name__
+        raise EncodeError(
+            f"a batch {'begins with' if is_first else 'is'} a {kind}, not a tensor or a mapping of "
+            "keyword arguments"
+        )
+    return inputs
 
 
 def samples_of(inputs: Any) -> int:
@@ -179,12 +183,19 @@ class Ordinary(TorchFunctionMode):
 
 def _ordinary(value: Any) -> Any:
     """Copies of tensors that were made under inference_mode, at any depth; the rest as it is."""
+    return with_tensors(value, lambda one: one.clone() if one.is_inference() else one)
+
+
+def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A value with each of its tensors changed, however deep in dicts, lists and tuples."""
     if isinstance(value, Tensor):
-        return value.clone() if value.is_inference() else value
-    if isinstance(value, dict):
-        return {key: _ordinary(one) for key, one in value.items()}
+        return change(value)
+    if type(value) in (dict, OrderedDict):
+        return type(value)((key, with_tensors(one, change)) for key, one in value.items())
     if type(value) in (list, tuple):
-        return type(value)(map(_ordinary, value))
+        return type(value)(with_tensors(one, change) for one in value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(with_tensors(one, change) for one in value))
     return value
 
 
@@ -198,7 +209,7 @@ class Runner:
         inside: True once it needed some.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Callable[..., Any]) -> None:
         self._network = network
         self.inside = False
 
@@ -229,7 +240,7 @@ def arguments(inputs: Any, device: torch.device) -> Call:
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    return value.detach().to(device, copy=True) if isinstance(value, Tensor) else value
+    return with_tensors(value, lambda one: one.detach().to(device, copy=True))
 
 
 def first_logits(given: Any) -> Any:
@@ -258,6 +269,8 @@ def check_output(given: Any, batch: int, what: str, needs_gradient: bool = False
     fault = ""
     if not isinstance(given, Tensor):
         fault = f"is a {type(given).__name__}, not a tensor: name one with `outputs`"
+    elif given.layout != torch.strided:
+        fault = f"is a {given.layout} tensor, not {what} by sample"
     elif given.ndim == 0 or given.numel() == 0 or not given.is_floating_point():
         fault = f"has shape {tuple(given.shape)} and type {given.dtype}, not {what} by sample"
     elif needs_gradient and not given.requires_grad:

@@ -215,18 +215,21 @@ def read(
     """
     try:
         with streams.open(path) as file:
-            loaded = _load(file, _check_archive(file))
+            loaded = _load(file, check_archive(file))
         place, state = _chosen(loaded, key)
         return to_arrays(state), versions_of(state), _left_out(loaded, place, state)
     except EncodeError as error:
         raise EncodeError(f"{path}: {error}") from error
 
 
-def _check_archive(file: BinaryIO) -> bool:
+def check_archive(file: BinaryIO) -> bool:
     """Refuse what is incomplete or damaged, which torch says obscurely, or not at all.
 
     Returns:
         True for an archive of several files, as torch writes it.
+
+    Raises:
+        EncodeError: says what is wrong.
     """
     head = file.read(1 << 10)
     if not head:

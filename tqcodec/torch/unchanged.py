@@ -2,40 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tqcodec.torch.batches import modes_of
 from tqcodec.torch.calibration.layers import version_of
+from tqcodec.torch.checkpoint import PLAIN
 
 
 class Buffers:
-    """The buffers of a network as they are now.
+    """The buffers of a network as they are now, and perhaps parameters.
 
-    Networks that count, or gather statistics of their own, change them when they run.
+    Networks that count, or gather statistics of their own, change them when they run; others bring
+    weights to a length. What a run adds or puts in their place is taken away.
+
+    Args:
+        model: the network.
+        parameters: of it, whose values are kept as well; those of embeddings that shorten what they
+            look up (`max_norm`) are anyway.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._held = [(module, dict(module._buffers.items())) for module in model.modules()]
-        self._values = [(buffer, buffer.clone()) for buffer in model.buffers()]
-        self._versions = [version_of(buffer) for buffer, _ in self._values]
+    def __init__(self, model: nn.Module, parameters: Iterable[Tensor] = ()) -> None:
+        self._held = [
+            (module, dict(module._buffers.items()), dict(module._parameters.items()))
+            for module in model.modules()
+        ]
+        shortened = (m.weight for m in model.modules() if getattr(m, "max_norm", None) is not None)
+        tensors = (*model.buffers(), *parameters, *(t for t in shortened if isinstance(t, Tensor)))
+        self._values = [(tensor, tensor.detach().clone()) for tensor in tensors]
+        self._marks = [_mark(tensor) for tensor in tensors]
 
     def restore(self) -> None:
         """Bring back those that a run has changed or replaced."""
-        for module, buffers in self._held:
+        for module, buffers, parameters in self._held:
             if isinstance(module, torch.jit.ScriptModule):
                 for name, buffer in buffers.items():
                     setattr(module, name, buffer)
-            else:
-                module._buffers.update(buffers)
-        for i, (buffer, value) in enumerate(self._values):
-            if version_of(buffer) != self._versions[i] or buffer.is_inference():
-                with torch.no_grad(), torch.inference_mode(buffer.is_inference()):
-                    buffer.copy_(value)
-                self._versions[i] = version_of(buffer)
+                continue
+            module._buffers.clear()
+            module._buffers.update(buffers)
+            module._parameters.clear()
+            module._parameters.update(parameters)
+        for i, (tensor, value) in enumerate(self._values):
+            if _mark(tensor) != self._marks[i] or tensor.is_inference():
+                with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+                    tensor.copy_(value)
+                self._marks[i] = _mark(tensor)
+
+
+def _mark(tensor: Tensor) -> tuple[int, int]:
+    """Changes when a tensor is overwritten, or gets other memory by `tensor.data`."""
+    has_memory = type(tensor) in PLAIN and tensor.layout == torch.strided
+    return version_of(tensor), tensor.data_ptr() if has_memory else 0
 
 
 @contextmanager

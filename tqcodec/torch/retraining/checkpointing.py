@@ -17,14 +17,14 @@ from tqcodec.common.atomic import replacing
 from tqcodec.common.checks import PathLike
 from tqcodec.encoder.settings import Settings
 from tqcodec.errors import EncodeError
-from tqcodec.torch.checkpoint import to_arrays
+from tqcodec.torch.checkpoint import check_archive, to_arrays
 from tqcodec.torch.retraining import processes
 from tqcodec.torch.retraining.controller import RateController
 from tqcodec.torch.retraining.loop import Loop, TrainingMoment, TrainingState
 from tqcodec.torch.retraining.recipe import TrainingRecipe
 
 EVERY = 60.0  # seconds between two checkpoints, at least
-FORMAT = 2
+FORMAT = 3
 
 
 def digest(
@@ -54,10 +54,15 @@ def load(path: PathLike, wanted: str) -> dict[str, Any] | None:
     if not Path(path).exists():
         return None
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        with Path(path).open("rb") as file:
+            check_archive(file)  # torch takes damaged numbers as they are
+            saved = torch.load(file, map_location="cpu", weights_only=True)
         found = saved["digest"]
     except Exception as error:  # torch raises anything
-        raise EncodeError(f"{path}: not a checkpoint ({foreign.message(error)})") from error
+        reason = foreign.message(error)
+        raise EncodeError(
+            f"{path}: not a checkpoint of a training ({reason}): remove it, or name another"
+        ) from error
     if found != wanted:
         raise EncodeError(
             f"{path}: of another network, target, number of epochs, recipe, seed or start: go on "

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,16 +15,19 @@ from torch import Tensor, nn
 
 from tqcodec.errors import EncodeError
 from tqcodec.torch.batches import (
+    Call,
+    Runner,
     arguments,
+    copied,
     device_of,
     inputs_of,
     length_of,
     samples_of,
-    to_evaluation,
+    with_tensors,
 )
 from tqcodec.torch.retraining import processes, trimming
 from tqcodec.torch.retraining.controller import RateController
-from tqcodec.torch.retraining.objective import Loss, distillation, labels_of
+from tqcodec.torch.retraining.objective import Loss, chance, distillation, loss_of
 from tqcodec.torch.retraining.rate import Rate
 from tqcodec.torch.retraining.recipe import TrainingRecipe
 from tqcodec.torch.retraining.student import Student
@@ -36,6 +39,7 @@ INTEGRAL_PART = 1 / 6  # of all steps
 LEAST_EXCESS = 0.02  # of the loss that it may be above the original's, at least, for the controller
 TINY = 1e-12
 HISTORY = 1000  # moments that are kept, about
+UNREACHED = "retrain: the loss does not depend on any weight matrix that is trained"
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class TrainingState:
         least: likewise of what the original would have; that of the first batch where the loss is
             the user's, which saves a run of the original for each of the others.
         quality: of the last evaluation.
+        reached: names of the matrices that had a gradient at a step, each with True.
     """
 
     step: int = 0
@@ -90,6 +95,7 @@ class TrainingState:
     loss: float = math.nan
     least: float = math.nan
     quality: float | None = None
+    reached: dict[str, bool] = field(default_factory=dict)
 
 
 class Loop:
@@ -142,9 +148,10 @@ class Loop:
                 if parameter.ndim == 4:  # kernels, which are faster in this order
                     parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self._forward = _compiled(self._running(student.network), compiled)
-        self._wanted = _compiled(self._running(original), compiled)
-        # Networks that count, or gather statistics of their own, change buffers when they run.
-        self._buffers = [Buffers(network) for network in (student.network, original)]
+        self._wanted = Runner(_compiled(self._running(original), compiled))
+        trained = {id(one) for several in student.parameters.values() for one in several}
+        kept = [one for one in student.network.parameters() if id(one) not in trained]
+        self._buffers = Buffers(student.network, kept), Buffers(original, original.parameters())
         self._latents = list(student.latents.values())
         groups = [
             {"params": [one.values for one in self._latents], "peak": recipe.rate},
@@ -199,13 +206,28 @@ class Loop:
             self._trim()
         if state.batch == self._count:
             if self._evaluate is not None:
-                state.quality = quality_of(self._evaluate, self.student.network)
-                self._restore()
+                state.quality = quality_of(self._evaluate, copied(self.student.network))
             state.epoch, state.batch = state.epoch + 1, 0
         moment = self.moment(seconds)
         if state.step % max(1, self.steps // HISTORY) == 0 or state.step == self.steps:
             self.history.append(moment)
         return moment
+
+    def distances(self) -> tuple[float, float]:
+        """How far outputs for the first batch are from the original's.
+
+        Returns:
+            the distance of those that the file gives, and that of outputs that are alike for all
+            samples; both 0 where the loss is the user's, or there is one sample.
+        """
+        batch = next(iter(self._batches))
+        samples = samples_of(inputs_of(batch))
+        if self._loss is not None or samples < 2:
+            return 0.0, 0.0
+        wanted = self._wanted(*self._call(batch))
+        given = Runner(self._forward)(*self._call(batch))
+        distance = float(distillation(given, wanted, samples, None).detach())
+        return distance, chance(wanted, samples)
 
     def moment(self, seconds: float) -> TrainingMoment:
         """Where it is, with so many seconds left."""
@@ -236,8 +258,8 @@ class Loop:
             self.controller.update(excess, math.log(size / self._target)) / self.student.weights
         )
         for latent, slope in zip(self._latents, self._bits.gradients(), strict=True):
-            assert latent.values.grad is not None, "set for all"
-            latent.values.grad.add_(slope, alpha=weight)
+            if latent.values.grad is not None:  # else nothing would hold against the bits
+                latent.values.grad.add_(slope, alpha=weight)
         part = state.step / self.steps
         rise = min(1.0, (state.step + 1) / max(1.0, recipe.warm_up * self.steps))
         for group in self.optimizer.param_groups:
@@ -266,60 +288,43 @@ class Loop:
         devices = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             self._differentiate(batch)
-        self._restore()
-        self._collect()
-
-    def _restore(self) -> None:
-        """Bring buffers back to what the file has."""
-        for buffers in self._buffers:
+        for buffers in self._buffers:  # to what the file has
             buffers.restore()
+        self._collect()
 
     def _differentiate(self, batch: Any) -> None:
         for parameter in itertools.chain(*self.student.parameters.values()):
             parameter.grad = None
-        given, wanted = self._run(self._forward, batch), None
+        args, kwargs = self._call(batch)
+        given, wanted = self._forward(*args, **kwargs), None
         known = self._loss is not None and not math.isnan(self.state.least)
         if not known:
-            with torch.no_grad():
-                wanted = self._run(self._wanted, batch)
-        loss = self._loss_of(given, wanted, batch)
+            wanted = self._wanted(*self._call(batch))
+        loss = loss_of(self._loss, given, wanted, batch)
         value = processes.mean(float(loss.detach()), self._device)
         if not math.isfinite(value):
             raise EncodeError(f"retrain: the loss of batch {self.state.step + 1} is {value}")
         if not loss.requires_grad:
-            raise EncodeError("retrain: the loss does not depend on any weight matrix")
+            raise EncodeError(UNREACHED)
         loss.backward()
         self.state.loss = _smoothed(self.state.loss, value)
         if not known:
-            with torch.no_grad():
-                least = float(self._loss_of(wanted, wanted, batch))
+            least = float(loss_of(self._loss, wanted, wanted, batch).detach())
             least = processes.mean(least, self._device)
             self.state.least = _smoothed(self.state.least, least)
 
-    def _run(self, network: Callable[..., Any], batch: Any) -> Any:
-        """What a float32 network gives for a batch."""
-        args, kwargs = arguments(inputs_of(batch), self._device)
+    def _call(self, batch: Any) -> Call:
+        """What both networks are called with; they draw the same."""
         self._draw(self.state.step)
-        return network(*map(_single, args), **{n: _single(value) for n, value in kwargs.items()})
-
-    def _loss_of(self, given: Any, wanted: Any, batch: Any) -> Tensor:
-        if self._loss is not None:
-            loss = self._loss(given, batch)
-            if not isinstance(loss, Tensor) or loss.numel() != 1:
-                kind = type(loss).__name__
-                about = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {kind}"
-                raise EncodeError(f"retrain: the loss is {about}, not a tensor of one number")
-            return loss.reshape(())
-        samples = samples_of(inputs_of(batch))
-        return distillation(given, wanted, samples, labels_of(batch, given))
+        return call_of(batch, self._device)
 
     @torch.no_grad()
     def _collect(self) -> None:
         """Hand gradients by weights and vectors to what these are made of."""
         parameters = self.student.parameters
+        found = {name: [p.grad for p in s if p.grad is not None] for name, s in parameters.items()}
         gradients = {
-            # No output of this batch need depend on a parameter.
-            name: sum((p.grad for p in several if p.grad is not None), torch.zeros_like(several[0]))
+            name: sum(found[name], torch.zeros_like(several[0]))
             for name, several in parameters.items()
         }
         processes.average(gradients.values())
@@ -328,8 +333,15 @@ class Loop:
             raise EncodeError(
                 f"retrain: the gradient of the loss of batch {self.state.step + 1} is not finite"
             )
-        for name, latent in self.student.latents.items():
-            latent.values.grad, latent.log_scale.grad = latent.gradients(gradients[name])
+        latents = self.student.latents
+        flags = processes.anywhere([bool(found[name]) for name in latents], self._device)
+        if not any(flags):
+            raise EncodeError(UNREACHED)
+        for (name, latent), reached in zip(latents.items(), flags, strict=True):
+            latent.values.grad = latent.log_scale.grad = None
+            if reached:
+                self.state.reached[name] = True
+                latent.values.grad, latent.log_scale.grad = latent.gradients(gradients[name])
         for name, vector in self.student.vectors.items():
             vector.grad = gradients[name]
 
@@ -341,13 +353,12 @@ class Loop:
 
 
 def quality_of(evaluate: Evaluate, network: nn.Module) -> float:
-    """What `evaluate` gives; the network is in evaluation mode again afterwards.
+    """What `evaluate` gives.
 
     Raises:
         EncodeError: no number.
     """
     found: Any = evaluate(network)
-    to_evaluation(network)
     try:
         return float(found)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -355,9 +366,13 @@ def quality_of(evaluate: Evaluate, network: nn.Module) -> float:
         raise EncodeError(f"retrain: evaluate gave a {kind}, not a number") from error
 
 
-def _single(value: Any) -> Any:
-    """Floats as the float32 copy of a network takes them."""
-    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+def call_of(batch: Any, device: torch.device) -> Call:
+    """What a float32 network is called with for a batch."""
+    return with_tensors(arguments(inputs_of(batch), device), _single)
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _smoothed(mean: float, value: float) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tqcodec.errors import EncodeError
-from tqcodec.torch.batches import first_logits
+from tqcodec.torch.batches import first_logits, inputs_of, samples_of
 from tqcodec.torch.outputs import (
     class_axis,
     comparable,
@@ -28,6 +28,31 @@ TINY: Final = 1e-12  # least energy of an output
 IGNORED: Final = -100  # a label of a sample that has none, as torch has it
 
 Loss = Callable[[Any, Any], Tensor]  # (what the network gives, the batch) -> a number
+
+
+def loss_of(loss: Loss | None, given: Any, wanted: Any, batch: Any) -> Tensor:
+    """The loss of a batch: the user's, or the distance from the original and from labels.
+
+    Args:
+        loss: of the user, or None.
+        given, wanted: what the trained and the original network give.
+        batch: as it came.
+
+    Returns:
+        float ().
+
+    Raises:
+        EncodeError: no single real number, or as of `distillation`.
+    """
+    if loss is None:
+        return distillation(given, wanted, samples_of(inputs_of(batch)), labels_of(batch, given))
+    found: Any = loss(given, batch)
+    if not isinstance(found, Tensor) or found.numel() != 1 or found.is_complex():
+        about = f"a {type(found).__name__}"
+        if isinstance(found, Tensor):
+            about = f"of shape {tuple(found.shape)} and type {found.dtype}"
+        raise EncodeError(f"retrain: the loss is {about}, not a tensor of one real number")
+    return found.reshape(())
 
 
 def distillation(given: Any, wanted: Any, samples: int, labels: Tensor | None) -> Tensor:
@@ -48,7 +73,8 @@ def distillation(given: Any, wanted: Any, samples: int, labels: Tensor | None) -
     Raises:
         EncodeError: outputs that are no numbers or not as many, or a label that is no class.
     """
-    found, aims = (_numbers(one, samples) for one in (given, wanted))
+    found = _numbers(given, samples)
+    aims = {name: y.detach() for name, y in _numbers(wanted, samples).items()}
     names = comparable(aims, found)
     if not names:
         raise EncodeError(f"retrain: {_why_not(given, found, aims)}: give a loss")
@@ -72,6 +98,17 @@ def distillation(given: Any, wanted: Any, samples: int, labels: Tensor | None) -
     return loss + LABELS * functional.cross_entropy(scores, labels, ignore_index=IGNORED)
 
 
+def chance(wanted: Any, samples: int) -> float:
+    """The distance from what the original gives of outputs that are alike for all samples.
+
+    Args:
+        wanted: what the original network gives.
+        samples: in the batch, at least 2; the outputs are their mean, which makes up for as much.
+    """
+    means = {n: y.mean(0, keepdim=True).expand_as(y) for n, y in _numbers(wanted, samples).items()}
+    return float(distillation(means, wanted, samples, None).detach()) * samples / (samples - 1)
+
+
 def _numbers(given: Any, samples: int) -> dict[str, Tensor]:
     """The outputs that are compared, float32."""
     found = outputs_of(given, samples)
@@ -90,10 +127,24 @@ def _why_not(given: Any, found: Mapping[str, Tensor], wanted: Mapping[str, Tenso
     """Why outputs cannot be compared, for messages."""
     if not found:
         one = first_logits(given)
-        kind = one.dtype if isinstance(one, Tensor) else type(one).__name__
+        kind = type(one).__name__
+        if isinstance(one, Tensor):
+            kind = str(one.dtype if one.layout == torch.strided else one.layout)
         return f"the network gives {kind}, not a tensor of floats by sample"
     shapes, others = ([tuple(y.shape) for y in outputs.values()] for outputs in (found, wanted))
     return f"outputs have shape {shapes}, the original's {others}"
+
+
+def left_out(batch: Any, outputs: Any) -> str | None:
+    """What a batch has beside inputs where it does not count as labels, for a message."""
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2 or batch[1] is None:
+        return None
+    if labels_of(batch, outputs) is not None:
+        return None
+    second = batch[1]
+    if isinstance(second, Tensor):
+        return f"{second.dtype} {tuple(second.shape)}"
+    return f"a {type(second).__name__}"
 
 
 def labels_of(batch: Any, outputs: Any) -> Tensor | None:

@@ -35,6 +35,15 @@ def mean(value: float, device: torch.device) -> float:
     return float(found)
 
 
+def anywhere(flags: list[bool], device: torch.device) -> list[bool]:
+    """Which flags are true in any process."""
+    if not are_several():
+        return flags
+    found = torch.tensor(flags, dtype=torch.float32, device=device)
+    average([found])
+    return (found > 0).tolist()
+
+
 def of_first(data: bytes) -> bytes:
     """What the first process has."""
     found = [data]

@@ -32,7 +32,7 @@ from tqcodec.torch.batches import (
     to_evaluation,
 )
 from tqcodec.torch.checkpoint import decoded, load_state, origins, to_arrays
-from tqcodec.torch.retraining import checkpointing, processes
+from tqcodec.torch.retraining import checkpointing, judging, processes
 from tqcodec.torch.retraining import start as starting
 from tqcodec.torch.retraining.loop import Loop, Watch, quality_of
 from tqcodec.torch.retraining.objective import Loss
@@ -104,6 +104,10 @@ def retrain(
             some of those before.
         progress: called with ("retrain", steps, of how many), and by the stages of the start.
 
+    Warns:
+        EncodeWarning: labels that do not count, matrices without a gradient, a file that is much
+            smaller than asked for, outputs that have little to do with the original's.
+
     Raises:
         EncodeError: no target, no data, a network or loss that cannot be trained, a size that
             cannot be reached, a start or a checkpoint of something else.
@@ -138,6 +142,9 @@ def retrain(
         np.errstate(invalid="ignore"),  # which BLAS may report of lanes beyond its arrays
     ):
         _check_tensors(model, folded, settings)
+        judging.check_batch(model, batches, loss)
+        if evaluate is not None:  # as the decoded network will be
+            load_state(copied(model), model.state_dict())
         if start is not None:
             first = starting.adopted(start, model, arrays, folded, settings)
         elif saved is not None:
@@ -154,8 +161,8 @@ def retrain(
         target = settings.max_size or int((settings.bits or 0) * student.weights / 8)
         if (least := student.least()) > target:
             raise TargetError(
-                f"retrain: {target} bytes cannot be reached from this start, whose bases, steps "
-                f"and vectors alone take {least}: a larger file, or --side-bits"
+                f"retrain: {target} bytes cannot be reached from this start, whose bases, steps, "
+                f"vectors and exact tensors alone take {least}: a larger file, or fewer --side-bits"
             )
         original = to_evaluation(copied(model)).float()
         loop = Loop(
@@ -186,6 +193,7 @@ def retrain(
             if progress is not None:
                 progress("retrain", moment.step, moment.steps)
         data = student.file(progress)
+        judging.judge(loop, len(data), target)
         if evaluate is not None:
             network = to_evaluation(copied(model)).float()
             load_state(network, decoded(data, limit=EVERYTHING))

@@ -58,7 +58,9 @@ def calibrated(
     """The file of the network at the size asked for, or at the least above it."""
     if statistics is None:
         torch.manual_seed(seed)
-        statistics = calibrate(model, list(_first(batches)), seed=seed, progress=progress)
+        # A copy, for networks that change their weights when they run.
+        samples = list(_first(batches))
+        statistics = calibrate(copied(model), samples, seed=seed, progress=progress)
     statistics, known = folded.statistics(statistics), folded.origins(origins(model))
     wanted = replace(settings, effort=START_EFFORT)
     target = "bits" if settings.max_size is None else "max_size"
