@@ -653,7 +653,7 @@ def test_a_loader_that_ends_early_is_refused() -> None:
 
         def __iter__(self) -> Iterator[Any]:
             self.passes += 1
-            return iter(pictures(4 if self.passes < 3 else 2))
+            return iter(pictures(4 if self.passes < 4 else 2))
 
     with pytest.raises(EncodeError, match="2 batches in epoch 1, 4 in the first"):
         codec.retrain(made(Pictures), Shrinks(), settings(), epochs=2)

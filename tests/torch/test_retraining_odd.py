@@ -234,7 +234,7 @@ def test_a_state_dict_that_does_not_load() -> None:
 
 def test_a_size_that_cannot_be_reached() -> None:
     """Is refused before the first step: the start may be larger, but what is not trained counts."""
-    with pytest.raises(EncodeError, match=r"cannot be reached from this start.*: a larger file, or"):
+    with pytest.raises(EncodeError, match="cannot be reached from this start"):
         trained(made(Layers), bits=1.0, watch=lambda moment: pytest.fail("trained"))
 
 

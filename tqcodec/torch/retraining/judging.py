@@ -19,6 +19,7 @@ from tqcodec.torch.retraining.objective import Loss, left_out, loss_of
 
 SPARE: Final = 0.05  # of the size asked for, that may be left without a word
 HARDLY: Final = 0.5  # of the distance of outputs that are alike for all samples
+ALIKE: Final = 0.01  # a smaller distance than this says that the original's hardly differ
 
 
 def check_batch(model: nn.Module, batches: Iterable[Any], loss: Loss | None) -> None:
@@ -72,7 +73,7 @@ def judge(loop: Loop, size: int, target: int) -> None:
             f"bytes, {8 * target / weights:.3f} bits, were asked for"
         )
     distance, other = loop.distances()
-    if distance > HARDLY * other:
+    if distance > HARDLY * other > HARDLY * ALIKE:
         _warn(
             f"retrain: outputs are {distance:.3g} from the original's, those of a network that "
             f"gives the same for every input would be {other:.3g}: more bits or more epochs"
