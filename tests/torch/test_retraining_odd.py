@@ -282,6 +282,19 @@ def test_what_there_is_to_know_of_a_file(
     assert about is None or re.search(about, str(caught[0].message))
 
 
+@pytest.mark.parametrize(("capability", "is_slow"), [("AVX2", True), ("AVX512", False)])
+def test_processors_without_bfloat16(
+    capability: str, is_slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    monkeypatch.setattr("platform.machine", lambda: "AMD64")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", EncodeWarning)
+        judging.warn_of_bfloat16(torch.device("cpu"))
+        judging.warn_of_bfloat16(torch.device("cuda"))
+    assert [str(one.message).endswith("leave it out") for one in caught] == [True] * is_slow
+
+
 def test_outputs_that_are_alike() -> None:
     """Their distance is the variance over the energy."""
     wanted = 3 + torch.randn(6, 5, 4)

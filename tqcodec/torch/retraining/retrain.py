@@ -143,6 +143,8 @@ def retrain(
     ):
         _check_tensors(model, folded, settings)
         judging.check_batch(model, batches, loss)
+        if bfloat16:
+            judging.warn_of_bfloat16(device)
         if evaluate is not None:  # as the decoded network will be
             load_state(copied(model), model.state_dict())
         if start is not None:
