@@ -11,8 +11,16 @@ from scipy import optimize
 from strategies import Array, Rng
 
 from tqcodec.encoder import weighing
+from tqcodec.encoder.matrix.metric import Metric
 from tqcodec.encoder.settings import Settings
-from tqcodec.encoder.weighing import first_step, in_scale, plain_weights, sensitivities
+from tqcodec.encoder.weighing import (
+    LEAST_COST,
+    first_step,
+    in_scale,
+    plain_weights,
+    sensitivities,
+    trusted,
+)
 
 # Sizes, deviations and weights of the errors of some Gaussian matrices.
 NETWORKS: dict[str, tuple[list[int], list[float], list[float]]] = {
@@ -242,3 +250,25 @@ def test_guesses_on_the_scale_of_what_is_known() -> None:
     ratios = [p / f for p, f in zip(powers, found, strict=True) if p]
     assert math.prod(ratios) == pytest.approx(1)
     assert in_scale(guesses, [None] * 4) == guesses
+
+
+def metric(power: float) -> Metric:
+    """Of four columns that count alike."""
+    return Metric(power * np.eye(4)[None], np.zeros((1, 4)), 1, 4, 1.0)
+
+
+def test_made_up_inputs_take_no_matrix_for_nothing() -> None:
+    powers, sizes = [1.0, 1e-6, 0.7, 2.0], [16] * 4
+    given, settings = [metric(power) for power in powers], Settings(bits=3)
+    energies = [16.0] * 4
+    found = trusted(given, [1.0] * 4, energies, sizes, settings)
+    assert [one is other for one, other in zip(given, found, strict=True)] == [1, 0, 1, 1]
+    assert found[1] is not None
+    assert found[1].power == pytest.approx(LEAST_COST * 0.85)
+    # In shares, where the rest is real; and not at all.
+    quarter = trusted(given, [0, 0.25, 0, 0], energies, sizes, settings)[1]
+    assert quarter is not None
+    assert quarter.power == pytest.approx(found[1].power / 4)
+    assert trusted(given, [0.0] * 4, energies, sizes, settings) == given
+    assert trusted(given, [1.0] * 4, energies, sizes, Settings(snr=20)) == given
+    assert trusted([None], [1.0], [16.0], [16], settings) == [None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import tqcodec.torch
-from tqcodec import EncodeError
+from tqcodec import EncodeError, EncodeWarning, Settings
 from tqcodec.torch.synthetic.leaves import dead_leaves, pink_noise
 from tqcodec.torch.synthetic.steps import Moments, SyntheticRecipe
 from tqcodec.torch.synthetic.tokens import Writer, embedding_of, random_tokens, shares_of
@@ -380,3 +381,32 @@ def test_noise() -> None:
     power = np.abs(np.fft.rfft(noise)).mean((0, 1))
     assert power[1:5].mean() > 20 * power[200:].mean()
     assert abs(pink_noise((2000, 3)).std() - 1) < 0.05
+
+
+class Detects(nn.Module):
+    """Gives boxes, and scores that are next to nothing wherever nothing is found."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.boxes, self.scores = nn.Linear(48, 48), nn.Linear(48, 32), nn.Linear(48, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.body(x).relu()
+        return torch.cat([self.boxes(found), (self.scores(found) - 12).sigmoid()], 1)
+
+
+def test_a_head_that_made_up_inputs_do_not_wake_keeps_its_bits() -> None:
+    torch.manual_seed(0)
+    model = Detects().eval()
+    statistics = tqcodec.torch.calibrate(model, list(torch.randn(4, 16, 48)))
+    errors = []
+    for given in (statistics, statistics.made_up()):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EncodeWarning)  # of the head that is lost
+            state = tqcodec.torch.decode(tqcodec.torch.encode(model, Settings(bits=4), given))
+        weight = model.scores.weight.detach()
+        errors.append(
+            float((state["scores.weight"] - weight).square().sum() / weight.square().sum())
+        )
+    assert errors[0] > 0.5
+    assert errors[1] < 0.1

@@ -21,7 +21,7 @@ from tqcodec.encoder.rate_control import Estimate
 from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.encoder.tensor import Item, Source, Treatment
-from tqcodec.encoder.weighing import energy_of, first_step, weigh
+from tqcodec.encoder.weighing import energy_of, first_step, trusted, weigh
 from tqcodec.encoder.workers import map_calls
 from tqcodec.format.planes import Part
 from tqcodec.format.records import axis_lengths, taps_lengths
@@ -109,6 +109,8 @@ def prepare(
     sizes = [sources[i.name].patterns.size for i in matrices]
     energies = [energy_of(sources[i.name]) for i in matrices]
     metrics = [_metric(i, sources[i.name], statistics, settings, effort.tools) for i in matrices]
+    parts_made_up = [_part_made_up(statistics.get(i.name)) for i in matrices]
+    metrics = trusted(metrics, parts_made_up, energies, sizes, settings)
     weighed = weigh([i.name for i in matrices], energies, sizes, metrics, settings)
     factors = [i.options.step / math.sqrt(w.cost) for i, w in zip(matrices, weighed, strict=True)]
     return Network(
@@ -128,6 +130,11 @@ def prepare(
         refine=refine,
         progress=progress,
     )
+
+
+def _part_made_up(statistics: WeightStatistics | None) -> float:
+    """Of the samples of statistics, the part that was made up."""
+    return 0.0 if statistics is None else statistics.synthetic / max(1, statistics.images)
 
 
 def _metric(

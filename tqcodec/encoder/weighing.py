@@ -19,6 +19,8 @@ from tqcodec.format.dtypes import to_float
 # Step of a matrix without statistics: rms ** RMS_EXPONENT * size ** SIZE_EXPONENT, but at most
 # MOST_BEHIND times the relative step at which half of all weights lie.
 RMS_EXPONENT, SIZE_EXPONENT, MOST_BEHIND = 0.25, 0.375, 2.0
+# Least cost of a matrix by statistics of made-up inputs, over its cost without statistics.
+LEAST_COST = 0.5
 FARTHEST = 60.0  # octaves of the first step
 LEAST_POWER = 2.0**-110  # of gradients times inputs, so that float32 holds what follows from it
 
@@ -74,6 +76,41 @@ def weigh(
         Weighing(g if p is None else 1.0, j, g if p is None else p)
         for g, p, j in zip(guessed, powers, judged, strict=True)
     ]
+
+
+def trusted(
+    metrics: Sequence[Metric | None],
+    made_up: Sequence[float],
+    energies: Sequence[float],
+    sizes: Sequence[int],
+    settings: Settings,
+) -> list[Metric | None]:
+    """Metrics in which no matrix counts for nothing because made-up inputs never woke it.
+
+    The head of a detector gives nothing but zeros where nothing is to be found, and its matrices
+    would lose most of their bits. So they cost at least `LEAST_COST` times what they would without
+    statistics, on the scale of the middle one. Measured in docs/encoder.md.
+
+    Args:
+        metrics: what an error does, measured or assumed.
+        made_up: for each matrix the part of its statistics that comes from made-up inputs.
+        energies: sum of squares of each.
+        sizes: elements of each.
+        settings: the target; where all weights count alike, metrics stay as they are.
+    """
+    if settings.snr is not None or not any(made_up):
+        return list(metrics)
+    powers = [None if m is None or m.assumed is not None else m.power for m in metrics]
+    guesses = sensitivities(energies, sizes, settings)
+    ratios = [p / g for p, g in zip(powers, guesses, strict=True) if p is not None]
+    scale = float(np.median(ratios)) if ratios else 1.0
+    found: list[Metric | None] = []
+    for metric, power, guess, part in zip(metrics, powers, guesses, made_up, strict=True):
+        least = LEAST_COST * part * scale * guess
+        if metric is not None and power is not None and 0 < power < least:
+            metric = metric.scaled(least / power)
+        found.append(metric)
+    return found
 
 
 def _check_powers(

@@ -90,6 +90,10 @@ class Metric:
         """Squared error of the logits for a unit of squared error of the weights, on average."""
         return float(np.einsum("bjj->", self.blocks)) / self.blocks[:, 0].size
 
+    def scaled(self, factor: float) -> Metric:
+        """The metric of errors that count more by a factor."""
+        return replace(self, blocks=self.blocks * factor)
+
     def split(self, array: NDArray[Number]) -> NDArray[Number]:
         """From (rows, columns) to (blocks, rows of a block, n), padded with zeros."""
         count, n = self.blocks.shape[:2]
