@@ -160,6 +160,7 @@ def test_networks_that_give_no_scores(run: Run, folder: Path) -> None:
     assert document["kl"]["value"] is None and document["top1"] is None
     sweep = SWEEP.replace("net.py:network", "boxes.py:boxes")
     assert run(f"{sweep} --bits 6,4")[0] == 0
+    assert all(row["agreement"] == row["kl"] == row["kl_low"] == "" for row in table())
     first, second = (float(row["snr"]) for row in table())
     assert first > second + 6
 

@@ -336,12 +336,53 @@ def test_scores_at_many_places() -> None:
     assert 50 < found.agreement.value < 100 and len(y) == 20
 
 
-def test_embeddings_are_no_scores_unless_that_is_said() -> None:
-    def pack(_: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-        return nn.functional.normalize(boxes - 500)
+def embedding(_: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    return nn.functional.normalize(boxes - 500)
 
-    assert math.isnan(heads(pack)[0].kl.value)
-    assert heads(pack, outputs=lambda y: 10 * y)[0].kl.value > 0
+
+def test_embeddings_are_no_scores_unless_that_is_said() -> None:
+    assert math.isnan(heads(embedding)[0].kl.value)
+    assert heads(embedding, outputs=lambda y: 10 * y)[0].kl.value > 0
+    model, images = Heads(embedding), torch.randn(6, 12)
+    one_by_one = compare(model, model, [(one[None], None) for one in images])
+    assert math.isnan(one_by_one.agreement.value)
+
+
+def test_one_number_for_each_image() -> None:
+    found, *_ = heads(lambda _, b: b[:, 0])
+    same, *_ = heads(lambda _, b: b[:, :1])
+    assert found.images == 20 and values(found.snr) == values(same.snr)
+    assert found.snr.low < found.snr.value < found.snr.high
+
+
+@pytest.mark.parametrize("pack", [lambda _, b: b, embedding, lambda m, b: (m, b)])
+def test_empty_batches_count_for_nothing(pack: Callable[..., Any]) -> None:
+    torch.manual_seed(0)
+    model, images = Heads(pack), torch.randn(8, 12)
+    labels = torch.arange(8) % 6
+    given, state = [(images, labels)], disturbed(model)
+    found = compare(model, state, [(images[:0], labels[:0]), *given, (images[:0], labels[:0])])
+    assert found.images == 8
+    assert values(found.snr) == values(compare(model, state, given).snr)
+
+
+def test_outputs_may_be_empty_in_a_batch() -> None:
+    model = Heads(lambda m, _: m[:, : 5 * (len(m) % 2)])
+    found = compare(model, disturbed(model), [(torch.randn(n, 12), None) for n in (3, 4)])
+    assert found.images == 7 and math.isfinite(found.snr.value)
+
+
+def test_inputs_by_name_may_begin_with_what_is_no_tensor() -> None:
+    named = [({"half": True, "images": inputs}, labels) for inputs, labels in batches()]
+    assert Reference(Wrapped(), named).images == IMAGES
+
+
+def test_networks_without_values_are_named() -> None:
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(CLASSES))
+    with pytest.raises(EvaluationError, match="is lazy and has no values"):
+        evaluate(lazy, batches())
+    with pytest.raises(EvaluationError, match="is lazy and has no values"):
+        compare(network(), lazy, batches())
 
 
 def test_iterators() -> None:
@@ -371,9 +412,12 @@ def test_progress() -> None:
     [
         ([], "no images"),
         ([*batches(), *batches(labels=False)], r"labels of shape \(60,\) for 120 images"),
-        ([(batches()[0][0], torch.zeros(25, 1))], r"labels of shape \(25, 1\) for 25 images"),
+        ([(batches()[0][0], torch.zeros(25, 1))], r"labels of shape \(25, 1\) for 25 images; give"),
+        ([(torch.zeros(1, 2, 5, 5), torch.tensor(3))], r"labels of shape \(\) for 1 images"),
+        ([(torch.zeros(0, 2, 5, 5), None)], "no images"),
+        ([None], "a batch is a NoneType"),
     ],
-    ids=["empty", "some labels", "shape of labels"],
+    ids=["none", "some labels", "shape of labels", "one label", "empty", "no pair"],
 )
 def test_batches_that_are_refused(wrong: list[Any], message: str) -> None:
     with pytest.raises(EvaluationError, match=message):

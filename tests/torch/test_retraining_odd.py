@@ -317,3 +317,18 @@ def test_a_damaged_checkpoint(damage: str, tmp_path: Path) -> None:
     with pytest.raises(EncodeError, match=r"run.ckpt: not a checkpoint .*: remove it, or name"):
         checkpointing.load(path, "1")
     assert path.exists()
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), MemoryError()])
+def test_a_checkpoint_that_cannot_be_read_is_not_called_damaged(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.ckpt"
+    torch.save({"digest": "1"}, path)
+
+    def failing(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(torch, "load", failing)
+    with pytest.raises(type(error)):
+        checkpointing.load(path, "1")

@@ -40,10 +40,7 @@ from tqcodec.cli.messages import (
 from tqcodec.cli.process import Ended, drop_stdout, ending, hold_streams, tidy_ending
 from tqcodec.cli.terminal import terminal_progress
 from tqcodec.common import foreign, streams, urls
-from tqcodec.errors import (
-    DecodeError,
-    TQCError,
-)
+from tqcodec.errors import DecodeError, TQCError
 
 STANDARD = "-"
 INTERRUPTED, BROKEN_PIPE = 130, 141  # what a shell reports for the signals

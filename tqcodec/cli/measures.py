@@ -27,7 +27,7 @@ MEASURES = {
 
 
 def is_of_classes(agreement: float) -> bool:
-    """Whether what was measured were scores of classes: others agree in no class."""
+    """Whether what was measured were scores of classes: the agreement of others is not a number."""
     return not math.isnan(agreement)
 
 
@@ -93,7 +93,7 @@ def row(encoder: str, bits: float | None, size: Data, found: Comparison, seconds
 
 
 def table(rows: Sequence[Data]) -> bytes:
-    """Rows of a sweep as CSV, with a heading; an empty cell where there is no value."""
+    """Rows of a sweep as CSV, with a heading; an empty cell where there is no number."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerows([list(rows[0]), *(_cells(one, ".8g") for one in rows)])
@@ -106,5 +106,6 @@ def table_lines(rows: Sequence[Data]) -> Iterator[str]:
 
 
 def _cells(one: Data, form: str) -> list[str]:
-    shown = (format(x, form) if isinstance(x, float) else x for x in one.values())
+    known = (None if isinstance(x, float) and math.isnan(x) else x for x in one.values())
+    shown = (format(x, form) if isinstance(x, float) else x for x in known)
     return ["" if x is None else str(x) for x in shown]

@@ -45,9 +45,10 @@ class Comparison:
         kl: mean Kullback-Leibler divergence KL(original || decoded) of the softmax of the scores,
             in nats (normal interval over images); not a number where `agreement` is none.
         snr: 10 log10 of the energy of the original's scores over that of the error, in dB; of
-            outputs that are no scores, of the sizes by which `tqcodec.torch.calibrate` measures
-            them over the mean squared error. Infinite where they are equal, not a number where one
-            of the decoded network is no finite number (interval by the delta method over images).
+            outputs that are no scores, -10 log10 of the mean squared error over the mean energy of
+            the only output, or over the variance of each of several. Infinite where they are equal,
+            not a number where one of the decoded network is no finite number (interval by the delta
+            method over images).
         top1: per cent of images that the original classifies right (Wilson); None without labels.
         top1_decoded: the same of the decoded network.
         drop: percentage points of top-1 that are lost (normal interval of the paired differences).
@@ -136,17 +137,18 @@ def measure_outputs(
 
     Args:
         original, decoded: outputs by name.
-        names: of those that are compared.
+        names: of those that are compared; without any the error is 0.
         sizes: that their squared errors are measured by.
         samples: in the batch.
     """
     errors = [relative_error(original[n], decoded[n], sizes[n], samples) for n in names]
+    error = torch.stack(errors).mean(0) if errors else torch.zeros(samples, dtype=torch.float64)
     unknown = np.full(samples, math.nan)
     return Samples(
         same=unknown,
         kl=unknown,
         energy=np.ones(samples),
-        error=torch.stack(errors).mean(0).numpy(),
+        error=error.numpy(),
         right=None,
     )
 
@@ -172,7 +174,7 @@ def relative_error(
     squares = (y - z).square() / (float(finite.sum()) * (size or 1.0))
     if y.ndim == 0 or len(y) != samples:
         return squares.sum().expand(samples)
-    return squares.flatten(1).sum(1) * samples
+    return squares.reshape(samples, -1).sum(1) * samples
 
 
 def summarize(parts: Sequence[Samples]) -> Comparison:

@@ -113,7 +113,7 @@ class Reference:
         if not self.images:
             raise EvaluationError("evaluation: no images")
         self.labels = _all_labels([labels for _, _, labels in walk], self.images)
-        self._axis = _axis_of(self._wanted[0], self.labels is not None or outputs is not None)
+        self._axis = _axis_of(self._wanted, self.labels is not None or outputs is not None)
         self._sizes = mean_sizes(zip(self._wanted, self._counts, strict=True))
 
     @property
@@ -239,19 +239,20 @@ def _walk(
     progress: Progress | None,
     total: int | None,
 ) -> Iterator[tuple[dict[str, Tensor], int, Tensor | None]]:
-    """Outputs, number of images and labels, batch for batch."""
-    check_network(model, EvaluationError)
+    """Outputs, number of images and labels of each batch that has images."""
     device, run = device_of(model), Runner(model)
     done = 0
     for batch in batches:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        if not _is_pair(batch):
             raise EvaluationError(f"evaluation: a batch is {_kind(batch)}, not (inputs, labels)")
         inputs, labels = batch
         if labels is not None and not isinstance(labels, Tensor):
             raise EvaluationError(f"evaluation: labels are {_kind(labels)}, not a tensor or None")
-        given = run(*arguments(inputs, device))
-        found = _numbers(given, samples_of(inputs), outputs)
-        images = samples_in(found, samples_of(inputs))
+        samples = samples_of(inputs)
+        found = _numbers(run(*arguments(inputs, device)), samples, outputs)
+        if not samples and not any(map(len, found.values())):
+            continue
+        images = samples_in(found, samples)
         done += images
         yield found, images, labels
         if progress is not None:
@@ -266,7 +267,7 @@ def _numbers(given: Any, samples: int, outputs: Outputs | None) -> dict[str, Ten
     else:
         found = {n: y for n, y in outputs_of(given, samples).items() if not is_joined(n)}
     if not found or not all(_is_float(y) and y.ndim for y in found.values()):
-        kind = _described(found) if found else f"a {type(first).__name__}"
+        kind = _described(found or {ALONE: first})
         reason = "not logits, nor other floats by image; name `outputs`"
         raise EvaluationError(f"evaluation: {kind}, {reason}")
     return {name: y.detach().float().cpu() for name, y in found.items()}
@@ -276,17 +277,20 @@ def _is_float(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def _axis_of(outputs: Mapping[str, Tensor], is_told: bool) -> int | None:
+def _axis_of(batches: Sequence[Mapping[str, Tensor]], is_told: bool) -> int | None:
     """The dimension that holds the classes; None where the outputs are no scores.
 
     Args:
-        outputs: of a batch.
+        batches: outputs of each.
         is_told: that (images, classes) are scores, by labels or by the user's choice: they may
             look like embeddings.
     """
-    axis = class_axis(outputs)
-    first = next(iter(outputs.values()))
-    return axis if axis is None or first.ndim > 2 or is_told or is_classes(first) else None
+    axes = {class_axis(outputs) for outputs in batches}
+    if len(axes) > 1:
+        return None
+    first = [next(iter(outputs.values())) for outputs in batches]
+    is_known = is_told or first[0].ndim > 2 or is_classes(*first)
+    return axes.pop() if is_known else None
 
 
 def _described(outputs: Mapping[str, Any]) -> str:
@@ -298,6 +302,10 @@ def _described(outputs: Mapping[str, Any]) -> str:
     return ", ".join(kinds)
 
 
+def _is_pair(batch: Any) -> bool:
+    return isinstance(batch, (tuple, list)) and len(batch) == 2
+
+
 def _kind(value: Any) -> str:
     several = isinstance(value, (tuple, list))
     return f"a {type(value).__name__}{f' of {len(value)}' if several else ''}"
@@ -306,6 +314,7 @@ def _kind(value: Any) -> str:
 @contextmanager
 def _evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode; afterwards the mode that each module had, and the buffers as they were."""
+    check_network(model, EvaluationError)
     modes, buffers = modes_of(model), Buffers(model)
     try:
         to_evaluation(model)
@@ -319,21 +328,20 @@ def _evaluating(model: torch.nn.Module) -> Iterator[None]:
 def _count(batches: Batches) -> int | None:
     """How many images there are, where a list or a DataLoader tells."""
     if isinstance(batches, (list, tuple)):
-        return sum(map(_size, batches))
+        return sum(samples_of(batch[0]) for batch in batches if _is_pair(batch))
     return length_of(getattr(batches, "dataset", None))
-
-
-def _size(batch: tuple[Any, Any]) -> int:
-    inputs = batch[0]
-    return len(next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs)
 
 
 def _all_labels(parts: Sequence[Tensor | None], images: int) -> Tensor | None:
     known = [part for part in parts if part is not None]
     if not known:
         return None
-    labels = torch.cat(known).cpu()
-    if labels.shape != (images,):
-        shape = tuple(labels.shape)
-        raise EvaluationError(f"evaluation: labels of shape {shape} for {images} images")
-    return labels
+    shape = next((tuple(part.shape) for part in known if part.ndim != 1), (0,))
+    if shape:
+        shape = (sum(len(part) for part in known if part.ndim), *shape[1:])
+    if shape != (images,):
+        raise EvaluationError(
+            f"evaluation: labels of shape {shape} for {images} images; give one class number for "
+            "each image, or None in each batch"
+        )
+    return torch.cat([part.cpu() for part in known])

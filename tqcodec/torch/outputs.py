@@ -225,11 +225,14 @@ def class_axis(outputs: Mapping[str, Tensor]) -> int | None:
     return axis if axis is not None and values.shape[axis] > 1 else None
 
 
-def is_classes(outputs: Tensor) -> bool:
-    """Whether outputs are scores of classes: (samples, classes), at least 2, not normalised."""
-    if outputs.ndim != 2 or outputs.shape[1] < 2:
+def is_classes(*batches: Tensor) -> bool:
+    """Whether outputs are scores of classes: (samples, classes), at least 2, not normalised.
+
+    A single sample does not tell, and counts as scores.
+    """
+    if any(outputs.ndim != 2 or outputs.shape[1] < 2 for outputs in batches):
         return False
-    lengths = outputs.detach().float().norm(dim=1)
+    lengths = torch.cat([outputs.detach().float().norm(dim=1) for outputs in batches])
     return len(lengths) < 2 or bool(lengths.std() > ONE_LENGTH * lengths.mean())
 
 

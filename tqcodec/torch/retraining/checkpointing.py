@@ -50,6 +50,7 @@ def load(path: PathLike, wanted: str) -> dict[str, Any] | None:
 
     Raises:
         EncodeError: something else, or of another training.
+        OSError: it cannot be read.
     """
     if not Path(path).exists():
         return None
@@ -58,6 +59,8 @@ def load(path: PathLike, wanted: str) -> dict[str, Any] | None:
             check_archive(file)  # torch takes damaged numbers as they are
             saved = torch.load(file, map_location="cpu", weights_only=True)
         found = saved["digest"]
+    except (OSError, MemoryError):  # of which a good checkpoint is not to be removed
+        raise
     except Exception as error:  # torch raises anything
         reason = foreign.message(error)
         raise EncodeError(

@@ -48,7 +48,7 @@ def check_batch(model: nn.Module, batches: Iterable[Any], loss: Loss | None) -> 
     if about is not None:
         _warn(
             f"retrain: what batches have beside inputs is left out: {about} is no whole number "
-            "for each sample and (samples, classes) of outputs; give a loss"
+            "for each sample beside outputs (samples, classes); give a loss"
         )
 
 

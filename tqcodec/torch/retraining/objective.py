@@ -103,7 +103,8 @@ def chance(wanted: Any, samples: int) -> float:
 
     Args:
         wanted: what the original network gives.
-        samples: in the batch, at least 2; the outputs are their mean, which makes up for as much.
+        samples: in the batch, at least 2. The outputs are the mean over these, which is nearer to
+            them than to others: the distance is larger by samples / (samples - 1).
     """
     means = {n: y.mean(0, keepdim=True).expand_as(y) for n, y in _numbers(wanted, samples).items()}
     return float(distillation(means, wanted, samples, None).detach()) * samples / (samples - 1)

@@ -164,7 +164,7 @@ def retrain(
         if (least := student.least()) > target:
             raise TargetError(
                 f"retrain: {target} bytes cannot be reached from this start, whose bases, steps, "
-                f"vectors and exact tensors alone take {least}: a larger file, or fewer --side-bits"
+                f"vectors and exact tensors alone take {least}: give more bytes, or fewer side_bits"
             )
         original = to_evaluation(copied(model)).float()
         loop = Loop(
