@@ -229,7 +229,8 @@ def is_classes(outputs: Tensor) -> bool:
     """Whether outputs are scores of classes: (samples, classes), at least 2, not normalised."""
     if outputs.ndim != 2 or outputs.shape[1] < 2:
         return False
-    lengths = outputs.detach().float().norm(dim=1)
+    scores = outputs.detach().double()  # whose squares neither float32 nor float16 may hold
+    lengths = scores.where(scores.isfinite(), 0).norm(dim=1)
     return len(lengths) < 2 or bool(lengths.std() > ONE_LENGTH * lengths.mean())
 
 
