@@ -713,6 +713,29 @@ def test_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert json.loads(capsys.readouterr().out)["images"] == 3
 
 
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"labels": np.arange(5)}, "no array but labels"),
+        ({"x": np.ones(5, bool)}, "array 'x' is of type bool, not of integers or floats"),
+        ({"x": np.ones(5, complex)}, "array 'x' is of type complex128"),
+        ({"x": np.ones(5), "y": np.array(["a"] * 5)}, "array 'y' is of type <U1"),
+        ({"x": np.ones(5), "y": np.arange(4)}, r"5 samples, but labels of shape \(4,\)"),
+    ],
+    ids=["labels alone", "booleans", "complex", "texts", "too few"],
+)
+def test_arrays_that_are_no_data(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+    np.savez(tmp_path / "data.npz", **arrays)
+    with pytest.raises(EncodeError, match=message):
+        load_batches(str(tmp_path / "data.npz"), DataOptions())
+
+
+def test_arrays_of_another_byte_order(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=np.arange(3, dtype=">f4"), y=np.arange(3, dtype=">i8"))
+    ((x, y),) = load_batches(str(tmp_path / "data.npz"), DataOptions())
+    assert y is not None and x.tolist() == y.tolist() == [0, 1, 2]
+
+
 PICTURES = "first.npz", "last.npz", "photos", "photos.zip"
 OTHERS = "floats.npz", "model.py:batches", "model.py:generated", "made.npz"
 

@@ -148,10 +148,11 @@ def test_classes_that_are_impossible_add_nothing() -> None:
     def outputs(logits: torch.Tensor) -> torch.Tensor:
         return logits.masked_fill(torch.arange(CLASSES) == 1, -math.inf)
 
-    found = compare(model, disturbed(model), batches(), outputs=outputs)
+    found = compare(model, disturbed(model), batches(labels=False), outputs=outputs)
     assert 0 < found.kl.value < math.inf
     possible = [i for i in range(CLASSES) if i != 1]
-    fewer = compare(model, disturbed(model), batches(), outputs=lambda y: y[:, possible])
+    some = batches(labels=False)
+    fewer = compare(model, disturbed(model), some, outputs=lambda y: y[:, possible])
     assert values(found.kl) == pytest.approx(values(fewer.kl))
     assert values(found.snr) == pytest.approx(values(fewer.snr))
 
@@ -412,16 +413,140 @@ def test_progress() -> None:
     [
         ([], "no images"),
         ([*batches(), *batches(labels=False)], r"labels of shape \(60,\) for 120 images"),
-        ([(batches()[0][0], torch.zeros(25, 1))], r"labels of shape \(25, 1\) for 25 images; give"),
-        ([(torch.zeros(1, 2, 5, 5), torch.tensor(3))], r"labels of shape \(\) for 1 images"),
-        ([(torch.zeros(0, 2, 5, 5), None)], "no images"),
+        ([(batches()[0][0], torch.zeros(25, 1))], r"labels of shape \(25, 1\) for 25 images"),
+        ([(batches()[0][0], torch.tensor(1))], r"labels of shape \(\) for 25 images"),
+        ([*batches(), (batches()[0][0], [1] * 25)], "labels are a list of 25"),
+        ([(batches()[0][0], torch.full((25,), 0.5))], "that are no whole numbers"),
+        ([(batches()[0][0], torch.full((25,), math.nan))], "that are no whole numbers"),
+        ([(batches()[0][0], torch.full((25,), CLASSES))], "label 5 is none of the classes 0 to 4"),
+        ([(batches()[0][0], torch.full((25,), -100))], "label -100 is none of the classes"),
+        ([(batches()[0][0][:0], None)], "no images"),
+        ((batches()[0][0], torch.tensor(1)), "a batch is a Tensor"),
         ([None], "a batch is a NoneType"),
     ],
-    ids=["none", "some labels", "shape of labels", "one label", "empty", "no pair"],
+    ids=[
+        "empty",
+        "some labels",
+        "shape of labels",
+        "one label",
+        "a list",
+        "halves",
+        "not a number",
+        "too large",
+        "ignored",
+        "no sample",
+        "no pairs",
+        "nothing",
+    ],
 )
 def test_batches_that_are_refused(wrong: list[Any], message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
         Reference(network(), wrong)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.uint16, torch.int32, torch.float32])
+def test_labels_of_any_type_that_holds_class_numbers(kind: torch.dtype) -> None:
+    model, state = network(), disturbed(network())
+    converted = [(inputs, classes.to(kind)) for inputs, classes in batches()]
+    assert compare(model, state, converted) == compare(model, state, batches())
+
+
+def test_labels_that_do_not_count_may_be_anything() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(8, 12)
+    model = Heads(lambda m, b: {"out": m})
+    plain = compare(model, disturbed(model), [(images, None)])
+    for labels in (torch.zeros(8, 5, 4), [{"boxes": torch.zeros(2, 4)}] * 8):
+        again = compare(model, disturbed(model), [(images, labels)])
+        assert (again.snr, again.top1) == (plain.snr, None)
+
+
+def test_batches_without_images_are_left_out() -> None:
+    model, empty = network(), (torch.zeros(0, 2, 5, 5), torch.zeros(0).long())
+    found = compare(model, disturbed(model), [empty, *batches(), empty])
+    assert found == compare(model, disturbed(model), batches())
+    assert len(evaluate(model, [empty, *batches()])) == IMAGES
+
+
+class Column(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, 0]
+
+
+def nested(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"0.{name}": tensor for name, tensor in state.items()}
+
+
+class Draws(nn.Module):
+    """Draws random numbers in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(50, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(self.linear(x.flatten(1)), 0.5, training=True)
+
+
+def test_networks_that_draw_draw_the_same() -> None:
+    model, random = Draws(), torch.get_rng_state()
+    assert compare(model, copy.deepcopy(model), batches()).snr.value == math.inf
+    assert torch.equal(torch.get_rng_state(), random)
+    first, second = evaluate(model, [batches()[0]] * 2).chunk(2)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("value", [-math.inf, math.inf, math.nan])
+def test_scores_that_are_not_finite_are_scores_of_classes(value: float) -> None:
+    """Labels or not: lengths and errors are those of the finite ones."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x).masked_fill(torch.arange(CLASSES) == 1, value)
+
+    model = Masked()
+    for labels in (True, False):
+        same = compare(model, model, batches(labels))
+        assert same.agreement.value == 100 and same.snr.value == math.inf
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_scores_of_any_size_are_scores_of_classes(size: float) -> None:
+    model = network()
+    for parameter in model[4].parameters():
+        parameter.requires_grad_(False).mul_(size)
+    found = compare(model, model.state_dict(), batches(labels=False))
+    assert found.agreement.value == 100
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda y: y * math.nan, r"shape \(60, 5\), without any finite number"),
+        (lambda y: y[:, :0], r"shape \(60, 0\), without any finite number"),
+        (lambda y: y.argmax(1), r"torch.int64 of shape \(60,\), not logits"),
+        (lambda y: y.mean(), r"torch.float32 of shape \(\), not logits"),
+        (lambda y: y.to_sparse(), "a torch.sparse_coo tensor, not logits"),
+        (lambda y: torch.nested.nested_tensor(list(y)), "a nested tensor, not logits"),
+    ],
+    ids=["not numbers", "empty", "integers", "one number", "sparse", "nested"],
+)
+def test_outputs_that_are_refused(change: Any, message: str) -> None:
+    class Changed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return change(self.inner(x))
+
+    with pytest.raises(EvaluationError, match=message):
+        Reference(Changed(), batches(labels=False, sizes=(60,)))
 
 
 def test_batches_that_change() -> None:

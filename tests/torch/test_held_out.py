@@ -224,6 +224,8 @@ def test_a_part_is_held_out(count: int) -> None:
         with pytest.raises(EncodeError, match="3 at least"):
             split(iter(batches))
         return
+    with pytest.raises(EncodeError, match="one Tensor in place of batches"):
+        split(torch.ones(4, 3))
     used, held = split(iter(batches))
     assert sorted(used + held) == batches == sorted(set(batches))
     assert len(held) == max(1, count // EVERY) and len(used) >= 2

@@ -77,8 +77,18 @@ def inputs_of(batch: Any) -> Any:
 
 def samples_of(inputs: Any) -> int:
     """Samples in the inputs of a batch, a tensor or a mapping; 0 where no tensor has any."""
+    return _samples_of(inputs) or 0
+
+
+def is_empty(inputs: Any) -> bool:
+    """Whether the inputs of a batch are there, and of no sample."""
+    return _samples_of(inputs) == 0
+
+
+def _samples_of(inputs: Any) -> int | None:
+    """Of the first tensor that has a dimension for samples; None where none has."""
     values = inputs.values() if isinstance(inputs, Mapping) else [inputs]
-    return next((len(value) for value in values if isinstance(value, Tensor) and value.ndim), 0)
+    return next((len(value) for value in values if isinstance(value, Tensor) and value.ndim), None)
 
 
 def check_network(model: Any, error: type[TQCError] = EncodeError) -> None:

@@ -70,8 +70,8 @@ class Samples:
     Attributes:
         same: part of the places, mostly one, where the first class is the same.
         kl: divergence in nats, the mean over places.
-        energy: |y|^2, over the classes that the original does not rule out; 1 where outputs are no
-            scores.
+        energy: |y|^2, over the classes that the original has finite scores for; 1 where outputs are
+            no scores.
         error: |y - z|^2, likewise; where outputs are no scores, as of `relative_error`.
         right: whether the original and the decoded network are right, (images, 2); None without
             labels.
@@ -97,12 +97,13 @@ def measure(original: torch.Tensor, decoded: torch.Tensor, labels: torch.Tensor 
     # A class that the original rules out (a score of minus infinity) adds nothing.
     possible = y != -math.inf
     terms = torch.where(possible, log_p.exp() * (log_p - log_q), 0.0)
+    finite = y.isfinite()
     first = torch.stack([y.argmax(1), z.argmax(1)], 1)
     return Samples(
         same=(first[:, 0] == first[:, 1]).double().numpy(),
         kl=terms.sum(1).numpy(),
-        energy=torch.where(possible, y * y, 0.0).sum(1).numpy(),
-        error=torch.where(possible, (y - z) ** 2, 0.0).sum(1).numpy(),
+        energy=torch.where(finite, y * y, 0.0).sum(1).numpy(),
+        error=torch.where(finite, (y - z) ** 2, 0.0).sum(1).numpy(),
         right=None if labels is None else (first == labels[:, None]).numpy(),
     )
 

@@ -4,13 +4,16 @@
     print(reference.compare(tqcodec.torch.load("model.tqc")))
 
 Batches are pairs of inputs and labels. Inputs are a tensor or a mapping of keyword arguments, with
-images (samples of any kind) along dimension 0; labels are class numbers or None. No model that is
-passed in changes: its buffers, and the mode of each of its modules, are the same afterwards.
+images (samples of any kind) along dimension 0; labels are class numbers or None. Batches of no
+image are left out. No model that is passed in changes: its buffers, and the mode of each of its
+modules, are the same afterwards. Networks that draw random numbers draw the same ones each time,
+and torch's own random state is not touched.
 
 What is compared are scores of classes where the network gives them: its first output where that is
 (images, classes), or its only output where it calls it `logits`, of more dimensions. Labels belong
-to the former. Else all outputs count (`tqcodec.torch.outputs.outputs_of`), but for lists of what
-was found in each image, which may be more or less than the original finds: by their error alone.
+to the former; beside other outputs they may be of any kind and do not count. Else all outputs count
+(`tqcodec.torch.outputs.outputs_of`), but for lists of what was found in each image, which may be
+more or less than the original finds: by their error alone.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from tqcodec.torch.batches import (
     copied,
     device_of,
     first_logits,
+    is_empty,
     length_of,
     modes_of,
     samples_of,
@@ -57,14 +61,15 @@ from tqcodec.torch.outputs import (
     outputs_of,
     samples_in,
 )
-from tqcodec.torch.unchanged import Buffers
+from tqcodec.torch.unchanged import Buffers, seeded
 
 __all__ = ["Comparison", "Estimate", "Reference", "compare", "evaluate"]
 
-Batches = Iterable[tuple[Any, Tensor | None]]
+Batches = Iterable[tuple[Any, Any]]
 State = Mapping[str, Tensor]
 
 OTHERS = "not the batches or the logits of the original"
+NO_LABELS = "not a class number for each: mend them, or leave out all of them"
 NO_LOGITS = "not logits (images, classes); name `outputs`"
 
 
@@ -81,11 +86,12 @@ class Reference:
 
     Attributes:
         images: how many there are.
-        labels: of all images, or None.
+        labels: of all images, int64 (images,); None without, and where they do not count.
 
     Raises:
         EvaluationError: no images, batches that can be walked only once, labels on some images
-            only, or outputs that cannot be compared.
+            only or that are no classes, or outputs that cannot be compared, as those without a
+            finite number.
     """
 
     def __init__(
@@ -112,9 +118,21 @@ class Reference:
         self.images = sum(self._counts)
         if not self.images:
             raise EvaluationError("evaluation: no images")
-        self.labels = _all_labels([labels for _, _, labels in walk], self.images)
-        self._axis = _axis_of(self._wanted, self.labels is not None or outputs is not None)
+        if not any(y.isfinite().any() for one in self._wanted for y in one.values()):
+            kinds = _described(self._wanted[0])
+            raise EvaluationError(f"evaluation: {kinds}, without any finite number to compare")
+        labels = [one for _, _, one in walk]
+        is_told = outputs is not None or any(one is not None for one in labels)
+        self._axis = _axis_of(self._wanted, is_told)
+        self.labels = self._labels(labels)
         self._sizes = mean_sizes(zip(self._wanted, self._counts, strict=True))
+
+    def _labels(self, given: Sequence[Any]) -> Tensor | None:
+        """Labels of all images, where they count."""
+        (first, *_) = self._wanted[0].values()
+        if self._axis is None or first.ndim > 2 or all(part is None for part in given):
+            return None
+        return _all_labels(given, self._counts, first.shape[1])
 
     @property
     def logits(self) -> Tensor:
@@ -238,21 +256,20 @@ def _walk(
     outputs: Outputs | None,
     progress: Progress | None,
     total: int | None,
-) -> Iterator[tuple[dict[str, Tensor], int, Tensor | None]]:
+) -> Iterator[tuple[dict[str, Tensor], int, Any]]:
     """Outputs, number of images and labels of each batch that has images."""
     device, run = device_of(model), Runner(model)
     done = 0
-    for batch in batches:
+    for seed, batch in enumerate(batches):
         if not _is_pair(batch):
             raise EvaluationError(f"evaluation: a batch is {_kind(batch)}, not (inputs, labels)")
         inputs, labels = batch
-        if labels is not None and not isinstance(labels, Tensor):
-            raise EvaluationError(f"evaluation: labels are {_kind(labels)}, not a tensor or None")
-        samples = samples_of(inputs)
-        found = _numbers(run(*arguments(inputs, device)), samples, outputs)
-        if not samples and not any(map(len, found.values())):
+        if is_empty(inputs):
             continue
-        images = samples_in(found, samples)
+        with seeded(device, seed):
+            given = run(*arguments(inputs, device))
+        found = _numbers(given, samples_of(inputs), outputs)
+        images = samples_in(found, samples_of(inputs))
         done += images
         yield found, images, labels
         if progress is not None:
@@ -274,7 +291,11 @@ def _numbers(given: Any, samples: int, outputs: Outputs | None) -> dict[str, Ten
 
 
 def _is_float(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
+    return isinstance(value, Tensor) and _is_dense(value) and value.is_floating_point()
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_nested
 
 
 def _axis_of(batches: Sequence[Mapping[str, Tensor]], is_told: bool) -> int | None:
@@ -295,11 +316,15 @@ def _axis_of(batches: Sequence[Mapping[str, Tensor]], is_told: bool) -> int | No
 
 def _described(outputs: Mapping[str, Any]) -> str:
     """Types and shapes of outputs, for messages."""
-    kinds = [
-        f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
-        for y in outputs.values()
-    ]
-    return ", ".join(kinds)
+    return ", ".join(map(_kind_of, outputs.values()))
+
+
+def _kind_of(output: Any) -> str:
+    if not isinstance(output, Tensor):
+        return f"a {type(output).__name__}"
+    if not _is_dense(output):
+        return "a nested tensor" if output.is_nested else f"a {output.layout} tensor"
+    return f"{output.dtype} of shape {tuple(output.shape)}"
 
 
 def _is_pair(batch: Any) -> bool:
@@ -332,16 +357,42 @@ def _count(batches: Batches) -> int | None:
     return length_of(getattr(batches, "dataset", None))
 
 
-def _all_labels(parts: Sequence[Tensor | None], images: int) -> Tensor | None:
-    known = [part for part in parts if part is not None]
-    if not known:
-        return None
-    shape = next((tuple(part.shape) for part in known if part.ndim != 1), (0,))
-    if shape:
-        shape = (sum(len(part) for part in known if part.ndim), *shape[1:])
-    if shape != (images,):
+def _all_labels(parts: Sequence[Any], counts: Sequence[int], classes: int) -> Tensor:
+    """Class numbers of all images, int64 on the CPU.
+
+    Args:
+        parts: labels of each batch.
+        counts: images in each batch.
+        classes: how many there are.
+
+    Raises:
+        EvaluationError: they are not one class number for each image.
+    """
+    if any(part is None for part in parts):
+        known = sum(len(part) for part in parts if part is not None)
         raise EvaluationError(
-            f"evaluation: labels of shape {shape} for {images} images; give one class number for "
-            "each image, or None in each batch"
+            f"evaluation: labels of shape {(known,)} for {sum(counts)} images, {NO_LABELS}"
         )
-    return torch.cat([part.cpu() for part in known])
+    found = []
+    for part, images in zip(parts, counts, strict=True):
+        if not isinstance(part, Tensor):
+            raise EvaluationError(f"evaluation: labels are {_kind(part)}, {NO_LABELS}")
+        if part.shape != (images,):
+            shape = tuple(part.shape)
+            raise EvaluationError(
+                f"evaluation: labels of shape {shape} for {images} images, {NO_LABELS}"
+            )
+        labels = part.detach().cpu()
+        whole = labels.long()
+        if labels.is_complex() or (labels.is_floating_point() and not whole.equal(labels)):
+            raise EvaluationError(
+                f"evaluation: labels of {labels.dtype} that are no whole numbers, {NO_LABELS}"
+            )
+        wrong = whole[(whole < 0) | (whole >= classes)]
+        if len(wrong):
+            raise EvaluationError(
+                f"evaluation: label {int(wrong[0])} is none of the classes 0 to {classes - 1}: "
+                "leave out such images, or all labels"
+            )
+        found.append(whole)
+    return torch.cat(found)

@@ -48,9 +48,9 @@ def split(batches: Iterable[Any]) -> tuple[list[Any], list[Any]]:
     """Batches to calibrate and tune on, and every eighth, or the last of fewer, held out.
 
     Raises:
-        EncodeError: fewer than three.
+        TypeError, EncodeError: no batches, or fewer than three.
     """
-    given = list(batches)
+    given = list(batched(batches))
     if len(given) < LEAST:
         raise EncodeError(
             f"one batch is held out and tuning needs two: {LEAST} at least, not {len(given)}"

@@ -240,13 +240,15 @@ def _from_arrays(path: Path, options: DataOptions) -> Data:
     if made is not None:
         said_of(str(path), options)
         return made_up(made, options)
-    name = next((n for n in INPUT_NAMES if n in arrays), next(iter(arrays), None))
+    own = next((n for n in arrays if n not in LABEL_NAMES), None)
+    name = next((n for n in INPUT_NAMES if n in arrays), own)
     if name is None:
-        raise EncodeError(f"{path}: no array")
-    images = arrays[name]
-    labels = next((arrays[n] for n in LABEL_NAMES if n in arrays and n != name), None)
-    if images.ndim == 0 or len(images) == 0 or images.dtype.kind not in "fiu":
+        raise EncodeError(f"{path}: no array but labels" if arrays else f"{path}: no array")
+    images = _of_torch(path, name, arrays[name])
+    if images.ndim == 0 or len(images) == 0:
         raise EncodeError(f"{path}: array {name!r} holds no samples")
+    label = next((n for n in LABEL_NAMES if n in arrays), None)
+    labels = None if label is None else _of_torch(path, label, arrays[label])
     if labels is not None and (labels.ndim == 0 or len(labels) != len(images)):
         raise EncodeError(f"{path}: {len(images)} samples, but labels of shape {labels.shape}")
     if _is_image(images):
@@ -261,6 +263,18 @@ def _from_arrays(path: Path, options: DataOptions) -> Data:
             yield part, None if labels is None else torch.tensor(labels[chosen])
 
     return Data(read, math.ceil(len(order) / options.batch))
+
+
+def _of_torch(path: Path, name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """An array of numbers as torch takes it, in the byte order of the machine.
+
+    Raises:
+        EncodeError: it has none, or of a type that torch does not know.
+    """
+    kind = array.dtype
+    if kind.kind not in "fiu" or kind.itemsize > 8:
+        raise EncodeError(f"{path}: array {name!r} is of type {kind}, not of integers or floats")
+    return array.astype(kind.newbyteorder("="), copy=False)
 
 
 def _order(count: int, options: DataOptions) -> NDArray[np.intp]:

@@ -232,7 +232,9 @@ def is_classes(*batches: Tensor) -> bool:
     """
     if any(outputs.ndim != 2 or outputs.shape[1] < 2 for outputs in batches):
         return False
-    lengths = torch.cat([outputs.detach().float().norm(dim=1) for outputs in batches])
+    # Neither float32 nor float16 may hold the squares.
+    scores = [outputs.detach().double() for outputs in batches]
+    lengths = torch.cat([one.where(one.isfinite(), 0).norm(dim=1) for one in scores])
     return len(lengths) < 2 or bool(lengths.std() > ONE_LENGTH * lengths.mean())
 
 

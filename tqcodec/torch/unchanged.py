@@ -60,6 +60,14 @@ def _mark(tensor: Tensor) -> tuple[int, int]:
 
 
 @contextmanager
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Torch draws by a seed, on the CPU and the device, and goes on afterwards as if it had not."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
 def unchanged(model: nn.Module, device: torch.device, seed: int) -> Iterator[Buffers]:
     """Evaluation mode, activations with gradient and weights without, as long as it lasts.
 
@@ -68,9 +76,8 @@ def unchanged(model: nn.Module, device: torch.device, seed: int) -> Iterator[Buf
     modes = modes_of(model)
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     buffers = Buffers(model)
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
-        torch.manual_seed(seed)  # for networks and loaders that draw
+    # The seed is for networks and loaders that draw.
+    with seeded(device, seed), torch.inference_mode(False), torch.enable_grad():
         try:
             for module, _ in modes:
                 module.training = False
