@@ -483,8 +483,9 @@ def test_scores_that_are_not_finite_are_scores_of_classes(value: float) -> None:
 @pytest.mark.parametrize("size", [1e-25, 1e25])
 def test_scores_of_any_size_are_scores_of_classes(size: float) -> None:
     model = network()
-    model[4].requires_grad_(False).weight.mul_(size)
-    model[4].bias.mul_(size)
+    with torch.no_grad():
+        for parameter in model[4].parameters():
+            parameter.mul_(size)
     found = compare(model, model.state_dict(), batches(labels=False))
     assert found.agreement.value == 100
 
