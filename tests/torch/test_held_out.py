@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import tqcodec.torch
-from tqcodec import EncodeError, EncodeReport, Settings
+from tqcodec import EncodeError, EncodeReport, EncodeWarning, Settings
 from tqcodec.encoder.findings import HeldOut
 from tqcodec.errors import TargetError
 from tqcodec.torch.held_out import EVERY, LEAST, Judge, split
@@ -217,6 +217,30 @@ def test_outputs_that_are_not_as_many_as_the_originals() -> None:
         Judge(Boxes(scored=False), batches).compare(data)
 
 
+class Finds(nn.Module):
+    """Gives what it finds in each sample: nothing in some, and more or less after quantization."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.least = nn.Linear(32, 96), least
+
+    def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+        return [{"scores": y[y > self.least]} for y in self.linear(x)]
+
+
+@pytest.mark.parametrize("least", [0.0, 1e3])
+def test_detectors_whose_outputs_cannot_be_compared(least: float) -> None:
+    """Are encoded all the same, and that nothing was checked is said."""
+    report, batches = EncodeReport(), list(torch.randn(4, 8, 32))
+    with pytest.warns(EncodeWarning, match="calibration was not checked: held_out"):
+        data = tqcodec.torch.encode(
+            Finds(least), Settings(bits=3, effort=1), synthetic=batches, report=report
+        )
+    assert report.held_out is None
+    assert set(tqcodec.torch.decode(data)) == {"linear.weight", "linear.bias"}
+
+
 @given(count=st.integers(0, 40))
 def test_a_part_is_held_out(count: int) -> None:
     batches = list(range(count))
@@ -334,7 +358,7 @@ def test_files_of_inputs_that_are_not_right(tmp_path: Path) -> None:
             load_batches(str(path), DataOptions())
     other = str(arrays["about"]).replace("inputs 1", "inputs 2")
     np.savez(path, about=np.array(other))
-    with pytest.raises(EncodeError, match="'about' holds no samples"):
+    with pytest.raises(EncodeError, match="array 'about' is of type"):
         load_batches(str(path), DataOptions())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -39,7 +40,6 @@ from tqcodec.torch.unchanged import unchanged
 
 EVERY = 8  # batches, of which one is held out
 LEAST = 3  # batches: tuning needs two
-
 Made = tuple[bytes, EncodeReport]
 Encode = Callable[[Settings], Made]
 
@@ -58,6 +58,10 @@ def split(batches: Iterable[Any]) -> tuple[list[Any], list[Any]]:
     every = min(EVERY, len(given))
     held = range(every - 1, len(given), every)
     return [one for i, one in enumerate(given) if i not in held], [given[i] for i in held]
+
+
+class NothingToCompareError(EncodeError):
+    """No outputs of the decoded network can be held against the original's."""
 
 
 class Judge:
@@ -93,7 +97,7 @@ class Judge:
             plain: makes it by weights alone.
 
         Raises:
-            EncodeError: neither can be made, or outputs that cannot be compared.
+            EncodeError: neither can be made.
         """
         if settings.lossless:
             return calibrated(settings)
@@ -108,9 +112,15 @@ class Judge:
         try:
             other = plain(as_large)
         except TargetError:  # weights alone take more bytes
-            one[1].held_out = self.compare(one[0])
+            with suppress(NothingToCompareError):  # nothing else could be given
+                one[1].held_out = self.compare(one[0])
             return one
-        found = self.compare(one[0], other[0])
+        try:
+            found = self.compare(one[0], other[0])
+        except NothingToCompareError as error:  # as where a detector finds nothing
+            message = f"calibration was not checked: {error}"
+            one[1].findings.insert(0, Finding("calibration", message))
+            return one
         chosen = one
         if not found.helped:
             other = other if of_size else plain(settings)
@@ -121,8 +131,11 @@ class Judge:
     def compare(self, calibrated: bytes, plain: bytes | None = None) -> HeldOut:
         """What a calibrated file does to the network, and one by weights alone if there is one.
 
+        Batches whose outputs cannot be compared are left out, as those in which a detector finds
+        nothing, or another number of things than the original.
+
         Raises:
-            EncodeError: outputs that cannot be compared.
+            NothingToCompareError: there is no other batch.
         """
         files = [calibrated] if plain is None else [calibrated, plain]
         states = [decoded(data, limit=EVERYTHING) for data in files]
@@ -136,7 +149,7 @@ class Judge:
                 given.append(self._outputs(self._network, inputs))
             same = comparable(wanted, *given)
             if not same:
-                raise EncodeError("held_out: the network has no outputs that can be compared")
+                continue
             axis = class_axis(wanted)
             first = wanted[same[0]]
             is_scores = axis is not None and (first.ndim > 2 or is_classes(first))
@@ -149,6 +162,10 @@ class Judge:
                     distances[i].append(measure_places(wanted[name], z[name], axis).kl)
                 else:
                     distances[i].append(measure_outputs(wanted, z, same, sizes, count).error)
+        if not what:
+            raise NothingToCompareError(
+                "held_out: the network has no outputs that can be compared: evaluate its file"
+            )
         each = [np.concatenate(one) for one in distances]
         means = [m if math.isfinite(m := float(one.mean())) else math.inf for one in each]
         if plain is None:
