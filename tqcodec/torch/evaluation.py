@@ -368,20 +368,19 @@ def _all_labels(parts: Sequence[Any], counts: Sequence[int], classes: int) -> Te
     Raises:
         EvaluationError: they are not one class number for each image.
     """
-    if any(part is None for part in parts):
-        known = sum(len(part) for part in parts if part is not None)
+    for part in parts:
+        if part is not None and not isinstance(part, Tensor):
+            raise EvaluationError(f"evaluation: labels are {_kind(part)}, {NO_LABELS}")
+    known = [part for part in parts if part is not None]
+    if [tuple(part.shape) for part in known] != [(images,) for images in counts]:
+        shape = next((tuple(part.shape) for part in known if part.ndim != 1), (0,))
+        if shape:
+            shape = (sum(len(part) for part in known if part.ndim), *shape[1:])
         raise EvaluationError(
-            f"evaluation: labels of shape {(known,)} for {sum(counts)} images, {NO_LABELS}"
+            f"evaluation: labels of shape {shape} for {sum(counts)} images, {NO_LABELS}"
         )
     found = []
-    for part, images in zip(parts, counts, strict=True):
-        if not isinstance(part, Tensor):
-            raise EvaluationError(f"evaluation: labels are {_kind(part)}, {NO_LABELS}")
-        if part.shape != (images,):
-            shape = tuple(part.shape)
-            raise EvaluationError(
-                f"evaluation: labels of shape {shape} for {images} images, {NO_LABELS}"
-            )
+    for part in known:
         labels = part.detach().cpu()
         whole = labels.long()
         if labels.is_complex() or (labels.is_floating_point() and not whole.equal(labels)):
