@@ -20,7 +20,7 @@ from tqcodec.format.dtypes import to_float
 # MOST_BEHIND times the relative step at which half of all weights lie.
 RMS_EXPONENT, SIZE_EXPONENT, MOST_BEHIND = 0.25, 0.375, 2.0
 # Least cost of a matrix by statistics of made-up inputs, over its cost without statistics.
-LEAST_COST = 0.5
+LEAST_COST = 0.25
 FARTHEST = 60.0  # octaves of the first step
 LEAST_POWER = 2.0**-110  # of gradients times inputs, so that float32 holds what follows from it
 
