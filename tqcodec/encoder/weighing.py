@@ -60,7 +60,7 @@ def weigh(
     Raises:
         EncodeError: statistics that are beyond float32.
     """
-    powers = [None if m is None or m.assumed is not None else m.power for m in metrics]
+    powers = _measured_powers(metrics)
     _check_powers(names, powers, energies)
     guessed = sensitivities(energies, sizes, settings)
     if settings.snr is not None:
@@ -100,7 +100,7 @@ def trusted(
     """
     if settings.snr is not None or not any(made_up):
         return list(metrics)
-    powers = [None if m is None or m.assumed is not None else m.power for m in metrics]
+    powers = _measured_powers(metrics)
     guesses = sensitivities(energies, sizes, settings)
     ratios = [p / g for p, g in zip(powers, guesses, strict=True) if p is not None]
     scale = float(np.median(ratios)) if ratios else 1.0
@@ -111,6 +111,11 @@ def trusted(
             metric = metric.scaled(least / power)
         found.append(metric)
     return found
+
+
+def _measured_powers(metrics: Sequence[Metric | None]) -> list[float | None]:
+    """What a unit of squared error costs by each metric; None where none was measured."""
+    return [None if m is None or m.assumed is not None else m.power for m in metrics]
 
 
 def _check_powers(

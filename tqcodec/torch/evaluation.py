@@ -56,6 +56,7 @@ from tqcodec.torch.outputs import (
     ALONE,
     class_axis,
     is_classes,
+    is_dense,
     is_joined,
     mean_sizes,
     outputs_of,
@@ -291,11 +292,7 @@ def _numbers(given: Any, samples: int, outputs: Outputs | None) -> dict[str, Ten
 
 
 def _is_float(value: Any) -> bool:
-    return isinstance(value, Tensor) and _is_dense(value) and value.is_floating_point()
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and not tensor.is_nested
+    return isinstance(value, Tensor) and is_dense(value) and value.is_floating_point()
 
 
 def _axis_of(batches: Sequence[Mapping[str, Tensor]], is_told: bool) -> int | None:
@@ -322,7 +319,7 @@ def _described(outputs: Mapping[str, Any]) -> str:
 def _kind_of(output: Any) -> str:
     if not isinstance(output, Tensor):
         return f"a {type(output).__name__}"
-    if not _is_dense(output):
+    if not is_dense(output):
         return "a nested tensor" if output.is_nested else f"a {output.layout} tensor"
     return f"{output.dtype} of shape {tuple(output.shape)}"
 

@@ -65,13 +65,18 @@ def _walk(
     seen[id(value)] = value
     if isinstance(value, Tensor):
         tensor = torch.view_as_real(value) if value.is_complex() else value
-        if tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_nested:
+        if tensor.is_floating_point() and is_dense(tensor):
             yield name, tensor
         return
     by_sample = not is_joined(name) and _is_by_sample(value, samples)
     for key, one in _members(value):
         key = EACH if by_sample else key
         yield from _walk(one, f"{name}.{key}" if name else str(key), samples, seen)
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether a tensor is neither sparse nor nested."""
+    return tensor.layout == torch.strided and not tensor.is_nested
 
 
 def is_joined(name: str) -> bool:

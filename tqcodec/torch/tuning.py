@@ -41,7 +41,7 @@ from tqcodec.torch.outputs import (
     outputs_of,
     samples_in,
 )
-from tqcodec.torch.unchanged import Buffers
+from tqcodec.torch.unchanged import Buffers, seeded
 
 EPOCHS = 2
 # With 400 photographs 2e-3 overfits EfficientNet-Lite0; smaller rates give ResNet-32 away.
@@ -105,9 +105,8 @@ def tune(
     if epochs < 0 or not 0 < rate < math.inf:
         raise EncodeError(f"epochs={epochs} must be at least 0 and rate={rate} above it")
     device = device_of(model)
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
-        torch.manual_seed(seed)  # for networks and loaders that draw
+    # The seed is for networks and loaders that draw.
+    with seeded(device, seed), torch.inference_mode(False), torch.enable_grad():
         inputs = [inputs_of(batch) for batch in batched(batches)]
         if len(inputs) < 2:
             raise EncodeError(f"tuning needs two batches, one is held out: there is {len(inputs)}")
