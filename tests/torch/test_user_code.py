@@ -1,0 +1,100 @@
+"""Files of the user: they are modules as any other, whatever their names are."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tqcodec import EncodeError
+from tqcodec.torch import user_code
+
+CODE = """
+from __future__ import annotations
+from dataclasses import dataclass
+import torch
+from torch import nn
+
+LOADED = []
+
+@dataclass
+class Widths:  # which looks for its module where annotations are not evaluated
+    inside: int = 4
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(8, Widths().inside)
+
+    def forward(self, x):
+        from beside_{name} import activation  # found when it runs
+        return activation(self.first(x))
+
+def network():
+    LOADED.append(1)
+    return Network()
+
+def calls():
+    return len(LOADED)
+"""
+BESIDE = "import torch\n\ndef activation(x):\n    return torch.relu(x)\n"
+
+
+@pytest.fixture(params=("net_of_user", "json", "types", "with-dash", "torch"))
+def file(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    name = request.param
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    known = set(sys.modules)
+    beside = f"{name.replace('-', '_')}_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"beside_{beside}.py").write_text(BESIDE)
+    path = tmp_path / f"{name}.py"
+    path.write_text(CODE.replace("{name}", beside))
+    yield path
+    for one in set(sys.modules) - known:
+        if str(tmp_path) in (getattr(sys.modules[one], "__file__", None) or ""):
+            del sys.modules[one]
+
+
+def test_a_file_is_a_module(file: Path) -> None:
+    standard = sys.modules.get(file.stem)
+    model = user_code.load_model(f"{file}:network")
+    assert model(torch.ones(2, 8)).shape == (2, 4)
+    # Once, as Python's own import.
+    assert user_code.call(f"{file}:calls") == 1
+    assert user_code.load_model(f"{file}:network") is not model
+    assert user_code.call(f"{file}:calls") == 2
+    # By its name, as pickle and torch.compile look for it.
+    copy = pickle.loads(pickle.dumps(model))
+    assert type(copy) is type(model)
+    compiled = torch.compile(model, backend="eager")
+    assert torch.equal(compiled(torch.ones(2, 8)), model(torch.ones(2, 8)))
+    # The modules of others stay what they are.
+    assert standard is None or sys.modules[file.stem] is standard
+    assert json.loads("1") == 1 and nn.Module is torch.nn.Module
+
+
+def test_a_file_that_changes_is_loaded_again(file: Path) -> None:
+    assert user_code.call(f"{file}:calls") == 0
+    file.write_text("def calls():\n    return 'again'\n")
+    assert user_code.call(f"{file}:calls") == "again"
+    file.write_text("def calls():\n    return 1 / 0\n\nimport nothing_of_this_name\n")
+    with pytest.raises(EncodeError, match="nothing_of_this_name"):
+        user_code.call(f"{file}:calls")
+    # Two files of one name.
+    other = file.parent / "deeper" / file.name
+    other.parent.mkdir()
+    other.write_text("def calls():\n    return 'other'\n")
+    file.write_text("def calls():\n    return 'first, once more'\n")
+    os.utime(file, (1, 1))
+    for _ in range(2):
+        assert user_code.call(f"{other}:calls") == "other"
+        assert user_code.call(f"{file}:calls") == "first, once more"
