@@ -1,0 +1,122 @@
+"""Parts of retraining on or off, at equal size: a residual network on CIFAR-10.
+
+    python -m benchmarks.training --bytes 34000 --epochs 3 --out FOLDER \
+        --variant "as it is" --variant "no entropy term" pull=0 \
+        --variant "no distillation" loss=labels cifar_resnet.py 20 cifar10_train.npz
+
+Trains as `benchmarks.retrained` does, but not on the last 5,000 training images, which judge.
+A variant is a label and what it changes: fields of `tqcodec.Settings` and of
+`tqcodec.torch.TrainingRecipe` (several numbers with colons between), `loss=labels` for cross
+entropy with the labels in place of the distance from the original, `labels=0` for that distance
+alone, `start=FILE` for a start of one's own. A file that is in FOLDER already is judged only, and
+a training that was cut goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+import tqcodec
+import tqcodec.torch
+from benchmarks.common.command import command_parser
+from benchmarks.common.subjects import module_of
+from benchmarks.retrained import CALIBRATION, CROP, Shuffled, images_of, recipe_of, told
+from tqcodec.torch.retraining.augment import Augmented
+
+HELD_OUT = 5000  # images
+SETTINGS = {field.name for field in fields(tqcodec.Settings)}
+
+
+def crossed(given: Any, batch: Any) -> torch.Tensor:
+    """Cross entropy with the labels of a batch."""
+    return functional.cross_entropy(given.float(), batch[1])
+
+
+def changed(settings: tqcodec.Settings, pairs: Sequence[str]) -> tuple[tqcodec.Settings, Any]:
+    """Settings with what a variant changes, and arguments of `retrain`."""
+    own: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    recipe = []
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        if name == "loss":
+            others["loss"] = {"labels": crossed}[text]
+        elif name == "start":
+            others["start"] = Path(text).read_bytes()
+        elif name in SETTINGS:
+            own[name] = int(text) if text.isdigit() else text
+        else:
+            recipe.append(pair)
+    return replace(settings, **own), {"recipe": recipe_of(recipe), **others}
+
+
+def main() -> None:
+    """Train each variant, and print a row for it."""
+    parser = command_parser("training", __doc__)
+    parser.add_argument("code", metavar="CODE")
+    parser.add_argument("depth", type=int, metavar="DEPTH")
+    parser.add_argument("train", metavar="TRAIN")
+    parser.add_argument("--bytes", type=int, required=True)
+    parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument(
+        "--variant", action="append", nargs="+", required=True, metavar=("LABEL", "KEY=VALUE")
+    )
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--bfloat16", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    module = module_of(Path(options.code))
+    images, labels = images_of(module, options.train)
+    count = len(images) - HELD_OUT
+    test = list(zip(images[count:].split(500), labels[count:].split(500), strict=True))
+    model = module.load_resnet(options.depth).eval()
+    reference = tqcodec.torch.Reference(model, test)
+    statistics = tqcodec.torch.calibrate(model, images[:CALIBRATION].split(128))
+    options.out.mkdir(parents=True, exist_ok=True)
+    print("bytes   kl      agreement top-1   minutes  variant", flush=True)
+    for label, *pairs in options.variant:
+        path = options.out / f"{label}.tqc"
+        told_labels = labels if "labels=0" not in pairs else torch.full_like(labels, -100)
+        data = Shuffled(images[:count], told_labels[:count])
+        start = time.monotonic()
+        if not path.exists():
+            settings, arguments = changed(
+                tqcodec.Settings(max_size=options.bytes, inference=True),
+                [pair for pair in pairs if not pair.startswith("labels=")],
+            )
+            if "start" not in arguments:
+                arguments["statistics"] = statistics
+            trained = tqcodec.torch.retrain(
+                model,
+                Augmented(data, CROP, mirror=True),
+                settings,
+                epochs=options.epochs,
+                checkpoint=path.with_suffix(".ckpt"),
+                resume=True,
+                bfloat16=options.bfloat16,
+                compiled=options.compile,
+                watch=told,
+                **arguments,
+            )
+            path.write_bytes(trained)
+        minutes = (time.monotonic() - start) / 60
+        file = path.read_bytes()
+        found = reference.compare(tqcodec.torch.decode(file))
+        print(
+            f"{len(file):7} {found.kl.value:.4f}  {found.agreement.value:8.2f}  "
+            f"{found.top1_decoded.value:5.2f}  {minutes:7.1f}  {label}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
