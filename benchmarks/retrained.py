@@ -8,7 +8,8 @@ mirrored, in batches of 128, in bfloat16 where `--bfloat16` is given; a training
 on from its checkpoint in FOLDER, where the files are written, too. Beside it stands the calibrated
 and tuned file of the same size. Both are judged once, on the test images; with `--held-out N` on
 the last N training images, on which nothing is trained then: for choices. `--recipe KEY=VALUE`
-takes another recipe (`tqcodec.torch.TrainingRecipe`), `--start FILE` starts at a file of this
+takes another recipe (`tqcodec.torch.TrainingRecipe`), `--side-bits` other lengths of the vectors'
+mantissas, `--start FILE` starts at a file of this
 network, such as that of an earlier training.
 """
 
@@ -89,6 +90,8 @@ def options_of() -> Namespace:
     parser.add_argument("--held-out", type=int, default=0, metavar="N")
     parser.add_argument("--start", type=Path, metavar="FILE")
     parser.add_argument("--recipe", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--side-bits", type=int, default=tqcodec.Settings().side_bits)
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -125,7 +128,7 @@ def main() -> None:
         begun = {"start": options.start.read_bytes()}
     rows = [f"float: top-1 {accuracy(model, *judged):.2f}"]
     for size in options.bytes:
-        settings = tqcodec.Settings(max_size=size, inference=True)
+        settings = tqcodec.Settings(max_size=size, inference=True, side_bits=options.side_bits)
         plain = tqcodec.torch.encode(model, settings, statistics, tune=calibration)
         name = options.out / f"resnet{options.depth}_{size}.tqc"
         start = time.monotonic()
@@ -138,6 +141,7 @@ def main() -> None:
             checkpoint=name.with_suffix(".ckpt"),
             resume=True,
             bfloat16=options.bfloat16,
+            compiled=options.compile,
             recipe=recipe,
             watch=told,
         )

@@ -15,22 +15,26 @@ a training that was cut goes on.
 from __future__ import annotations
 
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 import tqcodec
 import tqcodec.torch
 from benchmarks.common.command import command_parser
 from benchmarks.common.subjects import module_of
-from benchmarks.retrained import CALIBRATION, CROP, Shuffled, images_of, recipe_of, told
+from benchmarks.retrained import CROP, Shuffled, images_of, recipe_of, told
 from tqcodec.torch.retraining.augment import Augmented
+from tqcodec.torch.retraining.objective import IGNORED
 
 HELD_OUT = 5000  # images
+NO_LABELS = "labels=0"
 SETTINGS = {field.name for field in fields(tqcodec.Settings)}
 
 
@@ -57,8 +61,27 @@ def changed(settings: tqcodec.Settings, pairs: Sequence[str]) -> tuple[tqcodec.S
     return replace(settings, **own), {"recipe": recipe_of(recipe), **others}
 
 
-def main() -> None:
-    """Train each variant, and print a row for it."""
+def trained(
+    model: nn.Module, data: Shuffled, pairs: Sequence[str], path: Path, options: Namespace
+) -> bytes:
+    """The file of a variant."""
+    settings, arguments = changed(tqcodec.Settings(max_size=options.bytes, inference=True), pairs)
+    return tqcodec.torch.retrain(
+        model,
+        Augmented(data, CROP, mirror=True),
+        settings,
+        epochs=options.epochs,
+        checkpoint=path.with_suffix(".ckpt"),
+        resume=True,
+        bfloat16=options.bfloat16,
+        compiled=options.compile,
+        watch=told,
+        **arguments,
+    )
+
+
+def options_of() -> Namespace:
+    """The command line."""
     parser = command_parser("training", __doc__)
     parser.add_argument("code", metavar="CODE")
     parser.add_argument("depth", type=int, metavar="DEPTH")
@@ -72,50 +95,31 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train each variant, and print a row for it."""
+    options = options_of()
     torch.set_num_threads(options.threads)
     module = module_of(Path(options.code))
     images, labels = images_of(module, options.train)
     count = len(images) - HELD_OUT
-    test = list(zip(images[count:].split(500), labels[count:].split(500), strict=True))
     model = module.load_resnet(options.depth).eval()
-    reference = tqcodec.torch.Reference(model, test)
-    statistics = tqcodec.torch.calibrate(model, images[:CALIBRATION].split(128))
+    reference = tqcodec.torch.Reference(model, images[count:].split(500))
     options.out.mkdir(parents=True, exist_ok=True)
-    print("bytes   kl      agreement top-1   minutes  variant", flush=True)
+    print("bytes        KL  agreement  minutes  variant", flush=True)
     for label, *pairs in options.variant:
-        path = options.out / f"{label}.tqc"
-        told_labels = labels if "labels=0" not in pairs else torch.full_like(labels, -100)
-        data = Shuffled(images[:count], told_labels[:count])
-        start = time.monotonic()
+        path, start = options.out / f"{label}.tqc", time.monotonic()
+        kept = [pair for pair in pairs if pair != NO_LABELS]
+        known = labels if kept == pairs else torch.full_like(labels, IGNORED)
         if not path.exists():
-            settings, arguments = changed(
-                tqcodec.Settings(max_size=options.bytes, inference=True),
-                [pair for pair in pairs if not pair.startswith("labels=")],
-            )
-            if "start" not in arguments:
-                arguments["statistics"] = statistics
-            trained = tqcodec.torch.retrain(
-                model,
-                Augmented(data, CROP, mirror=True),
-                settings,
-                epochs=options.epochs,
-                checkpoint=path.with_suffix(".ckpt"),
-                resume=True,
-                bfloat16=options.bfloat16,
-                compiled=options.compile,
-                watch=told,
-                **arguments,
-            )
-            path.write_bytes(trained)
-        minutes = (time.monotonic() - start) / 60
-        file = path.read_bytes()
+            data = Shuffled(images[:count], known[:count])
+            path.write_bytes(trained(model, data, kept, path, options))
+        file, minutes = path.read_bytes(), (time.monotonic() - start) / 60
         found = reference.compare(tqcodec.torch.decode(file))
-        print(
-            f"{len(file):7} {found.kl.value:.4f}  {found.agreement.value:8.2f}  "
-            f"{found.top1_decoded.value:5.2f}  {minutes:7.1f}  {label}",
-            flush=True,
-        )
+        row = f"{len(file):7}  {found.kl.value:.4f}  {found.agreement.value:9.2f}  {minutes:7.1f}"
+        print(f"{row}  {label}", flush=True)
 
 
 if __name__ == "__main__":

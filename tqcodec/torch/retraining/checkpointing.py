@@ -34,9 +34,12 @@ def digest(
     recipe: TrainingRecipe,
     seed: int,
     start: bytes | None,
+    own_loss: bool,
+    bfloat16: bool,
 ) -> str:
-    """What a checkpoint must agree in: the network, and all that decides on the file."""
-    found = hashlib.sha256(repr((FORMAT, settings, epochs, recipe, seed)).encode())
+    """What a checkpoint must agree in: the network, and all that decides on the file but data."""
+    about = (FORMAT, settings, epochs, recipe, seed, own_loss, bfloat16)
+    found = hashlib.sha256(repr(about).encode())
     for name, array in to_arrays(model.state_dict()).items():
         found.update(repr((name, array.shape, array.dtype.name)).encode())
         found.update(array.tobytes())
@@ -68,8 +71,8 @@ def load(path: PathLike, wanted: str) -> dict[str, Any] | None:
         ) from error
     if found != wanted:
         raise EncodeError(
-            f"{path}: of another network, target, number of epochs, recipe, seed or start: go on "
-            "with the same, or name another checkpoint"
+            f"{path}: of another network, target, number of epochs, recipe, seed, start, loss or "
+            "bfloat16: go on with the same, or name another checkpoint"
         )
     return dict(saved)
 

@@ -27,6 +27,7 @@ from tqcodec.torch.batches import (
 )
 from tqcodec.torch.retraining import processes, trimming
 from tqcodec.torch.retraining.controller import RateController
+from tqcodec.torch.retraining.hints import Hints
 from tqcodec.torch.retraining.objective import Loss, chance, distillation, loss_of
 from tqcodec.torch.retraining.rate import Rate
 from tqcodec.torch.retraining.recipe import TrainingRecipe
@@ -143,15 +144,22 @@ class Loop:
         self._device = device_of(student.network)
         self._count = _length(batches)
         self.steps = epochs * self._count
+        self.state = TrainingState()
         for network in (student.network, original):
             for parameter in network.parameters():
                 if parameter.ndim == 4:  # kernels, which are faster in this order
                     parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-        self._forward = _compiled(self._running(student.network), compiled)
-        self._wanted = Runner(_compiled(self._running(original), compiled))
+        self._hints = Hints(student.network, original)
         trained = {id(one) for several in student.parameters.values() for one in several}
         kept = [one for one in student.network.parameters() if id(one) not in trained]
         self._buffers = Buffers(student.network, kept), Buffers(original, original.parameters())
+        if loss is None and recipe.hints and self._count:
+            batch = next(iter(batches))
+            runner = Runner(self._running(original))
+            self._hints.choose(runner, self._call(batch), samples_of(inputs_of(batch)))
+            self._buffers[1].restore()
+        self._forward = _compiled(self._running(student.network), compiled)
+        self._wanted = Runner(_compiled(self._running(original), compiled))
         self._latents = list(student.latents.values())
         groups = [
             {"params": [one.values for one in self._latents], "peak": recipe.rate},
@@ -162,7 +170,6 @@ class Loop:
         self._bits = Rate(self._latents)
         integral = max(1.0, min(recipe.integral, INTEGRAL_PART * self.steps))
         self.controller = RateController(recipe.pull, recipe.gain, integral)
-        self.state = TrainingState()
         self.history: list[TrainingMoment] = []
 
     def _running(self, network: nn.Module) -> Callable[..., Any]:
@@ -226,6 +233,7 @@ class Loop:
             return 0.0, 0.0
         wanted = self._wanted(*self._call(batch))
         given = Runner(self._forward)(*self._call(batch))
+        self._hints.take()
         distance = float(distillation(given, wanted, samples, None).detach())
         return distance, chance(wanted, samples)
 
@@ -301,6 +309,7 @@ class Loop:
         if not known:
             wanted = self._wanted(*self._call(batch))
         loss = loss_of(self._loss, given, wanted, batch)
+        loss = loss + self._recipe.hints * self._hints.take()
         value = processes.mean(float(loss.detach()), self._device)
         if not math.isfinite(value):
             raise EncodeError(f"retrain: the loss of batch {self.state.step + 1} is {value}")

@@ -12,7 +12,7 @@ BOUNDS: Final = {
     **dict.fromkeys(("rate", "scale_rate", "vector_rate", "warm_up"), (0.0, 1.0)),
     **dict.fromkeys(("classify", "trim"), (0.0, 1.0)),
     **dict.fromkeys(("fit_every", "size_every"), (1, 1 << 30)),
-    **dict.fromkeys(("pull", "gain"), (0.0, 1e6)),
+    **dict.fromkeys(("pull", "gain", "hints"), (0.0, 1e6)),
     "integral": (1.0, 1e12),
 }
 
@@ -35,6 +35,7 @@ class TrainingRecipe:
             size has a say.
         gain: powers by which the weight answers to the size at once.
         integral: steps after which it has answered twice as much; a sixth of all, if that is less.
+        hints: weight of the error of blocks inside of the network, where outputs are scores.
     """
 
     rate: float = 0.003
@@ -48,6 +49,7 @@ class TrainingRecipe:
     pull: float = 2.0
     gain: float = 6.0
     integral: float = 2000.0
+    hints: float = 4.0
 
     def __post_init__(self) -> None:
         for name, (least, most) in BOUNDS.items():

@@ -131,7 +131,9 @@ def retrain(
     arrays = to_arrays(model.state_dict())
     folded = folding.fold(model, arrays, settings) if inference else folding.Folded(arrays)
     settings = replace(settings, inference=bool(folded.constants))
-    about = checkpointing.digest(model, settings, epochs, recipe, seed, start)
+    about = checkpointing.digest(
+        model, settings, epochs, recipe, seed, start, loss is not None, bfloat16
+    )
     saved = checkpointing.load(checkpoint, about) if checkpoint is not None and resume else None
     device = device_of(model)
     devices = [device] if device.type == "cuda" else []
