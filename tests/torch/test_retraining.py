@@ -259,11 +259,15 @@ def test_it_goes_on_after_any_cut(
         model, loader, settings(), epochs=4, recipe=recipe, checkpoint=path, resume=True
     )
     assert again == whole
-    for other in (settings(3.5), settings(side_bits=6)):
+    same: dict[str, Any] = {"settings": settings(), "epochs": 4, "recipe": recipe, "resume": True}
+    for other in (
+        {"settings": settings(3.5)},
+        {"settings": settings(side_bits=6)},
+        {"loss": lambda given, batch: given.square().mean()},
+        {"bfloat16": True},
+    ):
         with pytest.raises(EncodeError, match="of another network, target"):
-            codec.retrain(
-                model, loader, other, epochs=4, recipe=recipe, checkpoint=path, resume=True
-            )
+            codec.retrain(model, loader, **{**same, **other}, checkpoint=path)
     path.write_bytes(b"nothing")
     with pytest.raises(EncodeError, match="not a checkpoint"):
         codec.retrain(model, loader, settings(), epochs=4, checkpoint=path, resume=True)
