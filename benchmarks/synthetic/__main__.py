@@ -40,6 +40,7 @@ from benchmarks.synthetic.cases import Case, build
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.torch.inputs import DataOptions, load_batches
 from tqcodec.torch.synthetic.file import save_inputs
+from tqcodec.torch.synthetic.make import PROBES
 from tqcodec.torch.synthetic.steps import SyntheticRecipe
 
 RATES = (4.0, 3.0, 2.0)
@@ -104,7 +105,7 @@ def _measured(
         start = time.process_time()
         batches = _kept(f"{name}, {label}", case, settings, options.inputs)
         made = time.process_time()
-        probes = int(settings.get("probes", 1))
+        probes = int(settings.get("probes", PROBES))
         statistics = tqcodec.torch.calibrate(case.model, batches, probes=probes).made_up()
         seconds = (made - start, time.process_time() - made)
         tune = batches if settings.get("tune", 1) else None

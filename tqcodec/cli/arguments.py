@@ -235,8 +235,8 @@ def _report(command: ArgumentParser) -> None:
 def _calibrate(command: ArgumentParser) -> None:
     _output(command, "a .npz file", required=True)
     _network(command)
-    text = "sign vectors for each image; default %(default)s"
-    command.add_argument("--probes", type=int, default=1, metavar="N", help=text)
+    text = "sign vectors for each image; default 1; 8 of made-up inputs"
+    command.add_argument("--probes", type=int, metavar="N", help=text)
     _json(command)
 
 

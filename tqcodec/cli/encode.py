@@ -100,7 +100,8 @@ def _of_network(
         raise EncodeError(f"{arguments.data}: one batch, tuning needs two: --batch or --no-tune")
     with network.running(arguments.model), _or_weights_alone(is_made_up):
         if given is None and used is not None:
-            given = codec.calibrate(model, used, progress=progress)
+            probes = network.probes_of(batches)
+            given = codec.calibrate(model, used, probes=probes, progress=progress)
             given = given.made_up() if is_made_up else given
         elif tuned:  # see that it runs before the encoder does
             codec.calibrate(model, itertools.islice(used, 1))

@@ -111,6 +111,13 @@ def make_inputs(arguments: Namespace, model: Any, progress: Progress | None) -> 
     return inputs.made_up(made, inputs.DataOptions(images=arguments.images))
 
 
+def probes_of(data: Any) -> int:
+    """Sign vectors for each input where nobody says how many."""
+    from tqcodec.torch.synthetic.make import PROBES
+
+    return PROBES if data.synthetic else 1
+
+
 @contextmanager
 def running(model: str) -> Iterator[None]:
     """Errors of the user's network become errors of one line."""
@@ -136,8 +143,9 @@ def calibrate(arguments: Namespace, progress: Progress | None) -> Result:
 
     # Of made-up inputs a part is left for `encode`, to see whether they helped.
     used = held_out.split(data)[0] if data.synthetic else data
+    probes = arguments.probes if arguments.probes is not None else probes_of(data)
     with running(arguments.model):
-        found = calibrate(model, used, probes=arguments.probes, progress=progress)
+        found = calibrate(model, used, probes=probes, progress=progress)
     found = found.made_up() if data.synthetic else found
     found.save(arguments.output)
     document = {

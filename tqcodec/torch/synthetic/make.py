@@ -27,6 +27,7 @@ from tqcodec.torch.synthetic.tokens import Writer, embedding_of, random_tokens, 
 from tqcodec.torch.unchanged import Buffers, unchanged
 
 COUNT = 256
+PROBES = 8  # of each input when they calibrate: few inputs say more by several (docs/encoder.md)
 MOST_COUNT = 1 << 20
 MOST_TOKENS = 1 << 20
 STRIDE = 32
