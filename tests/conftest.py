@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -31,6 +32,38 @@ INSTALLABLE = (
     "installed",
     "could not import",
 )
+
+
+# Those that take longest go first, so that no worker has one of them left when all others are done.
+LONGEST = (
+    "test_benchmarks.py",
+    "test_networks.py",
+    "test_retraining.py",
+    "test_reliability.py",
+    "test_conformance.py",
+    "test_c_decoder.py",
+    "test_retrain.py",
+    "test_made_up.py",
+    "test_js_decoder.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files in the order of `LONGEST`, then as they come."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+
+
+@pytest.fixture(autouse=True)
+def _no_modules_of_others(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a test loads from a folder of its own, the next one does not find."""
+    folders = list(sys.path)
+    yield
+    sys.path[:] = folders
+    own = str(tmp_path_factory.getbasetemp())
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(own):
+            del sys.modules[name]
 
 
 @pytest.hookimpl(wrapper=True)

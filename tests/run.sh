@@ -15,4 +15,4 @@ export OMP_NUM_THREADS=1
 .venv/bin/ruff check .
 .venv/bin/clang-format --dry-run --Werror decoders/c/*.[ch] tqcodec/native/*.c
 .venv/bin/mypy
-exec .venv/bin/python -m pytest -q -rs --numprocesses auto --dist loadfile "$@"
+exec .venv/bin/python -m pytest -q -rs --numprocesses auto --dist loadfile --no-loadscope-reorder "$@"

@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,20 +47,12 @@ BESIDE = "import torch\n\ndef activation(x):\n    return torch.relu(x)\n"
 
 
 @pytest.fixture(params=("net_of_user", "json", "types", "with-dash", "torch"))
-def file(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Path]:
-    name = request.param
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    known = set(sys.modules)
-    beside = f"{name.replace('-', '_')}_{tmp_path.name.replace('-', '_')}"
-    (tmp_path / f"beside_{beside}.py").write_text(BESIDE)
-    path = tmp_path / f"{name}.py"
-    path.write_text(CODE.replace("{name}", beside))
-    yield path
-    for one in set(sys.modules) - known:
-        if str(tmp_path) in (getattr(sys.modules[one], "__file__", None) or ""):
-            del sys.modules[one]
+def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    name = f"{request.param}_{tmp_path.name}".replace("-", "_")
+    (tmp_path / f"beside_{name}.py").write_text(BESIDE)
+    path = tmp_path / f"{request.param}.py"
+    path.write_text(CODE.replace("{name}", name))
+    return path
 
 
 def test_a_file_is_a_module(file: Path) -> None:
@@ -98,3 +89,15 @@ def test_a_file_that_changes_is_loaded_again(file: Path) -> None:
     for _ in range(2):
         assert user_code.call(f"{other}:calls") == "other"
         assert user_code.call(f"{file}:calls") == "first, once more"
+
+
+def test_files_that_import_others_of_the_same_name(tmp_path: Path) -> None:
+    for number, folder in enumerate(("one", "other")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "net_beside.py").write_text(f"def number():\n    return {number}\n")
+        code = "from net_beside import number\n\ndef again():\n    return number()\n"
+        (tmp_path / folder / f"data_{folder}.py").write_text(code)
+    assert user_code.call(f"{tmp_path}/one/net_beside.py:number") == 0
+    assert user_code.call(f"{tmp_path}/other/data_other.py:again") == 1
+    assert user_code.call(f"{tmp_path}/one/data_one.py:again") == 0
+    assert sys.modules["net_beside"].__dict__["number"]() == 0

@@ -104,11 +104,21 @@ def _is_free(path: Path) -> bool:
 
 @contextmanager
 def _importing_from(folder: Path) -> Iterator[None]:
-    """Look for modules in a folder first; afterwards last, for what is imported when it runs."""
+    """Look for modules in a folder first; afterwards last, for what is imported when it runs.
+
+    Files of another folder that were loaded before do not stand for those of the same name here.
+    """
+    others = [
+        module.__name__
+        for path, (_, module) in _modules.items()
+        if path.parent != folder and (folder / path.name).exists()
+    ]
+    hidden = {name: sys.modules.pop(name) for name in others if name in sys.modules}
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
+        sys.modules.update(hidden)
         if str(folder) in sys.path:
             sys.path.remove(str(folder))
         if str(folder) not in sys.path:
