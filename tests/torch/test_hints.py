@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import tqcodec
 from tqcodec import torch as codec
-from tqcodec.torch.batches import Runner, copied
+from tqcodec.torch.batches import copied
 from tqcodec.torch.retraining.hints import MOST, Hints
 from tqcodec.torch.retraining.recipe import TrainingRecipe
 
@@ -98,15 +100,16 @@ def inputs(seed: int = 0) -> Tensor:
 
 def hinted(network: nn.Module) -> tuple[Hints, Any, Any]:
     student, original = network, copied(network)
-    for parameter in original.parameters():
-        parameter.requires_grad_(False)
     hints = Hints(student, original)
-    hints.choose(Runner(original), ((inputs(),), {}), SAMPLES)
+    hints.choose(((inputs(),), {}), SAMPLES)
+    assert all(parameter.grad is None for parameter in student.parameters())
     return hints, student, original
 
 
 def taken(hints: Hints) -> float:
-    return float(torch.as_tensor(hints.take()).detach())
+    found = float(torch.as_tensor(hints.take()).detach())
+    hints.clear()
+    return found
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -128,6 +131,7 @@ def test_which_blocks_are_compared(name: str) -> None:
         assert float(found.detach()) > 0.1
         found.backward()
         assert any(p.grad is not None and p.grad.any() for p in student.parameters())
+        assert all(p.grad is None for p in original.parameters())
 
 
 def test_the_distance_is_the_error_over_the_variance() -> None:
@@ -151,13 +155,28 @@ def test_the_distance_is_the_error_over_the_variance() -> None:
     assert taken(hints) == 0.0
 
 
+def test_places_that_are_not_finite_do_not_count() -> None:
+    torch.manual_seed(0)
+    hints, student, original = hinted(Masked())
+    assert hints.names == ["block"]
+    x = inputs()
+    x[0, :5] = 0  # masked there
+    student(x), original(x)
+    assert taken(hints) == 0.0
+    y = inputs(1)
+    student(x), original(y)
+    found = hints.take()
+    assert isinstance(found, Tensor) and found.isfinite()
+    found.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in student.parameters())
+
+
 def test_copies_are_not_watched() -> None:
     torch.manual_seed(0)
-    hints, student, original = hinted(Blocks(2))
-    student(inputs()), original(inputs())
-    copied(student)(inputs(1))
-    torch.save(copied(student).state_dict(), io.BytesIO())
-    assert taken(hints) == 0.0
+    _, student, _ = hinted(Blocks(2))
+    copy = Hints.unwatched(copied(student))
+    assert not any(module._forward_hooks for module in copy.modules())
+    assert any(module._forward_hooks for module in student.modules())
 
 
 def test_compiled_networks_are_watched() -> None:
@@ -172,27 +191,155 @@ def test_compiled_networks_are_watched() -> None:
         assert taken(hints) == pytest.approx(wanted) != 0
 
 
+def trained(model: nn.Module, batches: Any = None, **more: Any) -> tuple[bytes, float]:
+    """The file of a short training, and the first loss."""
+    moments: list[codec.TrainingMoment] = []
+    file = codec.retrain(
+        model,
+        [inputs(seed) for seed in range(4)] if batches is None else batches,
+        tqcodec.Settings(bits=16),
+        **{"epochs": 2, "watch": moments.append, **more},
+    )
+    return file, moments[0].loss
+
+
 def test_training_with_and_without() -> None:
     torch.manual_seed(0)
     model = Blocks(3).eval()
-    batches = [inputs(seed) for seed in range(4)]
-    settings = tqcodec.Settings(bits=16)
-
-    def trained(**fields: Any) -> tuple[bytes, float]:
-        moments: list[codec.TrainingMoment] = []
-        file = codec.retrain(
-            model,
-            batches,
-            settings,
-            epochs=2,
-            recipe=TrainingRecipe(**fields),
-            watch=moments.append,
-        )
-        return file, moments[0].loss
-
-    with_hints, loss = trained()
-    without, less = trained(hints=0.0)
+    with_hints, loss = trained(model)
+    without, less = trained(model, recipe=TrainingRecipe(hints=0.0))
     assert loss > less > 0 and with_hints != without
-    assert trained() == (with_hints, loss)
-    # The user's network has no hooks of ours.
+    assert trained(model) == (with_hints, loss)
+
+    def evaluate(network: nn.Module) -> float:
+        assert not any(module._forward_hooks for module in network.modules())
+        return 0.0
+
+    assert trained(model, evaluate=evaluate) == (with_hints, loss)
+    # The user's network has no hooks of ours, nor gradients.
     assert not any(module._forward_hooks for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Masking(Block):
+    def forward(self, x: Tensor) -> Any:
+        mask = x == 0
+        mask[:, 0] = True
+        return super().forward(x).masked_fill(mask, -math.inf)
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.classes = Masking(), nn.Linear(WIDE, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.classes(self.block(x).softmax(1))
+
+
+class Padded(nn.Module):
+    """Attention makes nested tensors of what is padded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(WIDE, 2, 32, batch_first=True)
+        self.encoder, self.classes = nn.TransformerEncoder(layer, 2), nn.Linear(WIDE, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        x = x[:, None].repeat(1, 3, 1)
+        mask = torch.zeros(x.shape[:2], dtype=torch.bool)
+        mask[::2, 2] = True
+        return self.classes(self.encoder(x, src_key_padding_mask=mask)[:, 0])
+
+
+class Forces(nn.Module):
+    """The energy's graph is gone when its gradient is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy, self.block, self.classes = Block(), Block(), nn.Linear(WIDE, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        with torch.enable_grad():
+            z = x.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.energy(z).sum(), z)
+        return self.classes(self.block(x + slope))
+
+
+class Again(Blocks):
+    """Computes once more what backward needs."""
+
+    reentrant = False
+
+    def forward(self, x: Tensor) -> Any:
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=self.reentrant)
+        return self.classes(x)
+
+
+class Sometimes(Blocks):
+    def forward(self, x: Tensor) -> Any:
+        for block in self.blocks[: 1 + int(x.mean() > 0) * 2]:
+            x = block(x)
+        return self.classes(x)
+
+
+def reentrant() -> nn.Module:
+    model = Again(3)
+    model.reentrant = True
+    return model
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "build",
+    [Masked, Padded, Forces, lambda: Again(3), reentrant, lambda: Sometimes(3)],
+    ids=["masked", "padded", "forces", "checkpoint", "reentrant", "sometimes"],
+)
+def test_networks_that_are_odd_inside(build: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = build()
+    file, loss = trained(model)
+    assert math.isfinite(loss)
+    assert codec.decode(file).keys() == model.state_dict().keys()
+
+
+class Drawn:
+    """Batches by torch's generator."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for _ in range(4):
+            yield torch.randn(SAMPLES, WIDE) + torch.randn(())
+
+
+def test_a_cut_training_has_the_same_hints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tqcodec.torch.retraining.checkpointing.EVERY", 0.0)
+    torch.manual_seed(0)
+    model = Sometimes(3)
+    more: dict[str, Any] = {"epochs": 3, "recipe": TrainingRecipe(fit_every=1)}
+    whole, _ = trained(model, Drawn(), **more)
+
+    def cut(moment: codec.TrainingMoment) -> None:
+        if moment.step == 7:
+            raise KeyboardInterrupt
+
+    for seed in range(4):
+        torch.manual_seed(seed)
+        more |= {"checkpoint": tmp_path / f"{seed}.ckpt", "resume": True}
+        with pytest.raises(KeyboardInterrupt):
+            trained(model, Drawn(), **{**more, "watch": cut})
+        torch.manual_seed(seed + 9)
+        assert trained(model, Drawn(), **more)[0] == whole
+
+
+def test_compiled_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(function: Any, wanted: bool) -> Any:
+        return torch.compile(function, backend="eager") if wanted else function
+
+    monkeypatch.setattr("tqcodec.torch.retraining.loop._compiled", compiled)
+    torch.manual_seed(0)
+    model = Blocks(2)
+    assert trained(model, compiled=True) == trained(model)

@@ -14,20 +14,23 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from tqcodec.torch.batches import Call, Runner
-from tqcodec.torch.outputs import class_axis, outputs_of
+from tqcodec.torch.batches import Call
+from tqcodec.torch.outputs import class_axis, is_dense, outputs_of
+from tqcodec.torch.retraining import processes
 
 MOST: Final = 4  # modules whose outputs are compared
 TINY: Final = 1e-12  # least variance of an output
+
+Seen = list[tuple[str, Tensor | None]]  # names of modules, and what they gave
 
 
 class Hints:
     """Blocks of two networks of one kind that are compared, spread evenly over their depth.
 
-    A block is a module with trained parameters that has modules of its own, runs once and gives a
-    tensor for the batch, or several of which the first is one; in a network without blocks it is a
-    layer. There are none where the only output is not known to be scores of classes: it was for
-    these that they were measured (docs/encoder.md).
+    A block is a module with trained parameters and modules of its own that runs once and gives a
+    tensor for the batch, or several of which the first is one, on which the outputs depend; in a
+    network without blocks it is a layer. There are none where the only output is not known to be
+    scores of classes: with others they were not measured (docs/encoder.md).
 
     Args:
         student: the network that is trained.
@@ -43,93 +46,128 @@ class Hints:
         """Of the modules that are compared."""
         return list(self._pairs)
 
-    def choose(self, runner: Runner, call: Call, samples: int) -> None:
-        """Choose blocks by a run of the original, and watch them from now on.
+    def choose(self, call: Call, samples: int) -> None:
+        """Choose blocks by a run of the student, and watch them from now on.
 
         Args:
-            runner: of the original.
             call: arguments of a batch.
             samples: in it.
         """
         student, original = (_watchable(network) for network in self._networks)
-        seen: list[tuple[str, Tensor | None]] = []  # in the order in which they end
+        seen: Seen = []
         hooks = []
-        for name, module in original.items():
-            if name and any(one.requires_grad for one in student[name].parameters()):
+        for name, module in student.items():
+            if name and any(one.requires_grad for one in module.parameters()):
                 note = functools.partial(_note, seen, name)
                 hooks.append(module.register_forward_hook(note))
+        args, kwargs = call
         try:
-            outputs = outputs_of(runner(*call), samples)
+            outputs = outputs_of(self._networks[0](*args, **kwargs), samples)
         finally:
             for hook in hooks:
                 hook.remove()
-        if class_axis(outputs) is None:
-            return
-        calls = Counter(name for name, _ in seen)
-        places = {_place(y) for y in outputs.values()}
-        found = []
-        for name, y in seen:
-            if calls[name] != 1 or y is None or y.ndim < 2 or len(y) != samples or not y.numel():
-                continue
-            if _place(y) not in places:
-                places.add(_place(y))
-                found.append(name)
-        blocks = [name for name in found if next(original[name].children(), None) is not None]
-        found = blocks or found
-        most = min(MOST, len(found))
-        names = [found[round((i + 1) * len(found) / most) - 1] for i in range(most)]
-        self._pairs = {name: (_Watch(student[name]), _Watch(original[name])) for name in names}
+        found = _evenly(_blocks(seen, outputs, samples, student))
+        for parameter in self._networks[0].parameters():
+            parameter.grad = None
+        names = processes.of_first("\n".join(found).encode()).decode().split("\n")
+        self._pairs = {
+            name: (_Watch(student[name]), _Watch(original[name])) for name in names if name
+        }
 
     def take(self) -> Tensor | float:
         """Squared error of the last run over the variance, the mean of all blocks; 0 without any.
 
-        A block that one of the networks left out, or that gave another shape, does not count.
+        A block that one of the networks left out, or that gave another shape, does not count, nor
+        do places that are not finite, as where scores are masked.
         """
-        terms = []
+        terms: list[Tensor] = []
         for one, other in self._pairs.values():
-            x, y = one.take(), other.take()
+            x, y = one.values, other.values
             if x is None or y is None or x.shape != y.shape or not x.requires_grad:
                 continue
-            error, size = (x.float() - y.float()).square().mean(), y.float().var(correction=0)
+            x, y = x.float(), y.detach().to(x.device, torch.float32)
+            both = x.detach().isfinite() & y.isfinite()
+            # Before the difference, whose gradient would be no number.
+            x, y = torch.where(both, x, 0.0), torch.where(both, y, 0.0)
+            error, size = (x - y).square().mean(), y.var(correction=0)
             # Without a look at the number, which would wait for the device.
-            terms.append(error / torch.where(size > TINY, size, math.inf))
+            term = error / torch.where(size > TINY, size, math.inf)
+            terms.append(term if not terms else term.to(terms[0].device))
         return torch.stack(terms).mean() if terms else 0.0
+
+    def clear(self) -> None:
+        """Keep nothing of the last run, also of what backward computed once more."""
+        for pair in self._pairs.values():
+            for watch in pair:
+                watch.values = None
+
+    @staticmethod
+    def unwatched(network: nn.Module) -> nn.Module:
+        """A copy of a network that is watched, without our hooks."""
+        for module in network.modules():
+            for key, hook in list(module._forward_hooks.items()):
+                if isinstance(hook, _Watch):
+                    del module._forward_hooks[key]
+        return network
 
 
 class _Watch:
-    """Keeps what a module gave last. Copies of the module are not watched."""
+    """Keeps what a module gave last."""
 
-    def __init__(self, module: nn.Module | None) -> None:
-        self._values: Tensor | None = None
-        self._watches = module is not None
-        if module is not None:
-            module.register_forward_hook(self)
+    def __init__(self, module: nn.Module) -> None:
+        self.values: Tensor | None = None
+        module.register_forward_hook(self)
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if self._watches:
-            self._values = _first(output)
-
-    def __deepcopy__(self, memo: Any) -> _Watch:
-        return _Watch(None)
-
-    def take(self) -> Tensor | None:
-        """What was given, which is not kept any longer."""
-        values, self._values = self._values, None
-        return values
+        self.values = _tensor_of(output)
 
 
-def _note(
-    seen: list[tuple[str, Tensor | None]], name: str, module: nn.Module, inputs: Any, output: Any
-) -> None:
-    seen.append((name, _first(output)))
+def _note(seen: Seen, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+    seen.append((name, _tensor_of(output)))
 
 
-def _first(output: Any) -> Tensor | None:
+def _blocks(
+    seen: Seen, outputs: dict[str, Tensor], samples: int, modules: dict[str, nn.Module]
+) -> list[str]:
+    """Names of the modules that can be compared, in the order in which they end."""
+    if class_axis(outputs) is None:
+        return []
+    calls = Counter(name for name, _ in seen)
+    places = {_place(y) for y in outputs.values()}
+    found: dict[str, Tensor] = {}
+    for name, y in seen:
+        if calls[name] != 1 or y is None or y.ndim < 2 or len(y) != samples or not y.numel():
+            continue
+        if y.requires_grad and _place(y) not in places and y.detach().isfinite().any():
+            places.add(_place(y))
+            found[name] = y
+    ((_, scores),) = outputs.items()
+    if not scores.requires_grad:
+        return []
+    reached: set[str] = set()
+    for name, y in found.items():
+        y.register_hook(functools.partial(_reach, reached, name))
+    # What outputs do not depend on is no use to them, and its history may be gone.
+    scores.float().sum().backward()
+    names = [name for name in found if name in reached]
+    return [name for name in names if next(modules[name].children(), None) is not None] or names
+
+
+def _reach(reached: set[str], name: str, gradient: Tensor) -> None:
+    reached.add(name)
+
+
+def _evenly(names: list[str]) -> list[str]:
+    most = min(MOST, len(names))
+    return [names[round((i + 1) * len(names) / most) - 1] for i in range(most)]
+
+
+def _tensor_of(output: Any) -> Tensor | None:
     """What a module gives, or the first of several; None where that is no tensor of floats."""
     while isinstance(output, (tuple, list)) and output:
         output = output[0]
     known = isinstance(output, Tensor) and output.is_floating_point()
-    return output if known and output.layout == torch.strided else None
+    return output if known and is_dense(output) else None
 
 
 def _watchable(network: nn.Module) -> dict[str, nn.Module]:

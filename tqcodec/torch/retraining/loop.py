@@ -154,10 +154,10 @@ class Loop:
         kept = [one for one in student.network.parameters() if id(one) not in trained]
         self._buffers = Buffers(student.network, kept), Buffers(original, original.parameters())
         if loss is None and recipe.hints and self._count:
+            self._draw(0)  # so that it is the same batch where a training goes on
             batch = next(iter(batches))
-            runner = Runner(self._running(original))
-            self._hints.choose(runner, self._call(batch), samples_of(inputs_of(batch)))
-            self._buffers[1].restore()
+            self._hints.choose(self._call(batch), samples_of(inputs_of(batch)))
+            self._buffers[0].restore()
         self._forward = _compiled(self._running(student.network), compiled)
         self._wanted = Runner(_compiled(self._running(original), compiled))
         self._latents = list(student.latents.values())
@@ -213,7 +213,9 @@ class Loop:
             self._trim()
         if state.batch == self._count:
             if self._evaluate is not None:
-                state.quality = quality_of(self._evaluate, copied(self.student.network))
+                state.quality = quality_of(
+                    self._evaluate, Hints.unwatched(copied(self.student.network))
+                )
             state.epoch, state.batch = state.epoch + 1, 0
         moment = self.moment(seconds)
         if state.step % max(1, self.steps // HISTORY) == 0 or state.step == self.steps:
@@ -233,7 +235,7 @@ class Loop:
             return 0.0, 0.0
         wanted = self._wanted(*self._call(batch))
         given = Runner(self._forward)(*self._call(batch))
-        self._hints.take()
+        self._hints.clear()
         distance = float(distillation(given, wanted, samples, None).detach())
         return distance, chance(wanted, samples)
 
@@ -316,6 +318,7 @@ class Loop:
         if not loss.requires_grad:
             raise EncodeError(UNREACHED)
         loss.backward()
+        self._hints.clear()
         self.state.loss = _smoothed(self.state.loss, value)
         if not known:
             least = float(loss_of(self._loss, wanted, wanted, batch).detach())
