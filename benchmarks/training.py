@@ -1,11 +1,11 @@
 """Parts of retraining on or off, at equal size: a residual network on CIFAR-10.
 
-    python -m benchmarks.training --bytes 34000 --epochs 3 --out FOLDER \
-        --variant "as it is" --variant "no entropy term" pull=0 \
-        --variant "no distillation" loss=labels cifar_resnet.py 20 cifar10_train.npz
+    python -m benchmarks.training cifar_resnet.py 20 cifar10_train.npz --bytes 34000 --epochs 3 \
+        --out FOLDER --variant "as it is" --variant "no entropy term" pull=0 \
+        --variant "no distillation" loss=labels
 
-Trains as `benchmarks.retrained` does, but not on the last 5,000 training images, which judge.
-A variant is a label and what it changes: fields of `tqcodec.Settings` and of
+Trains as `benchmarks.retrained` does, but not on the last training images, which judge. A variant
+is a label, by which its file is known, and what it changes: fields of `tqcodec.Settings` and of
 `tqcodec.torch.TrainingRecipe` (several numbers with colons between), `loss=labels` for cross
 entropy with the labels in place of the distance from the original, `labels=0` for that distance
 alone, `start=FILE` for a start of one's own. A file that is in FOLDER already is judged only, and
@@ -33,7 +33,6 @@ from benchmarks.retrained import CROP, Shuffled, images_of, recipe_of, told
 from tqcodec.torch.retraining.augment import Augmented
 from tqcodec.torch.retraining.objective import IGNORED
 
-HELD_OUT = 5000  # images
 NO_LABELS = "labels=0"
 SETTINGS = {field.name for field in fields(tqcodec.Settings)}
 
@@ -55,7 +54,8 @@ def changed(settings: tqcodec.Settings, pairs: Sequence[str]) -> tuple[tqcodec.S
         elif name == "start":
             others["start"] = Path(text).read_bytes()
         elif name in SETTINGS:
-            own[name] = int(text) if text.isdigit() else text
+            own[name] = {"True": True, "False": False}.get(text, text)
+            own[name] = int(text) if text.isdigit() else own[name]
         else:
             recipe.append(pair)
     return replace(settings, **own), {"recipe": recipe_of(recipe), **others}
@@ -92,6 +92,7 @@ def options_of() -> Namespace:
     parser.add_argument(
         "--variant", action="append", nargs="+", required=True, metavar=("LABEL", "KEY=VALUE")
     )
+    parser.add_argument("--held-out", type=int, default=5000, metavar="N")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
@@ -104,13 +105,15 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     module = module_of(Path(options.code))
     images, labels = images_of(module, options.train)
-    count = len(images) - HELD_OUT
+    count = len(images) - options.held_out
     model = module.load_resnet(options.depth).eval()
-    reference = tqcodec.torch.Reference(model, images[count:].split(500))
+    judged = [(batch, None) for batch in images[count:].split(500)]
+    reference = tqcodec.torch.Reference(model, judged)
     options.out.mkdir(parents=True, exist_ok=True)
     print("bytes        KL  agreement  minutes  variant", flush=True)
     for label, *pairs in options.variant:
-        path, start = options.out / f"{label}.tqc", time.monotonic()
+        title = f"{label}, {options.bytes} bytes, {options.epochs} epochs"
+        path, start = options.out / f"{title}.tqc", time.monotonic()
         kept = [pair for pair in pairs if pair != NO_LABELS]
         known = labels if kept == pairs else torch.full_like(labels, IGNORED)
         if not path.exists():

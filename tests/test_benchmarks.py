@@ -363,7 +363,8 @@ def test_allocation(folder: Path) -> None:
     assert all(float(row.split()[-1]) >= 0 for row in found)
 
 
-def test_retrained(folder: Path) -> None:
+def tiny_cifar(folder: Path) -> None:
+    """A network and images for the benchmarks of retraining."""
     (folder / "nets.py").write_text(
         "import torch\nfrom torch import nn\n"
         "def load_resnet(depth):\n    torch.manual_seed(0)\n"
@@ -374,6 +375,24 @@ def test_retrained(folder: Path) -> None:
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (300, 12, 12, 3), dtype=np.uint8)
     np.savez(folder / "pictures.npz", images=pictures, labels=rng.integers(0, 10, 300))
+
+
+def test_training(folder: Path) -> None:
+    tiny_cifar(folder)
+    command = ("nets.py", "10", "pictures.npz", "--bytes=6000", "--epochs=1", "--out=made")
+    variants = ("--variant", "as it is", "--variant", "labels alone", "loss=labels", "side_bits=4")
+    printed = run(folder, "training", *command, "--held-out=40", *variants)
+    assert [line.split("  ")[-1] for line in printed.splitlines()[1:]] == [
+        "as it is",
+        "labels alone",
+    ]
+    # What is there is judged once more.
+    again = run(folder, "training", *command, "--held-out=40", "--variant", "as it is")
+    assert again.splitlines()[1].split()[:3] == printed.splitlines()[1].split()[:3]
+
+
+def test_retrained(folder: Path) -> None:
+    tiny_cifar(folder)
     command = ("nets.py", "10", "pictures.npz", "--bytes=6000", "--epochs=1", "--out=made")
     printed = run(folder, "retrained", *command, "--held-out=40", "--recipe", "rate=0.01")
     assert len(re.findall(r"^(calibrated|retrained) *: +\d+ bytes", printed, re.M)) == 2

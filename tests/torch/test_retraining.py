@@ -265,6 +265,7 @@ def test_it_goes_on_after_any_cut(
         {"settings": settings(side_bits=6)},
         {"loss": lambda given, batch: given.square().mean()},
         {"bfloat16": True},
+        {"compiled": True},
     ):
         with pytest.raises(EncodeError, match="of another network, target"):
             codec.retrain(model, loader, **{**same, **other}, checkpoint=path)

@@ -59,10 +59,8 @@ def test_a_file_is_a_module(file: Path) -> None:
     standard = sys.modules.get(file.stem)
     model = user_code.load_model(f"{file}:network")
     assert model(torch.ones(2, 8)).shape == (2, 4)
-    # Once, as Python's own import.
-    assert user_code.call(f"{file}:calls") == 1
-    assert user_code.load_model(f"{file}:network") is not model
-    assert user_code.call(f"{file}:calls") == 2
+    # Anew each time, as what is global may be drawn or used up.
+    assert user_code.call(f"{file}:calls") == 0
     # By its name, as pickle and torch.compile look for it.
     copy = pickle.loads(pickle.dumps(model))
     assert type(copy) is type(model)
@@ -101,3 +99,25 @@ def test_files_that_import_others_of_the_same_name(tmp_path: Path) -> None:
     assert user_code.call(f"{tmp_path}/other/data_other.py:again") == 1
     assert user_code.call(f"{tmp_path}/one/data_one.py:again") == 0
     assert sys.modules["net_beside"].__dict__["number"]() == 0
+
+
+def test_a_file_that_another_one_has_imported(tmp_path: Path) -> None:
+    """It stays the module that was imported, whose classes pickle."""
+    (tmp_path / "net_of_both.py").write_text(
+        "class Sample:\n    pass\n\ndef net():\n    return 1\n"
+    )
+    code = "from net_of_both import Sample\n\ndef data():\n    return [Sample()]\n"
+    (tmp_path / "data_of_both.py").write_text(code)
+    (sample,) = user_code.call(f"{tmp_path}/data_of_both.py:data")
+    assert user_code.call(f"{tmp_path}/net_of_both.py:net") == 1
+    assert type(pickle.loads(pickle.dumps(sample))) is type(sample)
+
+
+def test_what_is_global_is_new_each_time(tmp_path: Path) -> None:
+    file = tmp_path / "drawn_once.py"
+    file.write_text(
+        "import torch\ntorch.manual_seed(0)\nnumbers = iter([1, 2])\n\n"
+        "def drawn():\n    return torch.randn(())\n\ndef used():\n    return list(numbers)\n"
+    )
+    assert user_code.call(f"{file}:drawn") == user_code.call(f"{file}:drawn")
+    assert user_code.call(f"{file}:used") == user_code.call(f"{file}:used") == [1, 2]

@@ -111,13 +111,6 @@ def make_inputs(arguments: Namespace, model: Any, progress: Progress | None) -> 
     return inputs.made_up(made, inputs.DataOptions(images=arguments.images))
 
 
-def probes_of(data: Any) -> int:
-    """Sign vectors for each input where nobody says how many."""
-    from tqcodec.torch.synthetic.make import PROBES
-
-    return PROBES if data.synthetic else 1
-
-
 @contextmanager
 def running(model: str) -> Iterator[None]:
     """Errors of the user's network become errors of one line."""
@@ -140,6 +133,7 @@ def calibrate(arguments: Namespace, progress: Progress | None) -> Result:
     checkpoints.check_output(arguments.output, arguments.force, inputs_of(arguments))
     model, data = load(arguments, shuffled=True)
     from tqcodec.torch import calibrate, held_out
+    from tqcodec.torch.synthetic.make import probes_of
 
     # Of made-up inputs a part is left for `encode`, to see whether they helped.
     used = held_out.split(data)[0] if data.synthetic else data

@@ -17,8 +17,8 @@ from torch import nn
 from tqcodec.common import foreign, streams
 from tqcodec.errors import EncodeError
 
-# What was loaded: time of change and size of the file, and the module.
-_modules: dict[Path, tuple[tuple[int, int], ModuleType]] = {}
+_stamps: dict[Path, tuple[int, int]] = {}  # times of change and sizes of files that were run
+_folders: set[Path] = set()  # that they lie in
 
 
 def load_model(spec: str, device: str = "cpu") -> nn.Module:
@@ -37,7 +37,7 @@ def load_model(spec: str, device: str = "cpu") -> nn.Module:
 
 
 def call(spec: str) -> Any:
-    """What a function FILE.py:FUNCTION returns; its folder can be imported from.
+    """What a function FILE.py:FUNCTION returns; its folder can be imported from, from now on.
 
     Raises:
         EncodeError: not of this form, no such function, or it fails.
@@ -64,30 +64,27 @@ def call(spec: str) -> Any:
 
 
 def _module_of(path: Path) -> ModuleType:
-    """The file as a module, run once as long as it stays the same.
+    """The file as a module, run anew each time, as what is global in it may be drawn or used up.
 
-    It can be imported by its name, which torch.compile, dataclasses and pickle do with the module
-    of a class; by another name where that is taken, as of a file `json.py`.
+    The module of the first time can be imported by its name, which torch.compile, dataclasses and
+    pickle do with that of a class; by another name where that is taken, as of a file `json.py`.
     """
-    about = path.stat()
-    stamp = (about.st_mtime_ns, about.st_size)
-    known = _modules.get(path)
-    if known is not None and known[0] == stamp:
-        return known[1]
     name = path.stem if _is_free(path) else f"{path.stem}_{zlib.crc32(bytes(path)):08x}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None  # because of the suffix
     module = importlib.util.module_from_spec(spec)
-    before = sys.modules.get(name)
-    sys.modules[name] = module
+    about = path.stat()
+    stamp = (about.st_mtime_ns, about.st_size)
+    if _stamps.setdefault(path, stamp) != stamp:  # another text by now
+        sys.modules.pop(name, None)
+        _stamps[path] = stamp
+    first = sys.modules.setdefault(name, module)
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        sys.modules.pop(name, None)
-        if before is not None:
-            sys.modules[name] = before
+        if first is module:
+            sys.modules.pop(name, None)
         raise
-    _modules[path] = (stamp, module)
     return module
 
 
@@ -99,21 +96,22 @@ def _is_free(path: Path) -> bool:
     if name in sys.stdlib_module_names:
         return False
     others = [folder for folder in sys.path if Path(folder).resolve() != path.parent]
-    return importlib.machinery.PathFinder.find_spec(name, others) is None
+    found = importlib.machinery.PathFinder.find_spec(name, others)
+    return found is None or found.loader is None  # a mere folder
 
 
 @contextmanager
 def _importing_from(folder: Path) -> Iterator[None]:
     """Look for modules in a folder first; afterwards last, for what is imported when it runs.
 
-    Files of another folder that were loaded before do not stand for those of the same name here.
+    Meanwhile those of other folders of users that have the name of a file here are not found.
     """
-    others = [
-        module.__name__
-        for path, (_, module) in _modules.items()
-        if path.parent != folder and (folder / path.name).exists()
-    ]
-    hidden = {name: sys.modules.pop(name) for name in others if name in sys.modules}
+    hidden = {}
+    for name, module in list(sys.modules.items()):
+        file = Path(str(getattr(module, "__file__", None) or ""))
+        if file.parent in _folders - {folder} and (folder / file.name).exists():
+            hidden[name] = sys.modules.pop(name)
+    _folders.add(folder)
     sys.path.insert(0, str(folder))
     try:
         yield

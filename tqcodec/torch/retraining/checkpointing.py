@@ -36,9 +36,13 @@ def digest(
     start: bytes | None,
     own_loss: bool,
     bfloat16: bool,
+    compiled: bool,
 ) -> str:
-    """What a checkpoint must agree in: the network, and all that decides on the file but data."""
-    about = (FORMAT, settings, epochs, recipe, seed, own_loss, bfloat16)
+    """What a checkpoint must agree in: the network, and what decides on the file.
+
+    Not in data, nor in which loss of the user's own it is.
+    """
+    about = (FORMAT, settings, epochs, recipe, seed, own_loss, bfloat16, compiled)
     found = hashlib.sha256(repr(about).encode())
     for name, array in to_arrays(model.state_dict()).items():
         found.update(repr((name, array.shape, array.dtype.name)).encode())
@@ -71,8 +75,9 @@ def load(path: PathLike, wanted: str) -> dict[str, Any] | None:
         ) from error
     if found != wanted:
         raise EncodeError(
-            f"{path}: of another network, target, number of epochs, recipe, seed, start, loss or "
-            "bfloat16: go on with the same, or name another checkpoint"
+            f"{path}: of another network, target, number of epochs, recipe, seed, start, kind of "
+            "loss or of numbers, or of another version of tqcodec: go on with the same, or name "
+            "another checkpoint"
         )
     return dict(saved)
 
