@@ -40,7 +40,6 @@ from benchmarks.synthetic.cases import Case, build
 from tqcodec.encoder.statistics import Statistics
 from tqcodec.torch.inputs import DataOptions, load_batches
 from tqcodec.torch.synthetic.file import save_inputs
-from tqcodec.torch.synthetic.make import PROBES
 from tqcodec.torch.synthetic.steps import SyntheticRecipe
 
 RATES = (4.0, 3.0, 2.0)
@@ -105,7 +104,7 @@ def _measured(
         start = time.process_time()
         batches = _kept(f"{name}, {label}", case, settings, options.inputs)
         made = time.process_time()
-        probes = int(settings.get("probes", PROBES))
+        probes = int(settings["probes"]) if "probes" in settings else None
         statistics = tqcodec.torch.calibrate(case.model, batches, probes=probes).made_up()
         seconds = (made - start, time.process_time() - made)
         tune = batches if settings.get("tune", 1) else None

@@ -817,3 +817,13 @@ def test_options_are_checked(folder: Path, capsys: pytest.CaptureFixture[str]) -
     (folder / "out.npz").touch()
     assert run(folder) == 2
     assert "-f overwrites it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("outputs", "probes"), [(1, 8), (16, 8), (17, 1)])
+def test_several_probes_where_outputs_are_few(outputs: int, probes: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, outputs))
+    batches = list(torch.randn(12, 8).split(4))
+    found, wanted = (calibrate(model, batches, probes=n)["0.weight"] for n in (None, probes))
+    assert found.probes == 12 * probes
+    assert np.array_equal(found.gradients, wanted.gradients)

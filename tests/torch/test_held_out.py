@@ -26,7 +26,6 @@ from tqcodec.errors import TargetError
 from tqcodec.torch.held_out import EVERY, LEAST, Judge, split
 from tqcodec.torch.inputs import DataOptions, load_batches
 from tqcodec.torch.synthetic.file import save_inputs
-from tqcodec.torch.synthetic.make import PROBES
 
 FAST = Settings(bits=5, effort=1)
 
@@ -79,7 +78,7 @@ def test_networks_of_many_kinds(kind: str) -> None:
     assert found.measure == KINDS[kind].measure
     best = found.calibrated if found.helped else found.plain
     assert measured(model, data, held, found.measure) == pytest.approx(best, rel=1e-3, abs=1e-12)
-    statistics = tqcodec.torch.calibrate(model, used, probes=PROBES).made_up()
+    statistics = tqcodec.torch.calibrate(model, used, probes=None).made_up()
     if found.helped:
         assert data == tqcodec.torch.encode(model, FAST, statistics, tune=used)
         assert about_of(data).endswith(" synthetic=16 tuned") and report.findings == []

@@ -235,7 +235,7 @@ def _report(command: ArgumentParser) -> None:
 def _calibrate(command: ArgumentParser) -> None:
     _output(command, "a .npz file", required=True)
     _network(command)
-    text = "sign vectors for each image; default 1; 8 of made-up inputs"
+    text = "sign vectors for each image; default 1; of made-up inputs 8 where outputs are few"
     command.add_argument("--probes", type=int, metavar="N", help=text)
     _json(command)
 

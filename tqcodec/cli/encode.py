@@ -86,7 +86,6 @@ def _of_network(
     from tqcodec import torch as codec
     from tqcodec.torch import held_out
     from tqcodec.torch.batches import samples_of
-    from tqcodec.torch.synthetic.make import probes_of
 
     seconds = None
     if arguments.data == SYNTHETIC:
@@ -101,7 +100,8 @@ def _of_network(
         raise EncodeError(f"{arguments.data}: one batch, tuning needs two: --batch or --no-tune")
     with network.running(arguments.model), _or_weights_alone(is_made_up):
         if given is None and used is not None:
-            given = codec.calibrate(model, used, probes=probes_of(batches), progress=progress)
+            probes = None if is_made_up else 1
+            given = codec.calibrate(model, used, probes=probes, progress=progress)
             given = given.made_up() if is_made_up else given
         elif tuned:  # see that it runs before the encoder does
             codec.calibrate(model, itertools.islice(used, 1))

@@ -133,11 +133,12 @@ def calibrate(arguments: Namespace, progress: Progress | None) -> Result:
     checkpoints.check_output(arguments.output, arguments.force, inputs_of(arguments))
     model, data = load(arguments, shuffled=True)
     from tqcodec.torch import calibrate, held_out
-    from tqcodec.torch.synthetic.make import probes_of
 
     # Of made-up inputs a part is left for `encode`, to see whether they helped.
     used = held_out.split(data)[0] if data.synthetic else data
-    probes = arguments.probes if arguments.probes is not None else probes_of(data)
+    probes = arguments.probes
+    if probes is None and not data.synthetic:
+        probes = 1
     with running(arguments.model):
         found = calibrate(model, used, probes=probes, progress=progress)
     found = found.made_up() if data.synthetic else found

@@ -29,7 +29,6 @@ from tqcodec.torch import held_out as holding
 from tqcodec.torch.calibration.calibrate import calibrate
 from tqcodec.torch.checkpoint import decoded, origins, to_arrays
 from tqcodec.torch.search import Evaluate
-from tqcodec.torch.synthetic.make import PROBES
 from tqcodec.torch.versions import versions_of
 
 Model = nn.Module | Mapping[str, torch.Tensor]
@@ -217,7 +216,7 @@ def _prepared(
         if any(one is not None for one in (statistics, tune, held_out)):
             raise EncodeError("synthetic stands for statistics, tune and held_out: give either")
         tune, held_out = holding.split(synthetic)
-        statistics = calibrate(model, tune, probes=PROBES, progress=progress).made_up()
+        statistics = calibrate(model, tune, probes=None, progress=progress).made_up()
     judge = holding.Judge(model, held_out) if held_out is not None else None
     known, noted = origins(model), None
     if settings.inference:

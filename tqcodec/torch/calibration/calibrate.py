@@ -31,6 +31,7 @@ from tqcodec.torch.outputs import numbers_of, samples_in, spread_of
 from tqcodec.torch.unchanged import unchanged
 
 MOST_PROBES = 1 << 16
+SEVERAL, FEW = 8, 16  # probes, where a network gives so few numbers for a sample
 
 
 def calibrate(
@@ -38,7 +39,7 @@ def calibrate(
     batches: Iterable[Any] | Dataset[Any],
     *,
     outputs: Outputs | None = None,
-    probes: int = 1,
+    probes: int | None = 1,
     seed: int = 0,
     block: int = 4096,
     progress: Progress | None = None,
@@ -76,7 +77,9 @@ def calibrate(
             dimension 0 is the batch. A Dataset is read in batches of 32.
         outputs: from what the model gives to the one tensor (samples, ...) that counts; by default
             all floats in it count that depend on a weight.
-        probes: sign vectors for each sample; each costs a backward pass.
+        probes: sign vectors for each sample; each costs a backward pass. None: 8 where the network
+            gives at most 16 numbers for a sample, which they then say nearly all of, else 1; this
+            is what made-up inputs calibrate with (docs/encoder.md).
         seed: of the signs. Those of a sample depend on this and on its place in the run.
         block: most columns, and rows, between which second moments are kept.
         progress: called with (stage, done, of) after each batch; `of` is `done` where the number of
@@ -86,6 +89,8 @@ def calibrate(
         EncodeError: no data, or a network without gradients or with numbers that are not finite.
     """
     check_network(model)
+    automatic = probes is None
+    probes = 1 if probes is None else probes
     for name, number in (("probes", probes), ("block", block)):
         need_number(name, number)
     need_number("seed", seed, *SEEDS)
@@ -112,6 +117,9 @@ def calibrate(
             count = samples_in(found, count)
             factors = weights.of(found, count)
             found = {name: tensor for name, tensor in found.items() if name in factors}
+            numbers = sum(tensor.numel() for tensor in found.values()) / count
+            if automatic and numbers:  # by the first batch
+                automatic, probes = False, SEVERAL if numbers <= FEW else 1
             drawn = [
                 [
                     v if factor == 1 else v * factor

@@ -27,7 +27,6 @@ from tqcodec.torch.synthetic.tokens import Writer, embedding_of, random_tokens, 
 from tqcodec.torch.unchanged import Buffers, unchanged
 
 COUNT = 256
-PROBES = 8  # of each input when they calibrate: few inputs say more by several (docs/encoder.md)
 MOST_COUNT = 1 << 20
 MOST_TOKENS = 1 << 20
 STRIDE = 32
@@ -36,11 +35,6 @@ CPU = torch.device("cpu")
 
 Numbers = float | Sequence[float]
 Size = int | tuple[int, int]
-
-
-def probes_of(data: Any) -> int:
-    """Sign vectors for each input of data that calibrate where nobody says how many."""
-    return PROBES if getattr(data, "synthetic", 0) else 1
 
 
 def synthetic_inputs(
