@@ -19,6 +19,7 @@ from tqcodec.torch.retraining.hints import MOST, Hints
 from tqcodec.torch.retraining.recipe import TrainingRecipe
 
 SAMPLES, WIDE = 6, 24
+WITH = TrainingRecipe(hints=4.0)
 
 
 class Block(nn.Module):
@@ -198,7 +199,7 @@ def trained(model: nn.Module, batches: Any = None, **more: Any) -> tuple[bytes, 
         model,
         [inputs(seed) for seed in range(4)] if batches is None else batches,
         tqcodec.Settings(bits=16),
-        **{"epochs": 2, "watch": moments.append, **more},
+        **{"epochs": 2, "watch": moments.append, "recipe": WITH, **more},
     )
     return file, moments[0].loss
 
@@ -207,7 +208,7 @@ def test_training_with_and_without() -> None:
     torch.manual_seed(0)
     model = Blocks(3).eval()
     with_hints, loss = trained(model)
-    without, less = trained(model, recipe=TrainingRecipe(hints=0.0))
+    without, less = trained(model, recipe=TrainingRecipe())
     assert loss > less > 0 and with_hints != without
     assert trained(model) == (with_hints, loss)
 
@@ -319,7 +320,7 @@ def test_a_cut_training_has_the_same_hints(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("tqcodec.torch.retraining.checkpointing.EVERY", 0.0)
     torch.manual_seed(0)
     model = Sometimes(3)
-    more: dict[str, Any] = {"epochs": 3, "recipe": TrainingRecipe(fit_every=1)}
+    more: dict[str, Any] = {"epochs": 3, "recipe": TrainingRecipe(fit_every=1, hints=4.0)}
     whole, _ = trained(model, Drawn(), **more)
 
     def cut(moment: codec.TrainingMoment) -> None:

@@ -35,7 +35,8 @@ class TrainingRecipe:
             size has a say.
         gain: powers by which the weight answers to the size at once.
         integral: steps after which it has answered twice as much; a sixth of all, if that is less.
-        hints: weight of the error of blocks inside of the network, where outputs are scores.
+        hints: weight of the error of blocks inside of the network, where outputs are scores of
+            classes; it pays in short trainings (docs/encoder.md).
     """
 
     rate: float = 0.003
@@ -49,7 +50,7 @@ class TrainingRecipe:
     pull: float = 2.0
     gain: float = 6.0
     integral: float = 2000.0
-    hints: float = 4.0
+    hints: float = 0.0
 
     def __post_init__(self) -> None:
         for name, (least, most) in BOUNDS.items():
