@@ -1,7 +1,8 @@
-"""With CI=true a test that is skipped for want of something to install has failed."""
+"""With CI=true a test that is skipped for want of something to install has failed; long files."""
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,9 @@ def test_what_can_be_installed_is_no_skip_in_ci(
     else:
         wanted = {"skipped": 8, "xfailed": 1, "passed": 1}
     assert found == wanted
+
+
+def test_files_that_go_first_are_there() -> None:
+    folder = Path(__file__).parent
+    conftest = runpy.run_path(str(folder / "conftest.py"))
+    assert set(conftest["LONGEST"]) <= {path.name for path in folder.rglob("test_*.py")}
