@@ -46,9 +46,9 @@ def calls():
 BESIDE = "import torch\n\ndef activation(x):\n    return torch.relu(x)\n"
 
 
-@pytest.fixture(params=("net_of_user", "json", "types", "with-dash", "torch"))
+@pytest.fixture(params=("net_of_user", "json", "types", "with-dash", "torch", "net.v2"))
 def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    name = f"{request.param}_{tmp_path.name}".replace("-", "_")
+    name = f"{request.param}_{tmp_path.name}".replace("-", "_").replace(".", "_")
     (tmp_path / f"beside_{name}.py").write_text(BESIDE)
     path = tmp_path / f"{request.param}.py"
     path.write_text(CODE.replace("{name}", name))
@@ -121,3 +121,23 @@ def test_what_is_global_is_new_each_time(tmp_path: Path) -> None:
     )
     assert user_code.call(f"{file}:drawn") == user_code.call(f"{file}:drawn")
     assert user_code.call(f"{file}:used") == user_code.call(f"{file}:used") == [1, 2]
+
+
+def test_links(tmp_path: Path) -> None:
+    """A link has its own name and folder, whatever it leads to."""
+    (tmp_path / "store").mkdir()
+    (tmp_path / "here").mkdir()
+    code = "from pathlib import Path\n\ndef beside():\n    return Path(__file__).parent.name\n"
+    (tmp_path / "store" / "0a1b").write_text(code)
+    link = tmp_path / "here" / "linked_net.py"
+    link.symlink_to(tmp_path / "store" / "0a1b")
+    assert user_code.call(f"{link}:beside") == "here"
+
+
+def test_classes_pickle_while_a_function_runs(file: Path) -> None:
+    """Also where the file was loaded before."""
+    with file.open("a") as text:
+        text.write("\ndef copied():\n    import pickle\n")
+        text.write("    return pickle.loads(pickle.dumps(network()))\n")
+    user_code.call(f"{file}:calls")
+    assert isinstance(user_code.call(f"{file}:copied"), nn.Module)

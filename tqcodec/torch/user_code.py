@@ -49,10 +49,10 @@ def call(spec: str) -> Any:
         raise EncodeError(f"{spec}: not of the form FILE.py:FUNCTION")
     with streams.naming(path):
         path.stat()
-    path = path.resolve()
-    with _importing_from(path.parent):
+    path = path.absolute()  # a link stays what it is called
+    with _importing_from(path), _found_by_name(path) as module:
         try:
-            module = _module_of(path)
+            _run(module)
         except (Exception, SystemExit) as error:
             raise EncodeError(f"{file}: {foreign.described(error)}") from error
         if not callable(getattr(module, function, None)):
@@ -63,29 +63,39 @@ def call(spec: str) -> Any:
             raise EncodeError(f"{spec}: {foreign.described(error)}") from error
 
 
-def _module_of(path: Path) -> ModuleType:
-    """The file as a module, run anew each time, as what is global in it may be drawn or used up.
+@contextmanager
+def _found_by_name(path: Path) -> Iterator[ModuleType]:
+    """The file as a module, not run yet; anew each time, as what is global may be used up.
 
-    The module of the first time can be imported by its name, which torch.compile, dataclasses and
-    pickle do with that of a class; by another name where that is taken, as of a file `json.py`.
+    Meanwhile it can be imported by its name, which torch.compile, dataclasses and pickle do with
+    that of a class; afterwards the one of the first time. Where the name is taken, as of a file
+    `json.py`, it has another one.
     """
-    name = path.stem if _is_free(path) else f"{path.stem}_{zlib.crc32(bytes(path)):08x}"
+    name = path.stem
+    if not _is_free(path):
+        name = f"{name.replace('.', '_')}_{zlib.crc32(bytes(path)):08x}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # because of the suffix
-    module = importlib.util.module_from_spec(spec)
+    assert spec is not None  # because of the suffix
     about = path.stat()
     stamp = (about.st_mtime_ns, about.st_size)
     if _stamps.setdefault(path, stamp) != stamp:  # another text by now
         sys.modules.pop(name, None)
         _stamps[path] = stamp
-    first = sys.modules.setdefault(name, module)
+    first = sys.modules.get(name)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        yield module
     except BaseException:
-        if first is module:
-            sys.modules.pop(name, None)
+        sys.modules.pop(name, None)
         raise
-    return module
+    finally:
+        if first is not None:
+            sys.modules[name] = first
+
+
+def _run(module: ModuleType) -> None:
+    assert module.__spec__ is not None and module.__spec__.loader is not None
+    module.__spec__.loader.exec_module(module)
 
 
 def _is_free(path: Path) -> bool:
@@ -93,25 +103,28 @@ def _is_free(path: Path) -> bool:
     name = path.stem
     if name in sys.modules:
         return getattr(sys.modules[name], "__file__", None) == str(path)
-    if name in sys.stdlib_module_names:
+    if "." in name or name in sys.stdlib_module_names:
         return False
-    others = [folder for folder in sys.path if Path(folder).resolve() != path.parent]
+    own = {path.parent, path.resolve().parent}
+    others = [folder for folder in sys.path if not {Path(folder).absolute()} <= own]
     found = importlib.machinery.PathFinder.find_spec(name, others)
     return found is None or found.loader is None  # a mere folder
 
 
 @contextmanager
-def _importing_from(folder: Path) -> Iterator[None]:
-    """Look for modules in a folder first; afterwards last, for what is imported when it runs.
+def _importing_from(path: Path) -> Iterator[None]:
+    """Look for modules beside a file first; afterwards last, for what is imported when it runs.
 
     Meanwhile those of other folders of users that have the name of a file here are not found.
     """
+    folder = path.resolve().parent
+    own = {folder, path.parent}
     hidden = {}
     for name, module in list(sys.modules.items()):
         file = Path(str(getattr(module, "__file__", None) or ""))
-        if file.parent in _folders - {folder} and (folder / file.name).exists():
+        if file.parent in _folders - own and (folder / file.name).exists():
             hidden[name] = sys.modules.pop(name)
-    _folders.add(folder)
+    _folders.update(own)
     sys.path.insert(0, str(folder))
     try:
         yield
