@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
 import tqcodec
@@ -73,6 +74,17 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
     "more": (lambda: Blocks(9), [f"blocks.{i}" for i in (1, 3, 6, 8)]),
     "run twice": (lambda: Blocks(3, again=1), ["blocks.1", "blocks.2"]),
     "several outputs of a block": (pairs, ["blocks.0", "blocks.1"]),
+    "in place": (
+        lambda: nn.Sequential(
+            *(nn.Sequential(nn.Linear(WIDE, WIDE), nn.ReLU(inplace=True)) for _ in range(2)),
+            nn.Linear(WIDE, 3),
+        ),
+        ["0", "1"],
+    ),
+    "parametrized": (
+        lambda: nn.Sequential(weight_norm(nn.Linear(WIDE, SAMPLES)), nn.Linear(SAMPLES, 3)),
+        ["0"],
+    ),
     "not trained": (frozen, ["blocks.0", "blocks.2"]),
     "wrapped": (lambda: Wrapped(Blocks(1)), ["module.blocks.0"]),
     "layers alone": (
@@ -276,6 +288,41 @@ class Again(Blocks):
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=self.reentrant)
         return self.classes(x)
+
+
+class Counting(Blocks):
+    """Another branch in each run; that of both networks is the same."""
+
+    runs = 0
+
+    def forward(self, x: Tensor) -> Any:
+        self.runs += 1
+        return self.classes(self.blocks[self.runs % 2](x))
+
+
+def test_networks_that_count_their_runs() -> None:
+    torch.manual_seed(0)
+    model = Counting(2)
+    assert trained(model, recipe=TrainingRecipe())[1] < trained(model)[1] < 2
+
+
+@pytest.mark.parametrize("size", [1e25, 1e-25])
+def test_large_and_small_numbers_inside(size: float) -> None:
+    torch.manual_seed(0)
+    network = Blocks(1)
+    network.blocks[0] = Block(lambda y: y * size)
+    hints, student, original = hinted(network)
+    student(inputs()), original(inputs(1))
+    assert 0.1 < taken(hints) < 10
+
+
+def test_what_hardly_varies_does_not_count() -> None:
+    torch.manual_seed(0)
+    network = Blocks(1)
+    network.blocks[0] = Block(lambda y: y + 1e3)
+    hints, student, original = hinted(network)
+    student(inputs()), original(inputs(1))
+    assert taken(hints) == 0.0
 
 
 class Sometimes(Blocks):

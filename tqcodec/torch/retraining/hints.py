@@ -14,12 +14,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from tqcodec.torch.batches import Call
+from tqcodec.torch.batches import Call, copied
 from tqcodec.torch.outputs import class_axis, is_dense, outputs_of
 from tqcodec.torch.retraining import processes
 
 MOST: Final = 4  # modules whose outputs are compared
-TINY: Final = 1e-12  # least variance of an output
+TINY: Final = 1e-30  # least magnitude of an output that is not all 0
+LEAST: Final = 1e-3  # variance of an output over its energy: what hardly varies says nothing
 
 Seen = list[tuple[str, Tensor | None]]  # names of modules, and what they gave
 
@@ -53,22 +54,16 @@ class Hints:
             call: arguments of a batch.
             samples: in it.
         """
-        student, original = (_watchable(network) for network in self._networks)
+        trial = copied(self._networks[0])  # for networks that count their runs
+        modules = _watchable(trial)
         seen: Seen = []
-        hooks = []
-        for name, module in student.items():
+        for name, module in modules.items():
             if name and any(one.requires_grad for one in module.parameters()):
-                note = functools.partial(_note, seen, name)
-                hooks.append(module.register_forward_hook(note))
+                module.register_forward_hook(functools.partial(_note, seen, name))
         args, kwargs = call
-        try:
-            outputs = outputs_of(self._networks[0](*args, **kwargs), samples)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        found = _evenly(_blocks(seen, outputs, samples, student))
-        for parameter in self._networks[0].parameters():
-            parameter.grad = None
+        outputs = outputs_of(trial(*args, **kwargs), samples)
+        found = _evenly(_blocks(seen, outputs, samples, modules))
+        student, original = (_watchable(network) for network in self._networks)
         names = processes.of_first("\n".join(found).encode()).decode().split("\n")
         self._pairs = {
             name: (_Watch(student[name]), _Watch(original[name])) for name in names if name
@@ -89,9 +84,11 @@ class Hints:
             both = x.detach().isfinite() & y.isfinite()
             # Before the difference, whose gradient would be no number.
             x, y = torch.where(both, x, 0.0), torch.where(both, y, 0.0)
+            most = y.abs().amax().clamp(min=TINY)  # squares of more than 1e19 are infinite
+            x, y = x / most, y / most
             error, size = (x - y).square().mean(), y.var(correction=0)
             # Without a look at the number, which would wait for the device.
-            term = error / torch.where(size > TINY, size, math.inf)
+            term = error / torch.where(size > LEAST * y.square().mean(), size, math.inf)
             terms.append(term if not terms else term.to(terms[0].device))
         return torch.stack(terms).mean() if terms else 0.0
 
@@ -133,14 +130,15 @@ def _blocks(
     if class_axis(outputs) is None:
         return []
     calls = Counter(name for name, _ in seen)
-    places = {_place(y) for y in outputs.values()}
-    found: dict[str, Tensor] = {}
+    last = {_place(y) for y in outputs.values()}
+    places: dict[Any, tuple[str, Tensor]] = {}  # of one place the outermost module, which ends last
     for name, y in seen:
         if calls[name] != 1 or y is None or y.ndim < 2 or len(y) != samples or not y.numel():
             continue
-        if y.requires_grad and _place(y) not in places and y.detach().isfinite().any():
-            places.add(_place(y))
-            found[name] = y
+        if y.requires_grad and _place(y) not in last and y.detach().isfinite().any():
+            places.pop(_place(y), None)
+            places[_place(y)] = name, y
+    found = dict(places.values())
     ((_, scores),) = outputs.items()
     if not scores.requires_grad:
         return []
@@ -173,7 +171,11 @@ def _tensor_of(output: Any) -> Tensor | None:
 def _watchable(network: nn.Module) -> dict[str, nn.Module]:
     """Modules by name that tell when they run."""
     modules = network.named_modules()
-    return {name: one for name, one in modules if not isinstance(one, torch.jit.ScriptModule)}
+    return {
+        name: one
+        for name, one in modules
+        if not isinstance(one, torch.jit.ScriptModule) and "parametrizations" not in name.split(".")
+    }
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:

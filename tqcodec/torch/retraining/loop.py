@@ -157,7 +157,6 @@ class Loop:
             self._draw(0)  # so that it is the same batch where a training goes on
             batch = next(iter(batches))
             self._hints.choose(self._call(batch), samples_of(inputs_of(batch)))
-            self._buffers[0].restore()
         self._forward = _compiled(self._running(student.network), compiled)
         self._wanted = Runner(_compiled(self._running(original), compiled))
         self._latents = list(student.latents.values())
