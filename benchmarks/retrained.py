@@ -9,14 +9,13 @@ on from its checkpoint in FOLDER, where the files are written, too. Beside it st
 and tuned file of the same size. Both are judged once, on the test images; with `--held-out N` on
 the last N training images, on which nothing is trained then: for choices. `--recipe KEY=VALUE`
 takes another recipe (`tqcodec.torch.TrainingRecipe`), `--side-bits` other lengths of the vectors'
-mantissas, `--start FILE` starts at a file of this
-network, such as that of an earlier training.
+mantissas, `--start FILE` starts at a file of this network, such as that of an earlier training.
 """
 
 from __future__ import annotations
 
 import time
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,27 +76,56 @@ def recipe_of(pairs: Sequence[str]) -> TrainingRecipe:
     return TrainingRecipe(**values)
 
 
-def options_of() -> Namespace:
-    """The command line."""
-    parser = command_parser("retrained", __doc__)
+def parser_of(name: str, text: str) -> ArgumentParser:
+    """A parser of what all benchmarks that train have in common."""
+    parser = command_parser(name, text)
     parser.add_argument("code", metavar="CODE")
     parser.add_argument("depth", type=int, metavar="DEPTH")
     parser.add_argument("train", metavar="TRAIN")
-    parser.add_argument("test", metavar="TEST", nargs="?")
-    parser.add_argument("--bytes", type=int, nargs="+", required=True)
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--bfloat16", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    return parser
+
+
+def options_of() -> Namespace:
+    """The command line."""
+    parser = parser_of("retrained", __doc__)
+    parser.add_argument("test", metavar="TEST", nargs="?")
+    parser.add_argument("--bytes", type=int, nargs="+", required=True)
     parser.add_argument("--held-out", type=int, default=0, metavar="N")
     parser.add_argument("--start", type=Path, metavar="FILE")
     parser.add_argument("--recipe", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--side-bits", type=int, default=tqcodec.Settings().side_bits)
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--bfloat16", action="store_true")
-    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     if (options.test is None) != (options.held_out > 0):
         parser.error("give either TEST or --held-out N")
     return options
+
+
+def trained(
+    model: nn.Module,
+    data: Shuffled,
+    settings: tqcodec.Settings,
+    path: Path,
+    options: Namespace,
+    **more: Any,
+) -> bytes:
+    """The file of a training on moved and mirrored images, with its checkpoint beside `path`."""
+    return tqcodec.torch.retrain(
+        model,
+        Augmented(data, CROP, mirror=True),
+        settings,
+        epochs=options.epochs,
+        checkpoint=path.with_suffix(".ckpt"),
+        resume=True,
+        bfloat16=options.bfloat16,
+        compiled=options.compile,
+        watch=told,
+        **more,
+    )
 
 
 def told(moment: TrainingMoment) -> None:
@@ -120,7 +148,7 @@ def main() -> None:
     model = module.load_resnet(options.depth).eval()
     calibration = [(batch, None) for batch in images[:CALIBRATION].split(BATCH)]
     statistics = tqcodec.torch.calibrate(model, calibration)
-    data = Augmented(Shuffled(images[:count], labels[:count]), CROP, mirror=True)
+    data = Shuffled(images[:count], labels[:count])
     options.out.mkdir(parents=True, exist_ok=True)
     weights = sum(p.numel() for p in model.parameters() if p.ndim > 1)
     begun: dict[str, Any] = {"statistics": statistics}
@@ -132,26 +160,14 @@ def main() -> None:
         plain = tqcodec.torch.encode(model, settings, statistics, tune=calibration)
         name = options.out / f"resnet{options.depth}_{size}.tqc"
         start = time.monotonic()
-        trained = tqcodec.torch.retrain(
-            model,
-            data,
-            settings,
-            epochs=options.epochs,
-            **begun,
-            checkpoint=name.with_suffix(".ckpt"),
-            resume=True,
-            bfloat16=options.bfloat16,
-            compiled=options.compile,
-            recipe=recipe,
-            watch=told,
-        )
+        file = trained(model, data, settings, name, options, recipe=recipe, **begun)
         minutes = (time.monotonic() - start) / 60
-        name.write_bytes(trained)
+        name.write_bytes(file)
         network = module.load_resnet(options.depth).eval()
-        for kind, file in (("calibrated", plain), ("retrained", trained)):
-            network.load_state_dict(tqcodec.torch.decode(file))
-            bits, ratio = 8 * len(file) / weights, 4 * weights / len(file)
-            line = f"{kind:10}: {len(file):7} bytes, {bits:.3f} bits, ratio {ratio:.1f}"
+        for kind, found in (("calibrated", plain), ("retrained", file)):
+            network.load_state_dict(tqcodec.torch.decode(found))
+            bits, ratio = 8 * len(found) / weights, 4 * weights / len(found)
+            line = f"{kind:10}: {len(found):7} bytes, {bits:.3f} bits, ratio {ratio:.1f}"
             rows.append(f"{line}, top-1 {accuracy(network, *judged):.2f}")
         rows[-1] += f", {options.epochs} epochs, {minutes:.0f} minutes"
     print("\n".join(rows))

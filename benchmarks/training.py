@@ -22,15 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional
 
 import tqcodec
 import tqcodec.torch
-from benchmarks.common.command import command_parser
 from benchmarks.common.subjects import module_of
-from benchmarks.retrained import CROP, Shuffled, images_of, recipe_of, told
-from tqcodec.torch.retraining.augment import Augmented
+from benchmarks.retrained import Shuffled, images_of, parser_of, recipe_of, trained
 from tqcodec.torch.retraining.objective import IGNORED
 
 NO_LABELS = "labels=0"
@@ -61,41 +58,14 @@ def changed(settings: tqcodec.Settings, pairs: Sequence[str]) -> tuple[tqcodec.S
     return replace(settings, **own), {"recipe": recipe_of(recipe), **others}
 
 
-def trained(
-    model: nn.Module, data: Shuffled, pairs: Sequence[str], path: Path, options: Namespace
-) -> bytes:
-    """The file of a variant."""
-    settings, arguments = changed(tqcodec.Settings(max_size=options.bytes, inference=True), pairs)
-    return tqcodec.torch.retrain(
-        model,
-        Augmented(data, CROP, mirror=True),
-        settings,
-        epochs=options.epochs,
-        checkpoint=path.with_suffix(".ckpt"),
-        resume=True,
-        bfloat16=options.bfloat16,
-        compiled=options.compile,
-        watch=told,
-        **arguments,
-    )
-
-
 def options_of() -> Namespace:
     """The command line."""
-    parser = command_parser("training", __doc__)
-    parser.add_argument("code", metavar="CODE")
-    parser.add_argument("depth", type=int, metavar="DEPTH")
-    parser.add_argument("train", metavar="TRAIN")
+    parser = parser_of("training", __doc__)
     parser.add_argument("--bytes", type=int, required=True)
-    parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument(
         "--variant", action="append", nargs="+", required=True, metavar=("LABEL", "KEY=VALUE")
     )
     parser.add_argument("--held-out", type=int, default=5000, metavar="N")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--bfloat16", action="store_true")
-    parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 
 
@@ -109,6 +79,7 @@ def main() -> None:
     model = module.load_resnet(options.depth).eval()
     judged = [(batch, None) for batch in images[count:].split(500)]
     reference = tqcodec.torch.Reference(model, judged)
+    plain = tqcodec.Settings(max_size=options.bytes, inference=True)
     options.out.mkdir(parents=True, exist_ok=True)
     print("bytes        KL  agreement  minutes  variant", flush=True)
     for label, *pairs in options.variant:
@@ -118,7 +89,8 @@ def main() -> None:
         known = labels if kept == pairs else torch.full_like(labels, IGNORED)
         if not path.exists():
             data = Shuffled(images[:count], known[:count])
-            path.write_bytes(trained(model, data, kept, path, options))
+            settings, more = changed(plain, kept)
+            path.write_bytes(trained(model, data, settings, path, options, **more))
         file, minutes = path.read_bytes(), (time.monotonic() - start) / 60
         found = reference.compare(tqcodec.torch.decode(file))
         row = f"{len(file):7}  {found.kl.value:.4f}  {found.agreement.value:9.2f}  {minutes:7.1f}"

@@ -16,5 +16,6 @@ END
 cat "$folder/floors"
 "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$folder/floors" \
     . "hypothesis>=6.90" "pytest>=8" "pytest-xdist>=3"
-exec "$folder/bin/python" -m pytest -q --numprocesses auto --dist loadfile --disable-warnings --override-ini filterwarnings=default \
+exec "$folder/bin/python" -m pytest -q --numprocesses auto --dist loadfile \
+    --disable-warnings --override-ini filterwarnings=default \
     tests/format tests/encoder/test_encoder.py tests/decoders/test_native_decoder.py tests/decoders/test_reference_decoder.py

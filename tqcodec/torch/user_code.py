@@ -119,10 +119,10 @@ def _importing_from(path: Path) -> Iterator[None]:
     """
     folder = path.resolve().parent
     own = {folder, path.parent}
-    hidden = {}
-    for name, module in list(sys.modules.items()):
+    others, hidden = _folders - own, {}
+    for name, module in list(sys.modules.items()) if others else ():
         file = Path(str(getattr(module, "__file__", None) or ""))
-        if file.parent in _folders - own and (folder / file.name).exists():
+        if file.parent in others and (folder / file.name).exists():
             hidden[name] = sys.modules.pop(name)
     _folders.update(own)
     sys.path.insert(0, str(folder))

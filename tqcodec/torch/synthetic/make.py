@@ -32,7 +32,6 @@ MOST_TOKENS = 1 << 20
 STRIDE = 32
 CPU = torch.device("cpu")
 
-
 Numbers = float | Sequence[float]
 Size = int | tuple[int, int]
 
