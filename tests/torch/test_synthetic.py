@@ -103,6 +103,38 @@ def test_pictures() -> None:
     assert tqcodec.torch.calibrate(model, batches)
 
 
+class Mean(nn.Module):
+    """Takes whatever there is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(30, 4)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        rows = x.flatten(1).float().mean(1, keepdim=True)
+        return rows * self.embedding.weight.sum()
+
+
+@pytest.mark.parametrize(
+    ("way", "count"),
+    [
+        ({"size": 8}, 1024),
+        ({"size": (4, 1600)}, 256),
+        ({"tokens": 32}, 1024),
+        ({"tokens": 50}, 655),
+        ({"tokens": 200}, 256),
+        ({"example": torch.zeros(2, 3, 1600)}, 655),
+        ({"example": {"x": torch.ones(1, 50, dtype=torch.int64), "mask": torch.ones(1, 9)}}, 1024),
+        ({"example": {"x": torch.arange(2 * 64).view(2, 64)}}, 512),
+        ({"example": torch.zeros(2, 40000)}, 256),
+    ],
+)
+def test_small_samples_are_more(way: dict[str, Any], count: int) -> None:
+    more: dict[str, Any] = {"mean": 127, "std": 128} if "size" in way else {}
+    made = tqcodec.torch.synthetic_inputs(Mean(), **way, **more)
+    assert sum(len(one["x"] if isinstance(one, dict) else one) for one in made) == count
+
+
 def test_pictures_come_nearer_to_the_statistics() -> None:
     model = classifier()
 

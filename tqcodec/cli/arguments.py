@@ -392,7 +392,7 @@ def _network(command: ArgumentParser, required: bool = True) -> None:
     if not required:
         text += f"; {NO_DATA}, or {SYNTHETIC}: made from the network alone; default {SYNTHETIC}"
     add("--data", required=required, metavar="DATA", help=text)
-    made_up = "" if required else ", or how many to make up in place of 256"
+    made_up = "" if required else ", or how many to make up in place of 256 to 1024"
     add("--images", type=int, metavar="N", help=f"most images{made_up}; default all")
     add("--batch", type=int, default=32, metavar="N", help="images at a time; default %(default)s")
     add("--size", type=int, metavar="N", help="side of image files in pixels; default 224")

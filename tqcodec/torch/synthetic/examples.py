@@ -18,6 +18,20 @@ MOST_CHANNELS = 16  # likewise
 LEAST_ROWS = 8  # samples from which each feature of a vector has a mean and a spread of its own
 
 
+def largest_of(example: Any) -> tuple[int, bool]:
+    """Numbers of one sample in the largest tensor of an example, and whether they are floats.
+
+    Tensors of floats come first; 0 where there is none that has samples.
+    """
+    found = [
+        (one.is_floating_point(), one[0].numel())
+        for one in _given(example).values()
+        if isinstance(one, Tensor) and one.ndim and len(one)
+    ]
+    is_float, numbers = max(found, default=(False, 0))
+    return numbers, is_float
+
+
 def parts_like(example: Any, count: int, generator: torch.Generator) -> Parts:
     """Parts of `count` samples like those of an example.
 
@@ -33,8 +47,7 @@ def parts_like(example: Any, count: int, generator: torch.Generator) -> Parts:
     Raises:
         EncodeError: no tensor with samples, or different numbers of them.
     """
-    inputs = inputs_of(example)
-    given = dict(inputs) if isinstance(inputs, Mapping) else {ALONE: inputs}
+    given = _given(example)
     sizes = {len(one) for one in given.values() if isinstance(one, Tensor) and one.ndim}
     if len(sizes) != 1 or 0 in sizes:
         raise EncodeError(
@@ -42,6 +55,12 @@ def parts_like(example: Any, count: int, generator: torch.Generator) -> Parts:
         )
     rows = torch.randint(sizes.pop(), (count,), generator=generator)
     return {name: _like(value, rows, generator) for name, value in given.items()}
+
+
+def _given(example: Any) -> dict[str, Any]:
+    """What an example holds, by name."""
+    inputs = inputs_of(example)
+    return dict(inputs) if isinstance(inputs, Mapping) else {ALONE: inputs}
 
 
 def _like(example: Any, rows: Tensor, generator: torch.Generator) -> Part:

@@ -19,14 +19,16 @@ from tqcodec.errors import EncodeError, TQCError
 from tqcodec.torch.batches import SEEDS, Runner, check_network, copied, device_of
 from tqcodec.torch.held_out import LEAST
 from tqcodec.torch.inputs import MEAN, MOST_SIZE, STD, warn_of_normalisation
-from tqcodec.torch.synthetic.examples import parts_like
+from tqcodec.torch.synthetic.examples import largest_of, parts_like
 from tqcodec.torch.synthetic.leaves import dead_leaves
 from tqcodec.torch.synthetic.parts import ALONE, Part, Parts, batch_of, call_of
 from tqcodec.torch.synthetic.steps import DEFAULT, Moments, SyntheticRecipe, move
 from tqcodec.torch.synthetic.tokens import Writer, embedding_of, random_tokens, shares_of
 from tqcodec.torch.unchanged import Buffers, unchanged
 
-COUNT = 256
+# Samples by default: of small ones, which cost little, more (docs/encoder.md).
+COUNTS = 256, 1024
+FLOATS, TOKENS = 3 << 20, 1 << 15  # in all samples, where these are more than the least
 MOST_COUNT = 1 << 20
 MOST_TOKENS = 1 << 20
 STRIDE = 32
@@ -38,7 +40,7 @@ Size = int | tuple[int, int]
 
 def synthetic_inputs(
     model: nn.Module,
-    count: int = COUNT,
+    count: int | None = None,
     *,
     size: Size | None = None,
     mean: Numbers | None = None,
@@ -70,7 +72,8 @@ def synthetic_inputs(
 
     Args:
         model: the network.
-        count: number of samples.
+        count: number of samples; by default 256, up to 1024 of those smaller than pictures of 64
+            pixels or texts of 128 tokens.
         size: of pictures: the side in pixels, or (height, width). Those that are made are smaller
             (`recipe.side`) if the network takes such. They have as many channels as the first
             convolution takes.
@@ -100,7 +103,8 @@ def synthetic_inputs(
         EncodeWarning: pictures whose mean or std is not given.
     """
     check_network(model)
-    need_number("count", count, 1, MOST_COUNT)
+    if count is not None:
+        need_number("count", count, 1, MOST_COUNT)
     need_number("seed", seed, *SEEDS)
     need("recipe", recipe, SyntheticRecipe, "a SyntheticRecipe")
     need_function("progress", progress)
@@ -113,11 +117,15 @@ def synthetic_inputs(
         warn_of_normalisation("synthetic inputs: pixels", mean, std)
     elif mean is not None or std is not None:
         raise EncodeError("synthetic inputs: mean and std are of pictures, which need size")
+    if tokens is not None:
+        need_number("tokens", tokens, 1, MOST_TOKENS)
     network = _on(model, device)
     where = device_of(network)
     generator = torch.Generator().manual_seed(seed)
-    if size is not None:
-        sides = _sides(network, size, recipe.side)
+    sides = None if size is None else _sides(network, size, recipe.side)
+    if count is None:
+        count = _count_of(sides, tokens, example)
+    if sides is not None:
         mean, std = MEAN if mean is None else mean, STD if std is None else std
         parts = _pictures(network, count, sides, mean, std, generator)
     elif tokens is not None:
@@ -128,6 +136,19 @@ def synthetic_inputs(
     with _explained(), unchanged(network, where, seed) as buffers:
         finish = _finish(network, batches[0], tokens, recipe, generator)
         return _finished(batches, finish, buffers, progress)
+
+
+def _count_of(sides: tuple[int, int] | None, tokens: int | None, example: Any) -> int:
+    """Samples by default: as many as keep all of them small, between the least and the most."""
+    if sides is not None:
+        allowed = FLOATS // (3 * math.prod(sides))
+    elif tokens is not None:
+        allowed = TOKENS // tokens
+    else:
+        numbers, is_float = largest_of(example)
+        allowed = (FLOATS if is_float else TOKENS) // max(1, numbers)
+    least, most = COUNTS
+    return max(least, min(most, allowed))
 
 
 def _on(model: nn.Module, device: str | torch.device | None) -> nn.Module:
@@ -211,7 +232,6 @@ def _by_channel(what: str, values: Numbers, channels: int) -> Tensor:
 
 
 def _tokens(model: nn.Module, count: int, length: int, generator: torch.Generator) -> Parts:
-    need_number("tokens", length, 1, MOST_TOKENS)
     shares = shares_of(embedding_of(model))
     return {ALONE: Part(random_tokens(count, length, shares, generator))}
 
