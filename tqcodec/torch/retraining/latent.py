@@ -12,6 +12,8 @@ from torch import Tensor
 
 from tqcodec.encoder.matrix.bases import analysis_of
 from tqcodec.encoder.matrix.classes import fit_levels
+from tqcodec.encoder.matrix.levels import refitted
+from tqcodec.encoder.matrix.quantizer import Rates
 from tqcodec.encoder.matrix.record import is_uniform, with_integers
 from tqcodec.format.dtypes import DType
 from tqcodec.format.reconstruct import domain, reconstruct
@@ -82,7 +84,7 @@ class Latent:
         if record.quantizer == Quantizer.TRELLIS:  # whose integers count half steps
             self.double_step()
         if not is_uniform(record):
-            self.classify()
+            self.levels = fit_levels(self._full(self.values.abs()))
 
     @property
     def integers(self) -> Tensor:
@@ -143,11 +145,24 @@ class Latent:
         self.values /= 2
         self.log_scale += math.log(2)
 
-    def classify(self) -> None:
-        """Fit the class levels to the latents as they are now."""
-        full = np.zeros((len(self.values), self._channels[1] * self._channels[2]), np.float32)
-        full[:, self._columns.cpu().numpy()] = self.values.abs().cpu().numpy()
-        self.levels = fit_levels(full.reshape(len(full), *self._channels[1:]))
+    def classify(self, rates: Rates | None = None) -> None:
+        """Fit the class levels to the integers as they are now.
+
+        Args:
+            rates: code lengths that they have; None fits levels where there is one class alone.
+        """
+        q = self._full(self.integers)
+        if rates is not None:
+            flat = q.astype(np.int32).reshape(len(q), -1)
+            self.levels = refitted(self.levels, flat, rates)
+        elif not any(level.any() for level in self.levels):
+            self.levels = fit_levels(np.abs(q))
+
+    def _full(self, kept: Tensor) -> NDArray[np.float32]:
+        """Coefficients of all columns, (channels out, in, taps); those that are not kept are 0."""
+        full = np.zeros((len(kept), self._channels[1] * self._channels[2]), np.float32)
+        full[:, self._columns.cpu().numpy()] = kept.cpu().numpy()
+        return full.reshape(len(full), *self._channels[1:])
 
     def record(self) -> CodedTensor:
         """The record of the integers."""

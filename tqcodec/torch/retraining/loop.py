@@ -209,6 +209,7 @@ class Loop:
         """What is due after a step, and the moment that it is."""
         state = self.state
         if state.step == self.steps:
+            self._bits.classify()
             self._trim()
         if state.batch == self._count:
             if self._evaluate is not None:
@@ -281,11 +282,10 @@ class Loop:
         step, recipe = self.state.step, self._recipe
         classify = step in [self._step_of(part) for part in recipe.classify]
         if classify:
-            for latent in self._latents:
-                latent.classify()
+            self._bits.classify()
         if step in [self._step_of(part) for part in recipe.trim]:
             self._trim()
-        if step % recipe.fit_every == 0 or classify:
+        if step % recipe.fit_every == 0:
             self._bits.fit()
         if step % recipe.size_every == 0 or classify:
             self.state.overhead = 8 * self.student.size() - self._bits.bits

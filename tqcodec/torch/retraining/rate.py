@@ -16,6 +16,7 @@ from tqcodec.encoder.rate_control import rates_of
 from tqcodec.torch.retraining.latent import Latent
 
 TABLE_COUNTS = (16, 32)  # numbers of tables that are tried while training
+ROUNDS = 5  # of classes and tables in turn; more bring next to nothing
 
 
 class Rate:
@@ -36,6 +37,16 @@ class Rate:
         self.bits = 0.0
         self.fit()
 
+    def classify(self) -> None:
+        """Fit classes and tables in turn, each to the other."""
+        for latent in self._latents:
+            latent.classify()
+        self.fit()
+        for _ in range(ROUNDS):
+            for latent, rates in zip(self._latents, self._rates, strict=True):
+                latent.classify(rates)
+            self.fit()
+
     def fit(self) -> None:
         """Fit tables to the integers, as the file will have them."""
         counted = []
@@ -51,8 +62,9 @@ class Rate:
         joined = Histograms.join(counted)
         fitted = tables.fit(joined, INDEX_CLUSTERS, True, TABLE_COUNTS)
         self.bits = float(tables.group_bits(joined, fitted).sum())
+        self._rates = rates_of(fitted, counted)
         self._slopes = []
-        for latent, rates in zip(self._latents, rates_of(fitted, counted), strict=True):
+        for latent, rates in zip(self._latents, self._rates, strict=True):
             lengths = torch.from_numpy(rates.lengths[:, 0]).to(latent.values.device)
             slopes = lengths.diff(dim=1)
             cluster = torch.from_numpy(rates.cluster).to(latent.values.device)

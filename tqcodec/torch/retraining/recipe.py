@@ -28,7 +28,8 @@ class TrainingRecipe:
         warm_up: part of all steps over which these rise.
         fit_every: steps between two fits of the tables.
         size_every: steps between two measurements of the whole file.
-        classify: parts of the training after which classes are fitted anew.
+        classify: parts of the training after which classes are fitted anew; at its end they are
+            once more.
         trim: parts after which the file is brought to its size, if it is not there yet; it is once
             more at the end.
         pull: weight of the bits, in units of what the loss is above the original's, before the
@@ -45,7 +46,7 @@ class TrainingRecipe:
     warm_up: float = 0.02
     fit_every: int = 20
     size_every: int = 400
-    classify: tuple[float, ...] = (0.25, 0.5)
+    classify: tuple[float, ...] = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 0.97)
     trim: tuple[float, ...] = (0.4, 0.7, 0.85, 0.97)
     pull: float = 2.0
     gain: float = 6.0
