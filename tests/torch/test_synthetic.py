@@ -130,9 +130,24 @@ class Mean(nn.Module):
     ],
 )
 def test_small_samples_are_more(way: dict[str, Any], count: int) -> None:
+    assert number_made(Mean(), way) == count
+
+
+@pytest.mark.parametrize(
+    ("way", "count"),
+    [({"size": 4}, 511), ({"tokens": 4}, 1024), ({"example": torch.zeros(2, 6)}, 511)],
+)
+def test_but_not_for_large_networks(way: dict[str, Any], count: int) -> None:
+    model = Mean()
+    model.more = nn.Parameter(torch.zeros(1 << 21))
+    assert number_made(model, way) == count
+
+
+def number_made(model: nn.Module, way: dict[str, Any]) -> int:
+    """Samples that are made by default."""
     more: dict[str, Any] = {"mean": 127, "std": 128} if "size" in way else {}
-    made = tqcodec.torch.synthetic_inputs(Mean(), **way, **more)
-    assert sum(len(one["x"] if isinstance(one, dict) else one) for one in made) == count
+    made = tqcodec.torch.synthetic_inputs(model, **way, **more)
+    return sum(len(one["x"] if isinstance(one, dict) else one) for one in made)
 
 
 def test_pictures_come_nearer_to_the_statistics() -> None:

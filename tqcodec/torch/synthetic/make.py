@@ -26,9 +26,10 @@ from tqcodec.torch.synthetic.steps import DEFAULT, Moments, SyntheticRecipe, mov
 from tqcodec.torch.synthetic.tokens import Writer, embedding_of, random_tokens, shares_of
 from tqcodec.torch.unchanged import Buffers, unchanged
 
-# Samples by default: of small ones, which cost little, more (docs/encoder.md).
+# Samples by default: more where they cost little (docs/encoder.md).
 COUNTS = 256, 1024
 FLOATS, TOKENS = 3 << 20, 1 << 15  # in all samples, where these are more than the least
+WEIGHTS = 1 << 30  # likewise, of floats, in all the runs through the network
 MOST_COUNT = 1 << 20
 MOST_TOKENS = 1 << 20
 STRIDE = 32
@@ -72,8 +73,8 @@ def synthetic_inputs(
 
     Args:
         model: the network.
-        count: number of samples; by default 256, up to 1024 of those smaller than pictures of 64
-            pixels or texts of 128 tokens.
+        count: number of samples; by default 256, up to 1024 of pictures below 64 pixels for
+            networks below 4 million weights, and of texts below 128 tokens.
         size: of pictures: the side in pixels, or (height, width). Those that are made are smaller
             (`recipe.side`) if the network takes such. They have as many channels as the first
             convolution takes.
@@ -124,7 +125,7 @@ def synthetic_inputs(
     generator = torch.Generator().manual_seed(seed)
     sides = None if size is None else _sides(network, size, recipe.side)
     if count is None:
-        count = _count_of(sides, tokens, example)
+        count = _count_of(network, sides, tokens, example)
     if sides is not None:
         mean, std = MEAN if mean is None else mean, STD if std is None else std
         parts = _pictures(network, count, sides, mean, std, generator)
@@ -138,15 +139,20 @@ def synthetic_inputs(
         return _finished(batches, finish, buffers, progress)
 
 
-def _count_of(sides: tuple[int, int] | None, tokens: int | None, example: Any) -> int:
-    """Samples by default: as many as keep all of them small, between the least and the most."""
+def _count_of(
+    model: nn.Module, sides: tuple[int, int] | None, tokens: int | None, example: Any
+) -> int:
+    """Samples by default: as many as keep the work small, between the least and the most."""
     if sides is not None:
-        allowed = FLOATS // (3 * math.prod(sides))
+        numbers, is_float = 3 * math.prod(sides), True
     elif tokens is not None:
-        allowed = TOKENS // tokens
+        numbers, is_float = tokens, False
     else:
         numbers, is_float = largest_of(example)
-        allowed = (FLOATS if is_float else TOKENS) // max(1, numbers)
+    allowed = (FLOATS if is_float else TOKENS) // max(1, numbers)
+    if is_float:
+        weights = sum(parameter.numel() for parameter in model.parameters())
+        allowed = min(allowed, WEIGHTS // max(1, weights))
     least, most = COUNTS
     return max(least, min(most, allowed))
 
