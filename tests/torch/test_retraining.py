@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import tqcodec
 import tqcodec.torch as codec
 from tqcodec.encoder.kinds import Kind
+from tqcodec.encoder.matrix.levels import level_bits
 from tqcodec.errors import EncodeError
 from tqcodec.format.container import Container
 from tqcodec.format.dtypes import DTYPES
@@ -699,6 +700,67 @@ def test_latents_are_what_the_file_has(transform: str) -> None:
         )
         checked += 1
     assert checked >= 3
+
+
+def spread_latents(seed: int = 0) -> list[Latent]:
+    """Of two matrices whose rows and columns are of many sizes."""
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for name, shape in (("a", (64, 48)), ("b", (32, 16, 3, 3))):
+        array = rng.laplace(size=shape)
+        for axis, length in enumerate(shape[:2]):
+            scale = np.exp(rng.normal(size=length))
+            array *= scale.reshape([length if i == axis else 1 for i in range(len(shape))])
+        arrays[name] = array.astype(np.float32)
+    container = Container.of(tqcodec.encode(arrays, settings(3.0, effort=1, transform="none")))
+    entries = [e for e in container.directory.entries if e.coding == Coding.TRANSFORM]
+    assert len(entries) == 2
+    return [Latent(container.record(e), e.shape, torch.device("cpu"), None) for e in entries]
+
+
+@pytest.mark.parametrize("number", [1, 6])
+def test_classes_are_fitted_to_the_integers(number: int) -> None:
+    """From one class alone, or from levels that say nothing, which cost as well."""
+    latents, rng = spread_latents(), np.random.default_rng(1)
+    for latent in latents:
+        out, inn, taps = (
+            rng.integers(0, number, len(level)).astype(np.uint8) for level in latent.levels
+        )
+        latent.levels = out, inn, taps
+    weights = [latent.weights() for latent in latents]
+    rate = Rate(latents)
+    before = rate.bits + sum(level_bits(latent.levels) for latent in latents)
+    rate.classify()
+    assert rate.bits + sum(level_bits(latent.levels) for latent in latents) < 0.97 * before
+    assert Rate(latents).bits == rate.bits
+    assert all(map(torch.equal, weights, (latent.weights() for latent in latents)))
+    again = rate.bits + sum(level_bits(latent.levels) for latent in latents)
+    rate.classify()
+    assert rate.bits + sum(level_bits(latent.levels) for latent in latents) <= again
+
+
+def test_a_training_ends_with_classes_of_its_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layers = nn.Linear(96, 96), nn.Linear(96, 64)
+    for layer in layers:
+        for size in ((layer.out_features, 1), (1, layer.in_features)):
+            layer.weight.data *= torch.randn(size).exp()
+    model = nn.Sequential(layers[0], nn.ReLU(), layers[1])
+    start = codec.encode(model, settings(4.0, effort=1))
+    moments: list[TrainingMoment] = []
+    more: dict[str, Any] = {"epochs": 1, "start": start, "watch": moments.append}
+    more["recipe"] = TrainingRecipe(0, 0, 0, classify=())
+
+    def trained() -> bytes:
+        return codec.retrain(model, [torch.randn(8, 96)], settings(8.0), **more)
+
+    file = trained()
+    assert moments[-1].size == pytest.approx(len(file), rel=0.01)
+    monkeypatch.setattr(Rate, "classify", lambda self: None)
+    usual = trained()
+    assert len(file) < len(usual)
+    one, other = codec.decode(file), codec.decode(usual)
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_slopes_are_differences_of_bits() -> None:

@@ -14,7 +14,9 @@ from torch.nn import functional
 
 import tqcodec.torch
 from tqcodec import EncodeError, EncodeWarning, Settings
+from tqcodec.torch.synthetic import make
 from tqcodec.torch.synthetic.leaves import dead_leaves, pink_noise
+from tqcodec.torch.synthetic.make import default_count
 from tqcodec.torch.synthetic.steps import Moments, SyntheticRecipe
 from tqcodec.torch.synthetic.tokens import Writer, embedding_of, random_tokens, shares_of
 
@@ -103,51 +105,60 @@ def test_pictures() -> None:
     assert tqcodec.torch.calibrate(model, batches)
 
 
-class Mean(nn.Module):
-    """Takes whatever there is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(30, 4)
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        rows = x.flatten(1).float().mean(1, keepdim=True)
-        return rows * self.embedding.weight.sum()
+@pytest.mark.parametrize(
+    ("weights", "floats", "integers", "count"),
+    [
+        (10, 3 * 32 * 32, 0, 1024),
+        (10, 3 * 63 * 63, 0, 264),
+        (10, 3 * 64 * 64, 0, 256),
+        (10, 3 * 224 * 224, 0, 256),
+        (1 << 20, 100, 0, 1024),
+        (1 << 21, 100, 0, 512),
+        (1 << 22, 100, 0, 256),
+        (10, 0, 32, 1024),
+        (10, 0, 50, 655),
+        (10, 0, 128, 256),
+        (22_700_000, 0, 32, 1024),  # MiniLM
+        (110_000_000, 0, 32, 312),
+        (10, 1, 512, 256),
+        (10, 1 << 20, 5, 256),
+        (0, 0, 0, 1024),
+    ],
+)
+def test_small_samples_of_small_networks_are_more(
+    weights: int, floats: int, integers: int, count: int
+) -> None:
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.empty(weights, device="meta"))
+    assert default_count(model, floats, integers) == count
 
 
 @pytest.mark.parametrize(
     ("way", "count"),
     [
-        ({"size": 8}, 1024),
-        ({"size": (4, 1600)}, 256),
-        ({"tokens": 32}, 1024),
+        ({"size": (4, 1600), "mean": 127, "std": 128}, 491),
         ({"tokens": 50}, 655),
-        ({"tokens": 200}, 256),
-        ({"example": torch.zeros(2, 3, 1600)}, 655),
-        ({"example": {"x": torch.ones(1, 50, dtype=torch.int64), "mask": torch.ones(1, 9)}}, 1024),
-        ({"example": {"x": torch.arange(2 * 64).view(2, 64)}}, 512),
-        ({"example": torch.zeros(2, 40000)}, 256),
+        ({"example": torch.zeros(2, 6, 1000)}, 524),
+        ({"example": {"x": torch.ones(1, 50).long(), "mask": torch.ones(1, 9)}}, 655),
     ],
 )
-def test_small_samples_are_more(way: dict[str, Any], count: int) -> None:
-    assert number_made(Mean(), way) == count
+def test_number_by_default(
+    way: dict[str, Any], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        make, "dead_leaves", lambda n, h, w, channels, seed: np.zeros((n, channels, h, w))
+    )
 
+    class Means(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.conv = nn.Embedding(30, 4), nn.Conv2d(1, 1, 1)
 
-@pytest.mark.parametrize(
-    ("way", "count"),
-    [({"size": 4}, 511), ({"tokens": 4}, 1024), ({"example": torch.zeros(2, 6)}, 511)],
-)
-def test_but_not_for_large_networks(way: dict[str, Any], count: int) -> None:
-    model = Mean()
-    model.more = nn.Parameter(torch.zeros(1 << 21))
-    assert number_made(model, way) == count
+        def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+            return x.flatten(1).float().mean(1, keepdim=True) * self.embedding.weight.sum()
 
-
-def number_made(model: nn.Module, way: dict[str, Any]) -> int:
-    """Samples that are made by default."""
-    more: dict[str, Any] = {"mean": 127, "std": 128} if "size" in way else {}
-    made = tqcodec.torch.synthetic_inputs(model, **way, **more)
-    return sum(len(one["x"] if isinstance(one, dict) else one) for one in made)
+    made = tqcodec.torch.synthetic_inputs(Means(), **way)
+    assert sum(len(one["x"] if isinstance(one, dict) else one) for one in made) == count
 
 
 def test_pictures_come_nearer_to_the_statistics() -> None:

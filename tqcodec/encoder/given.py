@@ -15,7 +15,7 @@ from tqcodec.encoder import verification
 from tqcodec.encoder.assembly import assemble
 from tqcodec.encoder.effort import EFFORTS
 from tqcodec.encoder.kinds import Kind
-from tqcodec.encoder.matrix.classes import class_of
+from tqcodec.encoder.matrix.classes import class_count, class_of
 from tqcodec.encoder.matrix.draft import Draft, Quantized
 from tqcodec.encoder.matrix.quantizer import UNIFORM
 from tqcodec.encoder.matrix.record import counted
@@ -35,8 +35,7 @@ def quantized_of(record: CodedTensor) -> Quantized:
     levels = [level.values for level in record.levels]
     columns = len(levels[1]) * len(levels[2])
     classes = class_of(levels, np.arange(columns))
-    count = 1 + sum(int(level.max(initial=0)) for level in levels)
-    return counted(record, UNIFORM, classes, count)
+    return counted(record, UNIFORM, classes, class_count(levels))
 
 
 def plan(sources: Sequence[Source], names: Collection[str], settings: Settings) -> list[Item]:

@@ -2,7 +2,8 @@
 
 The magnitude of a coefficient is modelled as a product of three factors, one for each axis. Their
 logarithms, in steps of half an octave, are the levels of the file; a coefficient's class is the
-sum of its three levels, and each class has a frequency table.
+sum of its three levels, and each class has a frequency table. Where integers are given, as in
+retraining, levels are those by which they take the fewest bits (`levels.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from tqcodec.encoder.matrix.blocks import row_blocks
 from tqcodec.format.registry import MAX_CLASSES
 
+Levels = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
+
 LEVEL = 0.5  # octaves
 MOST_LEVELS = 20  # levels of one axis
 ITERATIONS = 3
@@ -23,9 +26,7 @@ GAIN = 0.7  # bits a coefficient and squared octave that a known scale saves, ab
 PRECISION = 1.0  # octaves of deviation that the magnitudes of one coefficient leave, about
 
 
-def fit_levels(
-    coefficients: NDArray[np.float32],
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+def fit_levels(coefficients: NDArray[np.float32]) -> Levels:
     """Levels of the three axes of float32 coefficients (O', I', T'): uint8 vectors from 0."""
     if not coefficients.size:
         shape = coefficients.shape
@@ -96,3 +97,8 @@ def class_of(levels: Sequence[NDArray[np.uint8]], kept: NDArray[np.int64]) -> ND
     """Class of each coefficient in the kept columns: uint8 (rows, columns)."""
     column = (levels[1][:, None] + levels[2][None, :]).ravel()[kept]
     return levels[0][:, None] + column[None, :]
+
+
+def class_count(levels: Sequence[NDArray[np.uint8]]) -> int:
+    """Number of classes that levels can make."""
+    return 1 + sum(int(level.max(initial=0)) for level in levels)

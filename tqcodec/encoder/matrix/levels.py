@@ -8,15 +8,27 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tqcodec.encoder.matrix.blocks import row_blocks
+from tqcodec.encoder.matrix.blocks import BLOCK, row_blocks
+from tqcodec.encoder.matrix.classes import Levels, class_count
 from tqcodec.encoder.matrix.quantizer import Rates
 
 SWEEPS: Final = 3
-MOST_COUNTS: Final = 1 << 22  # that are kept at a time
+MOST_COUNTS: Final = 1 << 20  # that are kept at a time
 VECTOR_BITS: Final = 16.0  # of a vector that is not constant, beside its elements, about
+CLASS_BITS: Final = 8.0  # of the number of the table of a class
 UNSEEN: Final = 0.5  # of a count, for levels that no channel has
+EXACT: Final = 1 << 16  # parts of a bit: sums of such are the same in any order
 
-Levels = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
+
+def level_bits(levels: Levels) -> float:
+    """Bits of levels in the file, about."""
+    total = CLASS_BITS * class_count(levels)
+    for level in levels:
+        counts = np.bincount(level)
+        counts = counts[counts > 0]
+        if len(counts) > 1:
+            total += VECTOR_BITS - float((counts * np.log2(counts / len(level))).sum())
+    return total
 
 
 def refitted(
@@ -25,71 +37,101 @@ def refitted(
     """Levels under which integers cost less: one axis after the other, the best of each channel.
 
     Args:
-        levels: of the channels of the three axes, from which the search starts; no class is larger
-            than theirs.
+        levels: of the channels of the three axes, from which the search starts; there are not more
+            classes than they can make.
         q: integers of the uniform quantizer (rows, columns). Columns that are all zero are not in
-            the file: any level does for them.
-        rates: code lengths of the classes that `levels` make.
+            the file: channels that have no others get the level that is the cheapest to write.
+        rates: code lengths of all classes that `levels` can make.
     """
-    found = [level.astype(np.int64) for level in levels]
     columns = np.flatnonzero(q.any(axis=0))
-    lengths = rates.lengths[rates.cluster, 0]
-    if len(lengths) > 1 and len(columns):
-        magnitudes = np.minimum(np.abs(q[:, columns]), lengths.shape[1] - 1)
-        places = np.divmod(columns, len(found[2]))
-        for _ in range(SWEEPS):
-            for axis in range(3):
-                if len(found[axis]) > 1:
-                    found[axis] = _best(axis, found, places, magnitudes, lengths)
-    out, inn, taps = ((v - v.min(initial=v.max(initial=0))).astype(np.uint8) for v in found)
+    if not len(columns) or class_count(levels) == 1:
+        out, inn, taps = (np.zeros_like(level) for level in levels)
+        return out, inn, taps
+    inner, tap = np.divmod(columns, len(levels[2]))
+    places = np.arange(len(levels[0])), inner, tap
+    present = [np.unique(place) for place in places]
+    magnitudes = np.abs(q[:, columns])
+    lengths = rates.lengths[rates.cluster[: class_count(levels)], 0].astype(np.float64)
+    magnitudes = np.minimum(magnitudes, lengths.shape[1] - 1)
+    lengths = np.rint(lengths[:, : int(magnitudes.max()) + 1] * EXACT) / EXACT
+    found = [
+        _spread(level[there].astype(np.int64), there, len(level))
+        for level, there in zip(levels, present, strict=True)
+    ]
+    for _ in range(SWEEPS):
+        before = found.copy()
+        for axis in range(3):
+            if len(present[axis]) > 1:
+                cost = _costs(axis, found, places, magnitudes, lengths)[present[axis]]
+                best = _cheapest(cost, found[axis][present[axis]])
+                found[axis] = _spread(best, present[axis], len(found[axis]))
+        if all(np.array_equal(one, other) for one, other in zip(found, before, strict=True)):
+            break
+    out, inn, taps = ((level - level.min()).astype(np.uint8) for level in found)
     return out, inn, taps
 
 
-def _best(
+def _spread(
+    levels: NDArray[np.int64], present: NDArray[np.int64], length: int
+) -> NDArray[np.int64]:
+    """Levels of all channels: those that are not present have the commonest."""
+    found = np.full(length, np.bincount(levels).argmax())
+    found[present] = levels
+    return found
+
+
+def _costs(
     axis: int,
     levels: Sequence[NDArray[np.int64]],
-    places: tuple[NDArray[np.int64], NDArray[np.int64]],
+    places: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
     magnitudes: NDArray[np.signedinteger],
-    lengths: NDArray[np.float32],
-) -> NDArray[np.int64]:
-    """New levels of one axis.
+    lengths: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Bits of the integers of each channel of an axis at each level, float64 (channels, levels).
 
     Args:
         axis: 0 out, 1 in, 2 taps.
         levels: as they are.
-        places: channel in and tap of each column.
+        places: channel of each row; channel in and tap of each column.
         magnitudes: of the integers (rows, columns), none too large for `lengths`.
         lengths: bits of magnitudes, (classes, magnitudes).
     """
-    own = levels[axis]
     of_row = levels[0] if axis else np.zeros(len(magnitudes), np.int64)
     of_column = np.zeros(magnitudes.shape[1], np.int64)
     for other in {1, 2} - {axis}:
-        of_column = of_column + levels[other][places[other - 1]]
-    width = int(of_row.max() + of_column.max()) + 1
-    choices = len(lengths) - width + 1  # so that no class is beyond those that are known
+        of_column = of_column + levels[other][places[other]]
+    width = 1 + sum(int(levels[other].max()) for other in {0, 1, 2} - {axis})
+    choices = len(lengths) - width + 1  # so that there are no more classes
     table = np.stack([lengths[i : i + width].ravel() for i in range(choices)], axis=1)
-    size = len(table)
-    cost = np.empty((len(own), choices))
-    step = max(1, MOST_COUNTS // size)
-    for start in range(0, len(own), step):
-        number = min(step, len(own) - start)
+    cost = np.empty((len(levels[axis]), choices))
+    step = max(1, MOST_COUNTS // len(table))
+    for start in range(0, len(cost), step):
+        number = min(step, len(cost) - start)
+        place = places[axis] - start
+        chosen = np.flatnonzero((place >= 0) & (place < number))
+        rows, columns, part = of_row, of_column, magnitudes
         if axis == 0:
-            part, rows = magnitudes[start : start + number], np.arange(number) * width
-            columns = of_column
+            part, rows = magnitudes[chosen], place[chosen] * width
         else:
-            place = places[axis - 1] - start
-            chosen = np.flatnonzero((place >= 0) & (place < number))
-            part, rows = magnitudes[:, chosen], of_row
-            columns = of_column[chosen] + place[chosen] * width
-        counts = _counts(part, rows, columns, lengths.shape[1], number * size)
-        cost[start : start + number] = counts.reshape(number, size).astype(np.float32) @ table
-    taken = np.bincount(own, minlength=choices) + UNSEEN
-    side = np.log2(taken.sum() / taken)
-    best = (cost + side).argmin(axis=1)
-    several = (cost + side).min(axis=1).sum() + VECTOR_BITS
+            part, columns = magnitudes[:, chosen], of_column[chosen] + place[chosen] * width
+        counts = _counts(part, rows, columns, lengths.shape[1], number * len(table))
+        cost[start : start + number] = counts.reshape(number, -1).astype(np.float64) @ table
+    return cost
+
+
+def _cheapest(cost: NDArray[np.float64], levels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The best level of each channel, or one for all where that is cheaper.
+
+    Args:
+        cost: as of `_costs`.
+        levels: as they are: what many channels have is cheap to write.
+    """
+    taken = np.bincount(levels, minlength=cost.shape[1]) + UNSEEN
+    with_level = cost + np.log2(taken.sum() / taken)
     alike = cost.sum(axis=0)
-    return best if several < alike.min() else np.full(len(own), alike.argmin())
+    if with_level.min(axis=1).sum() + VECTOR_BITS < alike.min():
+        return np.asarray(with_level.argmin(axis=1))
+    return np.full(len(cost), alike.argmin())
 
 
 def _counts(
@@ -109,7 +151,8 @@ def _counts(
         total: of the counts.
     """
     counts = np.zeros(total, np.int64)
-    for block in row_blocks(*magnitudes.shape):
+    height, width = magnitudes.shape
+    for block in row_blocks(height, width, block=max(BLOCK, total)):
         index = (rows[block, None] + columns) * length + magnitudes[block]
         counts += np.bincount(index.ravel(), minlength=total)
     return counts

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tqcodec.encoder.effort import Effort
 from tqcodec.encoder.matrix.choice import Problem, choose
-from tqcodec.encoder.matrix.classes import class_of, fit_levels
+from tqcodec.encoder.matrix.classes import class_count, class_of, fit_levels
 from tqcodec.encoder.matrix.grid import grid_of
 from tqcodec.encoder.matrix.metric import Metric
 from tqcodec.encoder.matrix.transform import (
@@ -122,7 +122,7 @@ class Survey:
     @property
     def class_count(self) -> int:
         """Number of classes."""
-        return 1 + sum(int(level.max(initial=0)) for level in self.levels)
+        return class_count(self.levels)
 
 
 def weights_of(

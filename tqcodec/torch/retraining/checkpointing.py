@@ -24,7 +24,7 @@ from tqcodec.torch.retraining.loop import Loop, TrainingMoment, TrainingState
 from tqcodec.torch.retraining.recipe import TrainingRecipe
 
 EVERY = 60.0  # seconds between two checkpoints, at least
-FORMAT = 3
+FORMAT = 4
 
 
 def digest(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tqcodec.encoder.matrix.bases import analysis_of
-from tqcodec.encoder.matrix.classes import fit_levels
+from tqcodec.encoder.matrix.classes import Levels, fit_levels
 from tqcodec.encoder.matrix.levels import refitted
 from tqcodec.encoder.matrix.quantizer import Rates
 from tqcodec.encoder.matrix.record import is_uniform, with_integers
@@ -76,7 +76,8 @@ class Latent:
         self._unit *= middle * center
         self._scale = math.ldexp(*found.scale)
         self.log_scale = torch.zeros((), device=device)
-        self.levels = tuple(level.values.copy() for level in record.levels)
+        out_levels, in_levels, taps_levels = (level.values.copy() for level in record.levels)
+        self.levels: Levels = (out_levels, in_levels, taps_levels)
         self.values = real(found.coefficients)
         if original is not None:
             off = self._analysed(original.to(device, torch.float32)) - self.values
@@ -84,7 +85,7 @@ class Latent:
         if record.quantizer == Quantizer.TRELLIS:  # whose integers count half steps
             self.double_step()
         if not is_uniform(record):
-            self.levels = fit_levels(self._full(self.values.abs()))
+            self.classify()
 
     @property
     def integers(self) -> Tensor:
@@ -145,18 +146,14 @@ class Latent:
         self.values /= 2
         self.log_scale += math.log(2)
 
-    def classify(self, rates: Rates | None = None) -> None:
-        """Fit the class levels to the integers as they are now.
+    def classify(self) -> None:
+        """Fit the class levels to the sizes of the latents as they are now."""
+        self.levels = fit_levels(self._full(self.values.abs()))
 
-        Args:
-            rates: code lengths that they have; None fits levels where there is one class alone.
-        """
-        q = self._full(self.integers)
-        if rates is not None:
-            flat = q.astype(np.int32).reshape(len(q), -1)
-            self.levels = refitted(self.levels, flat, rates)
-        elif not any(level.any() for level in self.levels):
-            self.levels = fit_levels(np.abs(q))
+    def refit(self, rates: Rates) -> None:
+        """Fit the class levels to the integers as they are now, by the code lengths they have."""
+        q = self._full(self.integers).astype(np.int32)
+        self.levels = refitted(self.levels, q.reshape(len(q), -1), rates)
 
     def _full(self, kept: Tensor) -> NDArray[np.float32]:
         """Coefficients of all columns, (channels out, in, taps); those that are not kept are 0."""

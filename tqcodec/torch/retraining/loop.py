@@ -209,7 +209,7 @@ class Loop:
         """What is due after a step, and the moment that it is."""
         state = self.state
         if state.step == self.steps:
-            self._bits.classify()
+            self._classify()
             self._trim()
         if state.batch == self._count:
             if self._evaluate is not None:
@@ -280,15 +280,14 @@ class Loop:
     def _prepare(self) -> None:
         """What is due before a step: classes, a file of the right size, tables."""
         step, recipe = self.state.step, self._recipe
-        classify = step in [self._step_of(part) for part in recipe.classify]
-        if classify:
-            self._bits.classify()
+        if step in [self._step_of(part) for part in recipe.classify]:
+            self._classify()
         if step in [self._step_of(part) for part in recipe.trim]:
             self._trim()
         if step % recipe.fit_every == 0:
             self._bits.fit()
-        if step % recipe.size_every == 0 or classify:
-            self.state.overhead = 8 * self.student.size() - self._bits.bits
+        if step % recipe.size_every == 0:
+            self._measure()
 
     def _differentiated(self, batch: Any) -> None:
         """The loss of a batch; leaves its gradients at latents and vectors."""
@@ -360,7 +359,16 @@ class Loop:
         """Bring the file to its size, if it is not there yet."""
         if trimming.trim(self.student, self._target):
             self._bits.fit()
-            self.state.overhead = 8 * self.student.size() - self._bits.bits
+            self._measure()
+
+    def _classify(self) -> None:
+        """Fit classes to the integers as they are now."""
+        self._bits.classify()
+        self._measure()
+
+    def _measure(self) -> None:
+        """Lay down the file, to know what it has beside coefficients."""
+        self.state.overhead = 8 * self.student.size() - self._bits.bits
 
 
 def quality_of(evaluate: Evaluate, network: nn.Module) -> float:

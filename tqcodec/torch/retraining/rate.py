@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from tqcodec.encoder import tables
 from tqcodec.encoder.assembly import INDEX_CLUSTERS
 from tqcodec.encoder.histograms import Histograms
+from tqcodec.encoder.matrix.classes import Levels, class_count
+from tqcodec.encoder.matrix.levels import level_bits
 from tqcodec.encoder.matrix.quantizer import UNIFORM
 from tqcodec.encoder.rate_control import rates_of
 from tqcodec.torch.retraining.latent import Latent
@@ -38,14 +41,27 @@ class Rate:
         self.fit()
 
     def classify(self) -> None:
-        """Fit classes and tables in turn, each to the other."""
+        """Fit classes and tables in turn, each to the other; the best of them are kept."""
+        self.fit()
+        found = [self._priced_levels()]
         for latent in self._latents:
-            latent.classify()
+            if class_count(latent.levels) == 1:  # else nothing would ever tell its channels apart
+                latent.classify()
         self.fit()
         for _ in range(ROUNDS):
             for latent, rates in zip(self._latents, self._rates, strict=True):
-                latent.classify(rates)
+                latent.refit(rates)
             self.fit()
+            found.append(self._priced_levels())
+        _, best = min(found, key=itemgetter(0))
+        for latent, levels in zip(self._latents, best, strict=True):
+            latent.levels = levels
+        self.fit()
+
+    def _priced_levels(self) -> tuple[float, list[Levels]]:
+        """Bits of integers and levels, and the levels."""
+        levels = [latent.levels for latent in self._latents]
+        return self.bits + sum(map(level_bits, levels)), levels
 
     def fit(self) -> None:
         """Fit tables to the integers, as the file will have them."""
@@ -56,9 +72,7 @@ class Rate:
             present = q.any(dim=0)  # columns that are all zero are not in the file
             kept = q[:, present].cpu().numpy().astype(np.int32)
             of = classes[:, present].cpu().numpy()
-            counted.append(
-                UNIFORM.count(kept, of, int(classes.max()) + 1 if classes.numel() else 1)
-            )
+            counted.append(UNIFORM.count(kept, of, class_count(latent.levels)))
         joined = Histograms.join(counted)
         fitted = tables.fit(joined, INDEX_CLUSTERS, True, TABLE_COUNTS)
         self.bits = float(tables.group_bits(joined, fitted).sum())

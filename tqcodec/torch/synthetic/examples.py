@@ -18,18 +18,16 @@ MOST_CHANNELS = 16  # likewise
 LEAST_ROWS = 8  # samples from which each feature of a vector has a mean and a spread of its own
 
 
-def largest_of(example: Any) -> tuple[int, bool]:
-    """Numbers of one sample in the largest tensor of an example, and whether they are floats.
-
-    Tensors of floats come first; 0 where there is none that has samples.
-    """
-    found = [
-        (one.is_floating_point(), one[0].numel())
-        for one in _given(example).values()
-        if isinstance(one, Tensor) and one.ndim and len(one)
-    ]
-    is_float, numbers = max(found, default=(False, 0))
-    return numbers, is_float
+def numbers_of(example: Any) -> tuple[int, int]:
+    """Floats and integers of one sample in the largest tensor of each kind of an example."""
+    floats = integers = 0
+    for one in _given(example).values():
+        if isinstance(one, Tensor) and one.ndim and len(one):
+            if one.is_floating_point():
+                floats = max(floats, one[0].numel())
+            else:
+                integers = max(integers, one[0].numel())
+    return floats, integers
 
 
 def parts_like(example: Any, count: int, generator: torch.Generator) -> Parts:

@@ -19,17 +19,17 @@ from tqcodec.errors import EncodeError, TQCError
 from tqcodec.torch.batches import SEEDS, Runner, check_network, copied, device_of
 from tqcodec.torch.held_out import LEAST
 from tqcodec.torch.inputs import MEAN, MOST_SIZE, STD, warn_of_normalisation
-from tqcodec.torch.synthetic.examples import largest_of, parts_like
+from tqcodec.torch.synthetic.examples import numbers_of, parts_like
 from tqcodec.torch.synthetic.leaves import dead_leaves
 from tqcodec.torch.synthetic.parts import ALONE, Part, Parts, batch_of, call_of
 from tqcodec.torch.synthetic.steps import DEFAULT, Moments, SyntheticRecipe, move
 from tqcodec.torch.synthetic.tokens import Writer, embedding_of, random_tokens, shares_of
 from tqcodec.torch.unchanged import Buffers, unchanged
 
-# Samples by default: more where they cost little (docs/encoder.md).
+# Samples by default, and what bounds them in between, where they cost little (docs/encoder.md).
 COUNTS = 256, 1024
-FLOATS, TOKENS = 3 << 20, 1 << 15  # in all samples, where these are more than the least
-WEIGHTS = 1 << 30  # likewise, of floats, in all the runs through the network
+FLOATS, FLOAT_WORK = 3 << 20, 1 << 30  # in all samples, and times weights
+INTEGERS, INTEGER_WORK = 1 << 15, 1 << 35
 MOST_COUNT = 1 << 20
 MOST_TOKENS = 1 << 20
 STRIDE = 32
@@ -73,8 +73,8 @@ def synthetic_inputs(
 
     Args:
         model: the network.
-        count: number of samples; by default 256, up to 1024 of pictures below 64 pixels for
-            networks below 4 million weights, and of texts below 128 tokens.
+        count: number of samples; by default 256 to 1024, the smaller they and the network are the
+            more (docs/encoder.md, "Made-up inputs").
         size: of pictures: the side in pixels, or (height, width). Those that are made are smaller
             (`recipe.side`) if the network takes such. They have as many channels as the first
             convolution takes.
@@ -125,7 +125,9 @@ def synthetic_inputs(
     generator = torch.Generator().manual_seed(seed)
     sides = None if size is None else _sides(network, size, recipe.side)
     if count is None:
-        count = _count_of(network, sides, tokens, example)
+        floats = _channels(network) * math.prod(sides) if sides is not None else 0
+        numbers = numbers_of(example) if example is not None else (floats, tokens or 0)
+        count = default_count(network, *numbers)
     if sides is not None:
         mean, std = MEAN if mean is None else mean, STD if std is None else std
         parts = _pictures(network, count, sides, mean, std, generator)
@@ -139,22 +141,21 @@ def synthetic_inputs(
         return _finished(batches, finish, buffers, progress)
 
 
-def _count_of(
-    model: nn.Module, sides: tuple[int, int] | None, tokens: int | None, example: Any
-) -> int:
-    """Samples by default: as many as keep the work small, between the least and the most."""
-    if sides is not None:
-        numbers, is_float = 3 * math.prod(sides), True
-    elif tokens is not None:
-        numbers, is_float = tokens, False
-    else:
-        numbers, is_float = largest_of(example)
-    allowed = (FLOATS if is_float else TOKENS) // max(1, numbers)
-    if is_float:
-        weights = sum(parameter.numel() for parameter in model.parameters())
-        allowed = min(allowed, WEIGHTS // max(1, weights))
+def default_count(model: nn.Module, floats: int, integers: int) -> int:
+    """Samples by default: as many as keep the work small, between the least and the most.
+
+    Args:
+        model: the network.
+        floats: in one sample.
+        integers: likewise.
+    """
+    weights = max(1, sum(parameter.numel() for parameter in model.parameters()))
     least, most = COUNTS
-    return max(least, min(most, allowed))
+    if floats:
+        most = min(most, FLOATS // floats, FLOAT_WORK // weights)
+    if integers:
+        most = min(most, INTEGERS // integers, INTEGER_WORK // weights)
+    return max(least, most)
 
 
 def _on(model: nn.Module, device: str | torch.device | None) -> nn.Module:
