@@ -15,7 +15,7 @@ it from there the next time:
 
     python -m benchmarks.synthetic --skip-real --bits 3 2 \
         --network resnet20 cifar10_held_out cifar_resnet.py 20 cifar10_train.npz \
-        --made leaves steps=0 --made "20 steps" steps=20 --made "twice as many" count=512
+        --made leaves steps=0 --made "20 steps" steps=20 --made fewer count=256
 """
 
 from __future__ import annotations
