@@ -92,6 +92,17 @@ def test_a_network_is_retrained(folder: Path, run: Run) -> None:
     assert torch.equal(variances[1], torch.ones(24))  # as it was: never run in train mode
 
 
+def test_a_short_training_is_kept(folder: Path, run: Run) -> None:
+    """Soon after its begin and at its end, not after a minute alone."""
+    more = (*SIZE, "--epochs", "2", "--checkpoint", "run.ckpt", "--resume", "-f", "-o", "a.tqc")
+    code, _, err = run(*COMMAND, *more)
+    assert code == 0 and "goes on" not in err
+    written, first = (folder / "run.ckpt").stat().st_mtime_ns, (folder / "a.tqc").read_bytes()
+    assert run(*COMMAND, *more)[0] == 0
+    assert (folder / "a.tqc").read_bytes() == first
+    assert (folder / "run.ckpt").stat().st_mtime_ns == written
+
+
 def test_kills_lose_little(folder: Path) -> None:
     """Killed twice and resumed, it makes the file of a training that was left alone."""
     command = [sys.executable, "-m", "tqcodec", *COMMAND, *SIZE, "--epochs", "12"]
@@ -113,7 +124,9 @@ def test_kills_lose_little(folder: Path) -> None:
             time.sleep(0.01)
         err = process.communicate()[1]
         assert process.returncode != 0, "it was done before it could be killed"
-    assert err.endswith("tqcodec: interrupted: run.ckpt is kept, --resume goes on from it\n")
+    hint = "run.ckpt is kept, --resume goes on from it, a minute back at most"
+    assert err.endswith(f"tqcodec: interrupted: {hint}\n")
+    assert "tqcodec: goes on at step" in err  # after the first kill
     assert not (folder / "killed.tqc").exists()
     for words in (killed, [*command, "-o", "whole.tqc"]):
         done = subprocess.run(words, env=environment, capture_output=True, text=True)

@@ -126,3 +126,18 @@ def test_tables_of_the_file_are_fitted_anew() -> None:
         chosen = {n: other_integers(r, SHAPES[n], rng, spread) for n, r in records.items()}
         sizes.append(len(given.encode(decoding_to(sources, chosen, SHAPES), chosen, SETTINGS)))
     assert sizes == sorted(set(sizes))
+
+
+@pytest.mark.parametrize("side_bits", range(7))
+def test_what_was_shortened_is_not_shortened_again(side_bits: int) -> None:
+    """Subnormal numbers round up, so that fewer bits would do for them the next time."""
+    shortened = replace(SETTINGS, side_bits=side_bits)
+    sources, records = STARTS["none"]
+    least = (384, 448, 480, 496, 504, 508, 511)[side_bits] + 1  # just below a power of two
+    vector = np.arange(least, 1 << 10).astype(np.uint16).view(np.float16)
+    vector = np.concatenate([vector, np.ones(300, np.float16)])  # or it were kept exactly
+    once = tqcodec.decode(tqcodec.encode({"v.bias": vector}, shortened))["v.bias"]
+    dtype, patterns = patterns_of("v.bias", once)
+    assert not np.array_equal(once, vector)
+    data = given.encode([*sources, Source("v.bias", dtype, patterns)], records, shortened)
+    np.testing.assert_array_equal(tqcodec.decode(data)["v.bias"], once)

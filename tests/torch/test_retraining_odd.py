@@ -332,3 +332,11 @@ def test_a_checkpoint_that_cannot_be_read_is_not_called_damaged(
     monkeypatch.setattr(torch, "load", failing)
     with pytest.raises(type(error)):
         checkpointing.load(path, "1")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_batches_of_another_type_than_the_network(dtype: torch.dtype) -> None:
+    """They are trained on in float32, so they calibrate in it, too."""
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).to(dtype)
+    file = codec.retrain(model, [torch.randn(4, 64)], tqcodec.Settings(bits=6), epochs=1)
+    assert {one.dtype for one in codec.decode(file).values()} == {dtype}

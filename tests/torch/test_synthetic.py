@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -413,11 +414,63 @@ def test_numbers_that_nobody_gave_are_said(given: str | None, said: str) -> None
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"count": 0}, {"count": 1.5}, {"size": 0}, {"size": "a"}, {"seed": 1 << 70}]
+    "arguments",
+    [
+        {"count": 0},
+        {"count": 1.5},
+        {"size": 0},
+        {"size": "a"},
+        {"seed": 1 << 70},
+    ],
 )
 def test_wrong_arguments(arguments: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError), match="tqcodec: "):
         tqcodec.torch.synthetic_inputs(classifier(), **{"count": 4, "size": 16, **arguments})
+
+
+class Nothing(nn.Module):
+    """Takes anything by name."""
+
+    def forward(self, x: Any = None, y: Any = None) -> Tensor:
+        return torch.ones(len(x), 1)
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        lambda: torch.zeros(2, 0),
+        lambda: {"x": torch.randn(2, 5), "y": torch.zeros(2, 0)},
+        lambda: torch.arange(10).view(2, 5).to(torch.uint16),
+        lambda: torch.nested.nested_tensor([torch.randn(2), torch.randn(3)]),
+        lambda: torch.eye(5).to_sparse(),
+        lambda: torch.zeros(2, 5, device="meta"),
+        lambda: torch.quantize_per_tensor(torch.randn(2, 5), 0.1, 0, torch.qint8),
+    ],
+)
+@pytest.mark.parametrize("count", [None, 4])
+@pytest.mark.filterwarnings("ignore")
+def test_odd_examples_are_one_line(example: Callable[[], Any], count: int | None) -> None:
+    try:
+        made = tqcodec.torch.synthetic_inputs(Nothing(), count, example=example())
+    except EncodeError as error:
+        assert "\n" not in str(error) and "--example" not in str(error)
+    else:
+        assert made
+
+
+@pytest.mark.parametrize("numbers", ["a", 1j, 10**400, [1, "a", 2]])
+def test_pixels_are_normalised_by_numbers(numbers: Any) -> None:
+    for name, other in (("mean", "std"), ("std", "mean")):
+        with pytest.raises(EncodeError, match=f"^{name} .*: not numbers"):
+            tqcodec.torch.synthetic_inputs(classifier(), 4, size=8, **{name: numbers, other: 1})
+
+
+@pytest.mark.parametrize(
+    "model", [nn.Embedding(5, 3, device="meta"), nn.Embedding(0, 3)], ids=["meta", "empty"]
+)
+def test_tokens_that_cannot_be_drawn(model: nn.Module) -> None:
+    with pytest.raises(EncodeError, match="--example"):
+        tqcodec.torch.synthetic_inputs(model, 4, tokens=4)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

@@ -86,9 +86,11 @@ def _interruptible(checkpoint: str | None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if checkpoint is None or not Path(checkpoint).exists():
+        if checkpoint is None:
             raise
-        hint = f"{printable(checkpoint)} is kept, --resume goes on from it"
+        hint = f"{printable(checkpoint)} is kept, --resume goes on from it, a minute back at most"
+        if not Path(checkpoint).exists():
+            hint = f"nothing is kept yet, {printable(checkpoint)} comes after some steps"
         raise KeyboardInterrupt(hint) from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -66,6 +67,7 @@ class TrainingProgress:
     def __init__(self, epochs: int, bar: Bar | None) -> None:
         self._epochs, self._bar = epochs, bar
         self._told = 0  # epochs
+        self._is_begun = False
         self._moment: TrainingMoment | None = None
 
     def watch(self, moment: TrainingMoment) -> None:
@@ -79,6 +81,9 @@ class TrainingProgress:
             if self._bar is not None:
                 self._bar.show(stage, done, of)
             return
+        if not self._is_begun and done > 1:
+            _say(f"goes on at step {done} of {of}, in epoch {math.ceil(moment.epoch)}")
+        self._is_begun = True
         about = f"loss {moment.loss:.4f}, {moment.bits:.3f} bits, {moment.size:.0f} bytes"
         if self._bar is not None:
             self._bar.show(stage, done, of, about)
@@ -86,10 +91,14 @@ class TrainingProgress:
             self._told = int(moment.epoch)
             minutes, seconds = moment.seconds / 60, moment.seconds
             left = f"{minutes:.0f} min" if minutes >= 2 else f"{seconds:.0f} s"
-            line = f"tqcodec: epoch {self._told} of {self._epochs}: {about}, {left} left"
-            with suppress(OSError):  # nowhere to say it
-                sys.stderr.write(f"{line}\n")
-                sys.stderr.flush()
+            _say(f"epoch {self._told} of {self._epochs}: {about}, {left} left")
+
+
+def _say(text: str) -> None:
+    """Write a line."""
+    with suppress(OSError):  # nowhere to say it
+        sys.stderr.write(f"tqcodec: {text}\n")
+        sys.stderr.flush()
 
 
 @contextmanager

@@ -72,7 +72,11 @@ def lay_out(
         elif item.treatment == Treatment.TRANSFORM:
             parts[item.name] = make_part(source.patterns, source.dtype, None)
         elif item.treatment != Treatment.TIED:
-            parts[item.name] = part_of(item, source, settings)
+            part = part_of(item, source, settings)
+            if not np.array_equal(part.patterns, source.patterns.reshape(-1)):
+                # Subnormal numbers that were shortened once may be shortened further.
+                part = make_part(source.patterns, source.dtype, None)
+            parts[item.name] = part
     about = provenance(settings, {}, retrained=True)
     by_name = {source.name: source for source in sources}
     effort, metadata = EFFORTS[settings.effort], dict(settings.metadata)

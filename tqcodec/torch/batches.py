@@ -209,6 +209,11 @@ def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
+def single(tensor: Tensor) -> Tensor:
+    """A tensor of floats in float32, any other as it is."""
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
 class Runner:
     """Runs a network for its outputs alone: without gradients, unless it needs some inside.
 

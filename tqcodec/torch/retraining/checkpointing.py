@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -97,7 +98,7 @@ class Checkpointer:
         self, loop: Loop, path: PathLike | None, start: bytes, about: str, every: int
     ) -> None:
         self._loop, self._path, self._start, self._about = loop, path, start, about
-        self._every, self._last = every, time.monotonic()
+        self._every, self._last = every, -math.inf
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Set the training to where it was.
@@ -117,10 +118,10 @@ class Checkpointer:
         loop.history = [TrainingMoment(**moment) for moment in saved["history"]]
 
     def keep(self) -> None:
-        """Write the file, unless that was done a short while ago."""
+        """Write the file, unless that was done a short while ago; at the end in any case."""
         loop = self._loop
-        due = time.monotonic() - self._last >= EVERY
-        if self._path is None or not due or loop.state.step % self._every:
+        due = time.monotonic() - self._last >= EVERY and loop.state.step % self._every == 0
+        if self._path is None or not (due or loop.state.step == loop.steps):
             return
         if not processes.is_first():
             return

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tqcodec.errors import EncodeError
 from tqcodec.torch.batches import (
@@ -23,6 +23,7 @@ from tqcodec.torch.batches import (
     inputs_of,
     length_of,
     samples_of,
+    single,
     with_tensors,
 )
 from tqcodec.torch.retraining import processes, trimming
@@ -387,11 +388,7 @@ def quality_of(evaluate: Evaluate, network: nn.Module) -> float:
 
 def call_of(batch: Any, device: torch.device) -> Call:
     """What a float32 network is called with for a batch."""
-    return with_tensors(arguments(inputs_of(batch), device), _single)
-
-
-def _single(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
+    return with_tensors(arguments(inputs_of(batch), device), single)
 
 
 def _smoothed(mean: float, value: float) -> float:

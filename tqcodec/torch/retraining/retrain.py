@@ -90,7 +90,8 @@ def retrain(
             training, in place of the calibrated one. Its bases and relative steps and the columns
             that it has stay; `model` still says what the outputs are to be.
         inference: write normalisations in inference form, as `Settings.inference`.
-        checkpoint: file in which the training is kept every minute, and which stays.
+        checkpoint: file in which the training is kept soon, then every minute, and at its end. It
+            stays.
         resume: go on from it, if it is there. On the same machine with the same number of threads
             the file is the same as without an interruption, if the batches depend on nothing but
             torch's global generator.

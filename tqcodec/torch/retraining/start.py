@@ -19,7 +19,7 @@ from tqcodec.encoder.statistics import Statistics
 from tqcodec.errors import DecodeError, EncodeError, EncodeWarning, EvaluationError, TargetError
 from tqcodec.format.container import EVERYTHING, Container
 from tqcodec.torch import folding
-from tqcodec.torch.batches import copied, inputs_of, samples_of
+from tqcodec.torch.batches import copied, inputs_of, samples_of, single, with_tensors
 from tqcodec.torch.calibration.calibrate import calibrate
 from tqcodec.torch.checkpoint import Array, from_arrays, load_state, origins
 
@@ -58,9 +58,9 @@ def calibrated(
     """The file of the network at the size asked for, or at the least above it."""
     if statistics is None:
         torch.manual_seed(seed)
-        # A copy, for networks that change their weights when they run.
-        samples = list(_first(batches))
-        statistics = calibrate(copied(model), samples, seed=seed, progress=progress)
+        # A copy, for networks that change their weights when they run; in float32, as is trained.
+        samples = [with_tensors(inputs, single) for inputs in _first(batches)]
+        statistics = calibrate(copied(model).float(), samples, seed=seed, progress=progress)
     statistics, known = folded.statistics(statistics), folded.origins(origins(model))
     wanted = replace(settings, effort=START_EFFORT)
     target = "bits" if settings.max_size is None else "max_size"

@@ -123,22 +123,39 @@ def synthetic_inputs(
     network = _on(model, device)
     where = device_of(network)
     generator = torch.Generator().manual_seed(seed)
-    sides = None if size is None else _sides(network, size, recipe.side)
-    if count is None:
-        floats = _channels(network) * math.prod(sides) if sides is not None else 0
-        numbers = numbers_of(example) if example is not None else (floats, tokens or 0)
-        count = default_count(network, *numbers)
-    if sides is not None:
+    with _explained(example is not None):
+        parts = _drawn(network, count, size, mean, std, example, tokens, recipe, generator)
+        batches = _split(parts, recipe.batch, where)
+        with unchanged(network, where, seed) as buffers:
+            finish = _finish(network, batches[0], tokens, recipe, generator)
+            return _finished(batches, finish, buffers, progress)
+
+
+def _drawn(
+    model: nn.Module,
+    count: int | None,
+    size: Size | None,
+    mean: Numbers | None,
+    std: Numbers | None,
+    example: Any,
+    tokens: int | None,
+    recipe: SyntheticRecipe,
+    generator: torch.Generator,
+) -> Parts:
+    """Inputs before the network moves or writes them; arguments as of `synthetic_inputs`."""
+    if size is not None:
+        sides = _sides(model, size, recipe.side)
+        if count is None:
+            count = default_count(model, _channels(model) * math.prod(sides), 0)
         mean, std = MEAN if mean is None else mean, STD if std is None else std
-        parts = _pictures(network, count, sides, mean, std, generator)
-    elif tokens is not None:
-        parts = _tokens(network, count, tokens, generator)
-    else:
-        parts = parts_like(example, count, generator)
-    batches = _split(parts, count, recipe.batch, where)
-    with _explained(), unchanged(network, where, seed) as buffers:
-        finish = _finish(network, batches[0], tokens, recipe, generator)
-        return _finished(batches, finish, buffers, progress)
+        return _pictures(model, count, sides, mean, std, generator)
+    if tokens is not None:
+        if count is None:
+            count = default_count(model, 0, tokens)
+        return _tokens(model, count, tokens, generator)
+    if count is None:
+        count = default_count(model, *numbers_of(example))
+    return parts_like(example, count, generator)
 
 
 def default_count(model: nn.Module, floats: int, integers: int) -> int:
@@ -232,7 +249,10 @@ def _type_of(model: nn.Module) -> torch.dtype:
 
 def _by_channel(what: str, values: Numbers, channels: int) -> Tensor:
     """One number for each channel, float32 (channels, 1, 1)."""
-    given = torch.tensor(values, dtype=torch.float32).flatten()
+    try:
+        given = torch.as_tensor(values, dtype=torch.float32).flatten()
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise EncodeError(f"{what} {values!r}: not numbers") from error
     if len(given) not in (1, channels) or not given.isfinite().all():
         raise EncodeError(f"{what} {values}: not one finite number, nor one for each of {channels}")
     return given.expand(channels).reshape(channels, 1, 1)
@@ -243,8 +263,11 @@ def _tokens(model: nn.Module, count: int, length: int, generator: torch.Generato
     return {ALONE: Part(random_tokens(count, length, shares, generator))}
 
 
-def _split(parts: Parts, count: int, most: int, device: torch.device) -> list[Parts]:
+def _split(parts: Parts, most: int, device: torch.device) -> list[Parts]:
     """Batches of about equal size, `most` samples at most; as many as holding some out needs."""
+    count = next(
+        len(p.values) for p in parts.values() if isinstance(p.values, Tensor) and p.values.ndim
+    )
     batches = max(min(LEAST, count), math.ceil(count / most))
     bounds = [count * i // batches for i in range(batches + 1)]
     return [
@@ -324,14 +347,16 @@ def _finished(
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
-    """What the user's network raises becomes one line that says what to do."""
+def _explained(has_example: bool) -> Iterator[None]:
+    """What the user's network or example raises becomes one line that says what to do."""
     try:
         yield
     except (TQCError, MemoryError):
         raise
     except Exception as error:
+        reason = f"the network fails on made-up inputs: {foreign.described(error)}"
+        if has_example:
+            raise EncodeError(f"{reason}; or no inputs can be made like the example") from error
         raise EncodeError(
-            f"the network fails on made-up inputs: {foreign.described(error)}; give one batch that "
-            "it takes as the example (--example)"
+            f"{reason}; give one batch that it takes as the example (--example)"
         ) from error
