@@ -640,3 +640,17 @@ assert not {"torch", "scipy", "matplotlib"} & set(sys.modules)
 """
     command = [sys.executable, "-c", program, str(folder / "model.tqc")]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["info", "decode", "report", "verify"])
+def test_files_that_are_something_else_are_named(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.safetensors"
+    save_file({"w": np.zeros(8, np.float32)}, other)
+    more = [] if command in ("info", "verify") else ["-o", str(tmp_path / "new.png")]
+    if command == "decode":
+        more[1] = str(tmp_path / "new.safetensors")
+    assert commands.main([command, str(other), *more]) == 1
+    assert capsys.readouterr().err.startswith(f"tqcodec: {other}: malformed: [header.signature]")
+    assert sorted(tmp_path.iterdir()) == [other]

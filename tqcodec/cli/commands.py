@@ -15,8 +15,8 @@ import signal
 import sys
 import traceback
 from argparse import Namespace
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,8 @@ def _run(argv: list[str] | None, came: list[int]) -> int:
     try:
         try:
             arguments = make_parser().parse_args(argv)
-            code = COMMANDS[arguments.command](arguments)
+            with _named(arguments):
+                code = COMMANDS[arguments.command](arguments)
             sys.stdout.flush()
         except Exception as error:
             if came:  # libraries make other errors of what a signal raises in their midst
@@ -100,6 +101,21 @@ def _run(argv: list[str] | None, came: list[int]) -> int:
             traceback.print_exc()
         return INTERNAL
     return code
+
+
+@contextmanager
+def _named(arguments: Namespace) -> Iterator[None]:
+    """What is wrong with a file names it, where a command reads but one."""
+    try:
+        yield
+    except DecodeError as error:
+        name = getattr(arguments, "input", None)
+        named = getattr(error, "filename", None) is not None
+        if isinstance(name, str) and name != STANDARD and not named:
+            from tqcodec.cli.text import printable
+
+            error.filename = printable(name)  # type: ignore[attr-defined]
+        raise
 
 
 def _is_of_loading(error: Exception) -> bool:
