@@ -214,7 +214,7 @@ def test_statistics_without_tuning_and_lossless(run: Run) -> None:
         (encode("plain", f"{PICTURES} --save-inputs no/x.npz"), "no/x.npz: there is no such"),
         (encode("plain", f"{PICTURES} --save-inputs w.npz"), "w.npz exists; -f overwrites it"),
         (encode("plain", f"{PICTURES} --save-inputs new.npz", "./new.npz"), "cannot hold both"),
-        (encode("plain", PICTURES).replace("24", "2"), "3 at least, not 2"),
+        (encode("plain", PICTURES).replace("24", "2"), "--images: at least 3 inputs"),
         (encode("plain", PICTURES).replace("24", "0"), "at least 1"),
         (encode("plain", PICTURES).replace("24", "9999999"), "count is 9999999, not at most"),
         (encode("plain", "--size 16 --mean 1,2 --std 1"), "mean (1.0, 2.0): not one finite number"),

@@ -94,10 +94,15 @@ def make_inputs(arguments: Namespace, model: Any, progress: Progress | None) -> 
         OSError: the file cannot be written.
     """
     from tqcodec import torch as codec
-    from tqcodec.torch import inputs, user_code
+    from tqcodec.torch import held_out, inputs, user_code
     from tqcodec.torch.synthetic.file import save_inputs
     from tqcodec.torch.synthetic.steps import DEFAULT
 
+    if arguments.images is not None and arguments.images < held_out.LEAST:
+        raise EncodeError(
+            f"--images: at least {held_out.LEAST} inputs are made up, some of which are held out, "
+            f"not {arguments.images}"
+        )
     ways = {name: getattr(arguments, name) for name in (*PICTURES, "tokens")}
     if arguments.example is not None:
         ways["example"] = user_code.call(arguments.example)
