@@ -221,7 +221,7 @@ def test_training_with_and_without() -> None:
     model = Blocks(3).eval()
     with_hints, loss = trained(model)
     without, less = trained(model, recipe=TrainingRecipe())
-    assert loss > less > 0 and with_hints != without
+    assert loss > less > -1e-6 and with_hints != without  # a divergence is 0 but for rounding
     assert trained(model) == (with_hints, loss)
 
     def evaluate(network: nn.Module) -> float:
