@@ -17,7 +17,6 @@ import tqcodec.torch
 from tqcodec import EncodeError, EncodeWarning, Settings
 from tqcodec.torch.synthetic import make
 from tqcodec.torch.synthetic.leaves import dead_leaves, pink_noise
-from tqcodec.torch.synthetic.make import default_count
 from tqcodec.torch.synthetic.steps import Moments, SyntheticRecipe
 from tqcodec.torch.synthetic.tokens import Writer, embedding_of, random_tokens, shares_of
 
@@ -131,7 +130,7 @@ def test_small_samples_of_small_networks_are_more(
 ) -> None:
     model = nn.Module()
     model.weight = nn.Parameter(torch.empty(weights, device="meta"))
-    assert default_count(model, floats, integers) == count
+    assert make.default_count(model, floats, integers) == count
 
 
 @pytest.mark.parametrize(
@@ -414,14 +413,7 @@ def test_numbers_that_nobody_gave_are_said(given: str | None, said: str) -> None
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        {"count": 0},
-        {"count": 1.5},
-        {"size": 0},
-        {"size": "a"},
-        {"seed": 1 << 70},
-    ],
+    "arguments", [{"count": 0}, {"count": 1.5}, {"size": 0}, {"size": "a"}, {"seed": 1 << 70}]
 )
 def test_wrong_arguments(arguments: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError), match="tqcodec: "):

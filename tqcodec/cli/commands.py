@@ -110,8 +110,7 @@ def _named(arguments: Namespace) -> Iterator[None]:
         yield
     except DecodeError as error:
         name = getattr(arguments, "input", None)
-        named = getattr(error, "filename", None) is not None
-        if isinstance(name, str) and name != STANDARD and not named:
+        if isinstance(name, str) and name != STANDARD:
             from tqcodec.cli.text import printable
 
             error.filename = printable(name)  # type: ignore[attr-defined]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from tqcodec.cli.messages import complain
 from tqcodec.common.progress import Progress
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class TrainingProgress:
                 self._bar.show(stage, done, of)
             return
         if not self._is_begun and done > 1:
-            _say(f"goes on at step {done} of {of}, in epoch {math.ceil(moment.epoch)}")
+            complain(f"goes on at step {done} of {of}, in epoch {math.ceil(moment.epoch)}")
         self._is_begun = True
         about = f"loss {moment.loss:.4f}, {moment.bits:.3f} bits, {moment.size:.0f} bytes"
         if self._bar is not None:
@@ -91,14 +92,7 @@ class TrainingProgress:
             self._told = int(moment.epoch)
             minutes, seconds = moment.seconds / 60, moment.seconds
             left = f"{minutes:.0f} min" if minutes >= 2 else f"{seconds:.0f} s"
-            _say(f"epoch {self._told} of {self._epochs}: {about}, {left} left")
-
-
-def _say(text: str) -> None:
-    """Write a line."""
-    with suppress(OSError):  # nowhere to say it
-        sys.stderr.write(f"tqcodec: {text}\n")
-        sys.stderr.flush()
+            complain(f"epoch {self._told} of {self._epochs}: {about}, {left} left")
 
 
 @contextmanager

@@ -104,6 +104,12 @@ def count_blocks(
     return Histograms(counts.reshape(number, ways, BINS).astype(np.int32), low_bits)
 
 
+def entropy_of(vector: NDArray[np.integer]) -> float:
+    """Bits of a vector under its own counts."""
+    counts = np.unique(vector, return_counts=True)[1]
+    return -float((counts * np.log2(counts / max(1, len(vector)))).sum())
+
+
 def nearest_seen(seen: NDArray[np.bool_]) -> NDArray[np.int64]:
     """For each class itself if it was seen, else the nearest that was."""
     where = np.flatnonzero(seen)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.encoder.histograms import entropy_of
 from tqcodec.encoder.matrix.blocks import row_blocks
 from tqcodec.format.registry import MAX_CLASSES
 
@@ -83,8 +84,7 @@ def _quantize(factors: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
     levels = np.rint(octaves / LEVEL).astype(np.int64)
     most = min(MOST_LEVELS, (MAX_CLASSES - 1) // 3 + 1)  # three axes stay within the classes
     levels = np.clip(levels, levels.max() - most + 1, None)
-    counts = np.unique(levels, return_counts=True)[1]
-    cost = -float((counts * np.log2(counts / len(levels))).sum())
+    cost = entropy_of(levels)
     per_channel = size / len(levels)
     # Of the variance seen, the part that a small sample shows by chance saves nothing.
     variance = max(0.0, float(octaves.var()) - PRECISION / per_channel)

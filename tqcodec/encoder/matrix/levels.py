@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tqcodec.encoder.histograms import entropy_of
 from tqcodec.encoder.matrix.blocks import BLOCK, row_blocks
 from tqcodec.encoder.matrix.classes import Levels, class_count
 from tqcodec.encoder.matrix.quantizer import Rates
@@ -24,10 +25,9 @@ def level_bits(levels: Levels) -> float:
     """Bits of levels in the file, about."""
     total = CLASS_BITS * class_count(levels)
     for level in levels:
-        counts = np.bincount(level)
-        counts = counts[counts > 0]
-        if len(counts) > 1:
-            total += VECTOR_BITS - float((counts * np.log2(counts / len(level))).sum())
+        bits = entropy_of(level)
+        if bits > 0:
+            total += VECTOR_BITS + bits
     return total
 
 
@@ -51,7 +51,7 @@ def refitted(
     places = np.arange(len(levels[0])), inner, tap
     present = [np.unique(place) for place in places]
     magnitudes = np.abs(q[:, columns])
-    lengths = rates.lengths[rates.cluster[: class_count(levels)], 0].astype(np.float64)
+    lengths = rates.lengths[rates.cluster, 0].astype(np.float64)
     magnitudes = np.minimum(magnitudes, lengths.shape[1] - 1)
     lengths = np.rint(lengths[:, : int(magnitudes.max()) + 1] * EXACT) / EXACT
     found = [
@@ -109,11 +109,11 @@ def _costs(
         number = min(step, len(cost) - start)
         place = places[axis] - start
         chosen = np.flatnonzero((place >= 0) & (place < number))
-        rows, columns, part = of_row, of_column, magnitudes
+        own = place[chosen] * width
         if axis == 0:
-            part, rows = magnitudes[chosen], place[chosen] * width
+            part, rows, columns = magnitudes[chosen], own, of_column
         else:
-            part, columns = magnitudes[:, chosen], of_column[chosen] + place[chosen] * width
+            part, rows, columns = magnitudes[:, chosen], of_row, of_column[chosen] + own
         counts = _counts(part, rows, columns, lengths.shape[1], number * len(table))
         cost[start : start + number] = counts.reshape(number, -1).astype(np.float64) @ table
     return cost

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.encoder.effort import Effort
+from tqcodec.encoder.histograms import entropy_of
 from tqcodec.encoder.matrix.choice import Problem, choose
-from tqcodec.encoder.matrix.classes import class_count, class_of, fit_levels
+from tqcodec.encoder.matrix.classes import Levels, class_count, class_of, fit_levels
 from tqcodec.encoder.matrix.grid import grid_of
 from tqcodec.encoder.matrix.metric import Metric
 from tqcodec.encoder.matrix.transform import (
@@ -93,7 +94,7 @@ class Survey:
     factor: float
     finest: float
     transform: Transform
-    levels: tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
+    levels: Levels
     sample: NDArray[np.float32]
     classes: NDArray[np.uint8]
     side_bits: float
@@ -165,7 +166,7 @@ def make_survey(source: Source, matrix: Matrix, look: Look) -> Survey:
             gain *= metric.noise_gain
         coefficients = grid.relative(coefficients)
         norm = float(np.linalg.norm(coefficients))
-        grid_bits = _entropy(grid.rows.codes) + _entropy(grid.columns.codes)
+        grid_bits = entropy_of(grid.rows.codes) + entropy_of(grid.columns.codes)
     if matrix.judged is not None:
         energy, sample_weight = matrix.judged * energy, matrix.judged * gain
     else:
@@ -174,7 +175,7 @@ def make_survey(source: Source, matrix: Matrix, look: Look) -> Survey:
     levels = fit_levels(coefficients)
     flat = coefficients.reshape(len(coefficients), math.prod(coefficients.shape[1:]))
     rows, columns = _sampled(flat.shape, look.share, look.steps)
-    level_bits = sum(_entropy(level) for level in levels)
+    level_bits = sum(entropy_of(level) for level in levels)
     return Survey(
         matrix=matrix,
         size=weights.size,
@@ -202,12 +203,6 @@ def _sampled(
     # A fixed permutation: regular steps would fall in with the taps.
     columns = np.sort(np.random.default_rng(shape[1]).permutation(shape[1])[:width])
     return rows[rows < shape[0]], columns
-
-
-def _entropy(vector: NDArray[np.uint8]) -> float:
-    """Bits of a vector under its own counts."""
-    counts = np.unique(vector, return_counts=True)[1]
-    return -float((counts * np.log2(counts / max(1, len(vector)))).sum())
 
 
 def _bases_bits(transform: Transform, coefficients: NDArray[np.float32], step: float) -> float:

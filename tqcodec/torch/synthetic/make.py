@@ -124,38 +124,29 @@ def synthetic_inputs(
     where = device_of(network)
     generator = torch.Generator().manual_seed(seed)
     with _explained(example is not None):
-        parts = _drawn(network, count, size, mean, std, example, tokens, recipe, generator)
-        batches = _split(parts, recipe.batch, where)
+        sides = None if size is None else _sides(network, size, recipe.side)
+        if count is None:
+            count = default_count(network, *_numbers(network, sides, tokens, example))
+        if sides is not None:
+            mean, std = MEAN if mean is None else mean, STD if std is None else std
+            parts = _pictures(network, count, sides, mean, std, generator)
+        elif tokens is not None:
+            parts = _tokens(network, count, tokens, generator)
+        else:
+            parts = parts_like(example, count, generator)
+        batches = _split(parts, count, recipe.batch, where)
         with unchanged(network, where, seed) as buffers:
             finish = _finish(network, batches[0], tokens, recipe, generator)
             return _finished(batches, finish, buffers, progress)
 
 
-def _drawn(
-    model: nn.Module,
-    count: int | None,
-    size: Size | None,
-    mean: Numbers | None,
-    std: Numbers | None,
-    example: Any,
-    tokens: int | None,
-    recipe: SyntheticRecipe,
-    generator: torch.Generator,
-) -> Parts:
-    """Inputs before the network moves or writes them; arguments as of `synthetic_inputs`."""
-    if size is not None:
-        sides = _sides(model, size, recipe.side)
-        if count is None:
-            count = default_count(model, _channels(model) * math.prod(sides), 0)
-        mean, std = MEAN if mean is None else mean, STD if std is None else std
-        return _pictures(model, count, sides, mean, std, generator)
-    if tokens is not None:
-        if count is None:
-            count = default_count(model, 0, tokens)
-        return _tokens(model, count, tokens, generator)
-    if count is None:
-        count = default_count(model, *numbers_of(example))
-    return parts_like(example, count, generator)
+def _numbers(
+    model: nn.Module, sides: tuple[int, int] | None, tokens: int | None, example: Any
+) -> tuple[int, int]:
+    """Floats and integers of one sample; arguments as of `synthetic_inputs`, sides of pictures."""
+    if sides is not None:
+        return _channels(model) * math.prod(sides), 0
+    return (0, tokens) if tokens is not None else numbers_of(example)
 
 
 def default_count(model: nn.Module, floats: int, integers: int) -> int:
@@ -263,11 +254,8 @@ def _tokens(model: nn.Module, count: int, length: int, generator: torch.Generato
     return {ALONE: Part(random_tokens(count, length, shares, generator))}
 
 
-def _split(parts: Parts, most: int, device: torch.device) -> list[Parts]:
+def _split(parts: Parts, count: int, most: int, device: torch.device) -> list[Parts]:
     """Batches of about equal size, `most` samples at most; as many as holding some out needs."""
-    count = next(
-        len(p.values) for p in parts.values() if isinstance(p.values, Tensor) and p.values.ndim
-    )
     batches = max(min(LEAST, count), math.ceil(count / most))
     bounds = [count * i // batches for i in range(batches + 1)]
     return [
