@@ -210,7 +210,7 @@ def trained(model: nn.Module, batches: Any = None, **more: Any) -> tuple[bytes, 
     file = codec.retrain(
         model,
         [inputs(seed) for seed in range(4)] if batches is None else batches,
-        tqcodec.Settings(bits=16),
+        tqcodec.Settings(bits=10),
         **{"epochs": 2, "watch": moments.append, "recipe": WITH, **more},
     )
     return file, moments[0].loss
@@ -221,7 +221,7 @@ def test_training_with_and_without() -> None:
     model = Blocks(3).eval()
     with_hints, loss = trained(model)
     without, less = trained(model, recipe=TrainingRecipe())
-    assert loss > less > -1e-6 and with_hints != without  # a divergence is 0 but for rounding
+    assert loss > less > 0 and with_hints != without
     assert trained(model) == (with_hints, loss)
 
     def evaluate(network: nn.Module) -> float:
