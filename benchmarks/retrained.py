@@ -4,12 +4,13 @@
 
 CODE is a Python file with `load_resnet(depth)` and `normalize(images)`, TRAIN and TEST are `.npz`
 files as `subjects.cifar10` takes them. Trains on all training images, moved by up to 4 pixels and
-mirrored, in batches of 128, in bfloat16 where `--bfloat16` is given; a training that was cut goes
-on from its checkpoint in FOLDER, where the files are written, too. Beside it stands the calibrated
-and tuned file of the same size. Both are judged once, on the test images; with `--held-out N` on
-the last N training images, on which nothing is trained then: for choices. `--recipe KEY=VALUE`
-takes another recipe (`tqcodec.torch.TrainingRecipe`), `--side-bits` other lengths of the vectors'
-mantissas, `--start FILE` starts at a file of this network, such as that of an earlier training.
+mirrored, in batches of 128 or `--batch`, in bfloat16 where `--bfloat16` is given; a training that
+was cut goes on from its checkpoint in FOLDER, where the files are written, too. Beside it stands
+the calibrated and tuned file of the same size. Both are judged once, on the test images; with
+`--held-out N` on the last N training images, on which nothing is trained then: for choices.
+`--recipe KEY=VALUE` takes another recipe (`tqcodec.torch.TrainingRecipe`), `--settings KEY=VALUE`
+other settings (`tqcodec.Settings`, such as `side_bits=4`), `--start FILE` starts at a file of this
+network, such as that of an earlier training.
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ TOLD_EVERY = 100  # steps
 class Shuffled:
     """Whole batches of images in another order in each pass, by torch's global generator."""
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self._images, self._labels = images, labels
+    def __init__(self, images: Tensor, labels: Tensor, batch: int) -> None:
+        self._images, self._labels, self._batch = images, labels, batch
 
     def __len__(self) -> int:
-        return len(self._images) // BATCH
+        return len(self._images) // self._batch
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self._images))
-        for chosen in order[: len(self) * BATCH].split(BATCH):
+        for chosen in order[: len(self) * self._batch].split(self._batch):
             yield self._images[chosen], self._labels[chosen]
 
 
@@ -62,6 +63,16 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     with torch.no_grad():
         found = torch.cat([network(batch).argmax(1) for batch in images.split(500)])
     return 100 * float((found == labels).double().mean())
+
+
+def settings_of(pairs: Sequence[str]) -> dict[str, Any]:
+    """Fields of `tqcodec.Settings`, from texts."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        value = {"True": True, "False": False}.get(text, text)
+        values[name] = int(text) if text.isdigit() else value
+    return values
 
 
 def recipe_of(pairs: Sequence[str]) -> TrainingRecipe:
@@ -87,6 +98,7 @@ def parser_of(name: str, text: str) -> ArgumentParser:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=BATCH, metavar="N")
     return parser
 
 
@@ -98,7 +110,7 @@ def options_of() -> Namespace:
     parser.add_argument("--held-out", type=int, default=0, metavar="N")
     parser.add_argument("--start", type=Path, metavar="FILE")
     parser.add_argument("--recipe", nargs="*", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--side-bits", type=int, default=tqcodec.Settings().side_bits)
+    parser.add_argument("--settings", nargs="*", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     if (options.test is None) != (options.held_out > 0):
         parser.error("give either TEST or --held-out N")
@@ -148,7 +160,7 @@ def main() -> None:
     model = module.load_resnet(options.depth).eval()
     calibration = [(batch, None) for batch in images[:CALIBRATION].split(BATCH)]
     statistics = tqcodec.torch.calibrate(model, calibration)
-    data = Shuffled(images[:count], labels[:count])
+    data = Shuffled(images[:count], labels[:count], options.batch)
     options.out.mkdir(parents=True, exist_ok=True)
     weights = sum(p.numel() for p in model.parameters() if p.ndim > 1)
     begun: dict[str, Any] = {"statistics": statistics}
@@ -156,7 +168,7 @@ def main() -> None:
         begun = {"start": options.start.read_bytes()}
     rows = [f"float: top-1 {accuracy(model, *judged):.2f}"]
     for size in options.bytes:
-        settings = tqcodec.Settings(max_size=size, inference=True, side_bits=options.side_bits)
+        settings = tqcodec.Settings(max_size=size, inference=True, **settings_of(options.settings))
         plain = tqcodec.torch.encode(model, settings, statistics, tune=calibration)
         name = options.out / f"resnet{options.depth}_{size}.tqc"
         start = time.monotonic()

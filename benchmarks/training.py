@@ -27,7 +27,7 @@ from torch.nn import functional
 import tqcodec
 import tqcodec.torch
 from benchmarks.common.subjects import module_of
-from benchmarks.retrained import Shuffled, images_of, parser_of, recipe_of, trained
+from benchmarks.retrained import Shuffled, images_of, parser_of, recipe_of, settings_of, trained
 from tqcodec.torch.retraining.objective import IGNORED
 
 NO_LABELS = "labels=0"
@@ -51,8 +51,7 @@ def changed(settings: tqcodec.Settings, pairs: Sequence[str]) -> tuple[tqcodec.S
         elif name == "start":
             others["start"] = Path(text).read_bytes()
         elif name in SETTINGS:
-            own[name] = {"True": True, "False": False}.get(text, text)
-            own[name] = int(text) if text.isdigit() else own[name]
+            own |= settings_of([pair])
         else:
             recipe.append(pair)
     return replace(settings, **own), {"recipe": recipe_of(recipe), **others}
@@ -88,7 +87,7 @@ def main() -> None:
         kept = [pair for pair in pairs if pair != NO_LABELS]
         known = labels if kept == pairs else torch.full_like(labels, IGNORED)
         if not path.exists():
-            data = Shuffled(images[:count], known[:count])
+            data = Shuffled(images[:count], known[:count], options.batch)
             settings, more = changed(plain, kept)
             path.write_bytes(trained(model, data, settings, path, options, **more))
         file, minutes = path.read_bytes(), (time.monotonic() - start) / 60

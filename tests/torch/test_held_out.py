@@ -402,3 +402,31 @@ def test_what_is_by_chance_does_not_count(what: str) -> None:
 def test_what_is_said() -> None:
     found = HeldOut(32, "KL", 0.01234, math.inf)
     assert str(found) == "KL 0.0123 calibrated, inf by weights alone on 32 inputs held out"
+
+
+class Divided(nn.Module):
+    """A network that divides by what a coarse file makes zero."""
+
+    def __init__(self, broken: bool) -> None:
+        super().__init__()
+        self.layer, self.small = nn.Linear(32, 32), nn.Linear(32, 32)
+        self.broken = broken
+        with torch.no_grad():
+            self.small.weight *= 1e-4
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x) / self.small.weight.abs().sum(1)
+        return y * math.nan if self.broken else y
+
+
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.filterwarnings("ignore::tqcodec.EncodeWarning")
+def test_outputs_that_become_no_numbers_are_told(broken: bool) -> None:
+    torch.manual_seed(0)
+    model, report = Divided(broken).eval(), EncodeReport()
+    batches = [torch.randn(8, 32)]
+    rules = [("small.weight", "step:1000")]
+    settings = Settings(bits=8, rules=rules)
+    tqcodec.torch.encode(model, settings, held_out=batches, report=report)
+    told = [finding for finding in report.findings if "not finite" in finding.message]
+    assert bool(told) is not broken

@@ -206,6 +206,20 @@ def test_progress(model: Net) -> None:
     assert seen == [("tune", done, 16) for done in range(1, 17)]
 
 
+@pytest.mark.parametrize(("batches", "steps"), [(2, 8), (9, 64), (36, 93), (80, 140)])
+def test_few_batches_are_gone_through_more_often(model: Net, batches: int, steps: int) -> None:
+    seen: list[tuple[str, int, int]] = []
+    tune(model, disturbed(model), data(batches), progress=lambda *step: seen.append(step))
+    assert seen[-1] == ("tune", steps, steps)
+
+
+def test_temperatures_count(model: Net) -> None:
+    state = disturbed(model)
+    first = tune(model, state, data(9), epochs=1)
+    assert equal(first, tune(model, state, data(9), epochs=1, temperatures=(1.0, 4.0)))
+    assert not equal(first, tune(model, state, data(9), epochs=1, temperatures=(2, 8)))
+
+
 @pytest.mark.parametrize(
     ("batches", "options", "message"),
     [
@@ -214,6 +228,8 @@ def test_progress(model: Net) -> None:
         ([1, 2], {}, "a batch is a int"),
         (data(2), {"epochs": -1}, "epochs=-1"),
         (data(2), {"rate": 0.0}, "rate=0.0"),
+        (data(2), {"temperatures": ()}, "one at least"),
+        (data(2), {"temperatures": (1.0, 0.0)}, "above 0"),
         (data(2), {"outputs": lambda y: None}, "batch 1 is a NoneType"),
         (data(2), {"outputs": lambda y: y.argmax(1)}, "not numbers by sample"),
         ([data(1)[0], data(1)[0] / 0], {}, "batch 2 is not finite"),

@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqcodec.common.progress import Progress
-from tqcodec.encoder import corrections, findings, rate_control, side, tables, verification
+from tqcodec.encoder import (
+    corrections,
+    directions,
+    findings,
+    rate_control,
+    side,
+    tables,
+    verification,
+)
 from tqcodec.encoder.assembly import EXPONENT_CLUSTERS, assemble
 from tqcodec.encoder.effort import Effort
 from tqcodec.encoder.findings import EncodeReport, Finding, snr_of
@@ -103,7 +111,8 @@ def encode(
         verification.check(data, by_name, written.items, written.changed, settings, progress)
 
     data = written.finish(decode if verify else None)
-    return data, EncodeReport(_findings(network, written), dict(written.snr))
+    found = [*directions.lost(data, by_name), *_findings(network, written)]
+    return data, EncodeReport(found, dict(written.snr))
 
 
 def _findings(network: Network, written: Written) -> list[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import NoneType
@@ -224,15 +224,24 @@ def _prepared(
         arrays, known, noted = folded.arrays, folded.origins(known), folded.finding()
         statistics = folded.statistics(statistics) if statistics is not None else None
         settings = replace(settings, inference=bool(folded.constants))
-    refine = partial(_tuned, model, tune, progress) if tune is not None else None
+    refine = None
+    if tune is not None:
+        made_up = any(one.synthetic for one in (statistics or Statistics({})).values())
+        temperatures = tuning.MADE_UP if made_up else tuning.TEMPERATURES
+        refine = partial(_tuned, model, tune, temperatures, progress)
     return _Job(
         arrays, versions, settings, statistics, progress, verify, known, refine, judge, noted
     )
 
 
 def _tuned(
-    model: nn.Module, batches: Iterable[Any], progress: Progress | None, data: bytes
+    model: nn.Module,
+    batches: Iterable[Any],
+    temperatures: Sequence[float],
+    progress: Progress | None,
+    data: bytes,
 ) -> dict[str, NDArray[Any]]:
     """The side tensors of a file, tuned to its weights."""
     state = decoded(data, limit=EVERYTHING)
-    return to_arrays(tuning.tune(model, state, batches, progress=progress))
+    tuned = tuning.tune(model, state, batches, temperatures=temperatures, progress=progress)
+    return to_arrays(tuned)

@@ -40,6 +40,10 @@ from tqcodec.torch.unchanged import unchanged
 
 EVERY = 8  # batches, of which one is held out
 LEAST = 3  # batches: tuning needs two
+NO_NUMBERS = (
+    "the decoded network gives outputs that are not finite where the original's are, on inputs "
+    "held out: more bits"
+)
 Made = tuple[bytes, EncodeReport]
 Encode = Callable[[Settings], Made]
 
@@ -80,6 +84,7 @@ class Judge:
         if not self._inputs:
             raise EncodeError("held_out: there is no batch")
         self._samples = sum(map(samples_of, self._inputs))
+        self._finite = True  # what the original gives
         self._original = to_evaluation(copied(model))
         self._network = to_evaluation(copied(model))
 
@@ -126,6 +131,10 @@ class Judge:
             other = other if of_size else plain(settings)
             chosen = _with(other, f"did not help: {found}")
         chosen[1].held_out = found
+        known = any(finding.kind == "lost" for finding in chosen[1].findings)
+        numbers = math.isfinite(found.calibrated) or math.isfinite(found.plain)
+        if self._finite and not known and not numbers:
+            chosen[1].findings.insert(0, Finding("lost", NO_NUMBERS))
         return chosen
 
     def compare(self, calibrated: bytes, plain: bytes | None = None) -> HeldOut:
@@ -150,6 +159,7 @@ class Judge:
             same = comparable(wanted, *given)
             if not same:
                 continue
+            self._finite &= all(bool(wanted[name].isfinite().all()) for name in same)
             axis = class_axis(wanted)
             first = wanted[same[0]]
             is_scores = axis is not None and (first.ndim > 2 or is_classes(first))

@@ -43,7 +43,8 @@ from tqcodec.torch.outputs import (
 )
 from tqcodec.torch.unchanged import Buffers, seeded
 
-EPOCHS = 2
+PASSES = 2, 8  # over the data, by default,
+STEPS = 64  # as many as there are so many steps
 # With 400 photographs 2e-3 overfits EfficientNet-Lite0; smaller rates give ResNet-32 away.
 RATE = 1e-3
 HELD_OUT = 8  # every one of so many batches is not trained on
@@ -51,6 +52,8 @@ HELD_OUT = 8  # every one of so many batches is not trained on
 TOLERATED = 1.1
 # Where the softmax is saturated, as on training images, only the higher one learns.
 TEMPERATURES = 1.0, 4.0
+# Made-up inputs give larger scores than real ones (docs/encoder.md).
+MADE_UP = 2.0, 8.0
 WARM_UP = 0.1  # part of all steps
 
 
@@ -59,8 +62,9 @@ def tune(
     decoded: Mapping[str, Tensor],
     batches: Iterable[Any] | Dataset[Any],
     *,
-    epochs: int = EPOCHS,
+    epochs: int | None = None,
     rate: float = RATE,
+    temperatures: Sequence[float] = TEMPERATURES,
     outputs: Outputs | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -70,10 +74,11 @@ def tune(
     They are trained without labels (Adam, warm-up and cosine) while everything else stays as it is
     and batch normalisations use their running statistics. Loss, mean over samples: where the only
     output is scores of classes (`tqcodec.torch.outputs.class_axis`) the Kullback-Leibler divergence
-    of the decoded network's softmax from the original's in nats, else the squared error over the
-    mean energy of the original's output, or, of several, over the variance of each, the mean of
-    those that have the original's shape. Every eighth batch, one if there are fewer, is only looked
-    at: where the loss there rises by more than a tenth nothing is changed.
+    of the decoded network's softmax from the original's in nats, the sum over some temperatures,
+    else the squared error over the mean energy of the original's output, or, of several, over the
+    variance of each, the mean of those that have the original's shape. Every eighth batch, one if
+    there are fewer, is only looked at: where the loss there rises by more than a tenth nothing is
+    changed.
 
     The model is not changed (two copies of it run), nor are torch's global random states.
 
@@ -83,8 +88,10 @@ def tune(
         batches: tensors, tuples of which the first is the input, or mappings of keyword arguments;
             dimension 0 is the batch. Gone through once and kept in memory, so an iterator will do.
             Samples should be in random order. A Dataset is read in batches of 32.
-        epochs: passes over the data; 0 changes nothing.
+        epochs: passes over the data; 0 changes nothing. By default 2 to 8, as few as train on 64
+            batches.
         rate: largest step of a parameter.
+        temperatures: by which scores are divided; 2 and 8 where the inputs are made up.
         outputs: from what the model gives to the one tensor (samples, ...) that counts; by default
             all floats in it do.
         seed: of the order of batches.
@@ -99,11 +106,17 @@ def tune(
         EvaluationError: a state dict that does not fit the model.
     """
     check_network(model)
-    need_number("epochs", epochs)
+    if epochs is not None:
+        need_number("epochs", epochs)
     need_number("seed", seed, *SEEDS)
     need("rate", rate, (int, float), "a number")
-    if epochs < 0 or not 0 < rate < math.inf:
+    if (epochs is not None and epochs < 0) or not 0 < rate < math.inf:
         raise EncodeError(f"epochs={epochs} must be at least 0 and rate={rate} above it")
+    need("temperatures", temperatures, (list, tuple), "a list of numbers")
+    for one in temperatures:
+        need("temperatures", one, (int, float), "a list of numbers")
+    if not temperatures or not all(0 < one < math.inf for one in temperatures):
+        raise EncodeError(f"temperatures={temperatures} must be above 0, and one at least")
     device = device_of(model)
     # The seed is for networks and loaders that draw.
     with seeded(device, seed), torch.inference_mode(False), torch.enable_grad():
@@ -112,7 +125,7 @@ def tune(
             raise EncodeError(f"tuning needs two batches, one is held out: there is {len(inputs)}")
         network = to_evaluation(copied(model))
         load_state(network, decoded)
-        distances = Distances(network, to_evaluation(copied(model)), inputs, outputs)
+        distances = Distances(network, to_evaluation(copied(model)), inputs, outputs, temperatures)
         vectors = _vectors(network)
         _train(distances, list(vectors.values()), epochs, rate, seed, progress)
     return {name: vector.detach().to(decoded[name], copy=True) for name, vector in vectors.items()}
@@ -135,6 +148,7 @@ class Distances:
         original: likewise; runs once over all inputs.
         inputs: tensors or mappings, one for each batch.
         outputs: as in `tune`.
+        temperatures: likewise.
     """
 
     def __init__(
@@ -143,8 +157,10 @@ class Distances:
         original: nn.Module,
         inputs: Sequence[Any],
         outputs: Outputs | None,
+        temperatures: Sequence[float] = TEMPERATURES,
     ) -> None:
         self._network = network
+        self._temperatures = temperatures
         self._inputs = inputs
         self._outputs = outputs
         self._device = device_of(network)
@@ -192,7 +208,7 @@ class Distances:
         axis, names = class_axis(wanted), comparable(wanted, found)
         if axis is not None and names:
             (name,) = names
-            parts = [divergence(found[name], wanted[name], axis, t) for t in TEMPERATURES]
+            parts = [divergence(found[name], wanted[name], axis, t) for t in self._temperatures]
             return torch.stack(parts).sum()
         losses = [functional.mse_loss(found[n], wanted[n]) / self._sizes[n] for n in names]
         return torch.stack(losses).mean() if losses else torch.zeros((), device=self._device)
@@ -220,7 +236,7 @@ def _precise(values: Tensor) -> Tensor:
 def _train(
     distances: Distances,
     vectors: Sequence[Tensor],
-    epochs: int,
+    epochs: int | None,
     rate: float,
     seed: int,
     progress: Progress | None,
@@ -233,6 +249,9 @@ def _train(
     values = [_precise(vector.detach()).clone() for vector in vectors]
     if not values:
         return
+    if epochs is None:
+        least, most = PASSES
+        epochs = min(most, max(least, math.ceil(STEPS / len(trained))))
     optimizer = torch.optim.Adam(values)
     order = torch.Generator().manual_seed(seed)
     done, steps = 0, epochs * len(trained)

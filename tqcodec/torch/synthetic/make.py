@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -293,12 +293,13 @@ def _finish(
         recipe: how inputs are moved.
         generator: of what is random.
     """
-    moments = Moments(model)
+    moments, free = Moments(model), replace(recipe, outputs=0.0)
     if recipe.steps and moments.norms and any(part.gain is not None for part in first.values()):
 
         def moved(parts: Parts, number: int, done: Callable[[], None]) -> Parts:
+            own = recipe if number % 2 else free
             with moments.watching():
-                return move(model, moments, parts, number, recipe, generator, done)
+                return move(model, moments, parts, number, own, generator, done)
 
         return _Finish(recipe.steps, moved)
     if tokens is not None:

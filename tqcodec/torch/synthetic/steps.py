@@ -35,7 +35,7 @@ class SyntheticRecipe:
         steps: of gradient, by Adam.
         rate: its first rate, falling to 0 as a cosine does; of the range of the inputs.
         moments: weight of means and variances.
-        outputs: weight of the outputs.
+        outputs: weight of the outputs; in every second batch they are left alone.
         smoothness: weight of the mean difference of neighbouring pixels.
         batch: most samples that are moved together. Means and variances are those of a batch.
         side: most of a picture's short side, in pixels. Smaller pictures take less time and serve
