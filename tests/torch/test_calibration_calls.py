@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ from test_calibration import SEED, Net, assert_near, blocks_of, data, gradients,
 from torch import Tensor, nn
 from torch.nn import functional
 
+import tqcodec
+import tqcodec.torch
 from tqcodec.encoder.statistics import ARRAYS, WeightStatistics
 from tqcodec.torch import calibrate
 from tqcodec.torch.calibration.recorder import UNUSED
@@ -153,3 +156,42 @@ def test_batches_that_reach_no_matrix_count() -> None:
         one = calibrate(model, batches, probes=2)["expert.weight"]
         ends.append((one.images, one.probes))
     assert ends == [(16, 32)] * 3
+
+
+class Hidden(nn.Module):
+    """Counts its runs by a write that autograd is not told of, as kernels of observers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
+        self.head = nn.Linear(8 * 36, 4)
+        self.register_buffer("runs", torch.tensor([1.0, math.nan]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs.numpy()[0] += 1
+        return self.head(self.body(x)) * self.runs[0]
+
+
+@pytest.mark.filterwarnings("ignore::tqcodec.EncodeWarning")
+def test_what_a_network_writes_without_a_word_is_as_before() -> None:
+    torch.manual_seed(0)
+    model = Hidden().eval()
+    batches = [torch.randn(4, 3, 8, 8) for _ in range(4)]
+    before = {name: value.numpy().tobytes() for name, value in model.state_dict().items()}
+
+    def check() -> None:
+        for name, value in model.state_dict().items():
+            assert before[name] == value.numpy().tobytes(), name
+
+    statistics = tqcodec.torch.calibrate(model, batches)
+    check()
+    settings = tqcodec.Settings(bits=12)
+    data = tqcodec.torch.encode(model, settings, statistics, tune=batches, held_out=batches)
+    check()
+    assert tqcodec.torch.decode(data)["runs"][0] == 1
+    tqcodec.torch.synthetic_inputs(model, 8, size=8, mean=0, std=1)
+    check()
+    tqcodec.torch.Reference(model, [(one, None) for one in batches]).compare(model.state_dict())
+    check()
+    tqcodec.torch.retrain(model, batches, tqcodec.Settings(bits=12), epochs=1)
+    check()

@@ -344,7 +344,7 @@ def _evaluating(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-        buffers.restore()
+        buffers.restore(last=True)
 
 
 def _count(batches: Batches) -> int | None:

@@ -31,12 +31,18 @@ class Buffers:
             for module in model.modules()
         ]
         shortened = (m.weight for m in model.modules() if getattr(m, "max_norm", None) is not None)
-        tensors = (*model.buffers(), *parameters, *(t for t in shortened if isinstance(t, Tensor)))
+        buffers = list(model.buffers())
+        tensors = (*buffers, *parameters, *(t for t in shortened if isinstance(t, Tensor)))
         self._values = [(tensor, tensor.detach().clone()) for tensor in tensors]
         self._marks = [_mark(tensor) for tensor in tensors]
+        self._looked_at = len(buffers)  # the first of these
 
-    def restore(self) -> None:
-        """Bring back those that a run has changed or replaced."""
+    def restore(self, last: bool = False) -> None:
+        """Bring back those that a run has changed or replaced.
+
+        Kernels of fake quantization write without telling autograd. What lies on another device is
+        looked through for that only the `last` time, since it waits for the device.
+        """
         for module, buffers, parameters in self._held:
             if isinstance(module, torch.jit.ScriptModule):
                 for name, buffer in buffers.items():
@@ -47,7 +53,10 @@ class Buffers:
             module._parameters.clear()
             module._parameters.update(parameters)
         for i, (tensor, value) in enumerate(self._values):
-            if _mark(tensor) != self._marks[i] or tensor.is_inference():
+            look = i < self._looked_at and _has_memory(tensor)
+            look = look and (last or tensor.device.type == "cpu")
+            told = _mark(tensor) != self._marks[i] or tensor.is_inference()
+            if told or (look and not torch.equal(_bytes(tensor), _bytes(value))):
                 with torch.inference_mode(tensor.is_inference()), torch.no_grad():
                     tensor.copy_(value)
                 self._marks[i] = _mark(tensor)
@@ -55,8 +64,16 @@ class Buffers:
 
 def _mark(tensor: Tensor) -> tuple[int, int]:
     """Changes when a tensor is overwritten, or gets other memory by `tensor.data`."""
-    has_memory = type(tensor) in PLAIN and tensor.layout == torch.strided
-    return version_of(tensor), tensor.data_ptr() if has_memory else 0
+    return version_of(tensor), tensor.data_ptr() if _has_memory(tensor) else 0
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    return type(tensor) in PLAIN and tensor.layout == torch.strided and not tensor.is_meta
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """What is in memory, so that not-a-number equals itself."""
+    return tensor.detach().contiguous().flatten().view(torch.uint8)
 
 
 @contextmanager
@@ -90,4 +107,4 @@ def unchanged(model: nn.Module, device: torch.device, seed: int) -> Iterator[Buf
             for parameter in wanted:
                 with torch.inference_mode(parameter.is_inference()):  # else torch refuses
                     parameter.requires_grad_()
-            buffers.restore()
+            buffers.restore(last=True)
