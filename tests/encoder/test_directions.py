@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def test_other_tensors_are_no_directions(tensors: dict[str, np.ndarray]) -> None
     assert not directions(sources_of(tensors))
 
 
-def findings(tensors: dict[str, np.ndarray], **settings: object) -> list[tuple[str, ...]]:
+def findings(tensors: dict[str, np.ndarray], **settings: Any) -> list[tuple[str, ...]]:
     report = tqcodec.EncodeReport()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", tqcodec.EncodeWarning)

@@ -161,6 +161,8 @@ def test_batches_that_reach_no_matrix_count() -> None:
 class Hidden(nn.Module):
     """Counts its runs by a write that autograd is not told of, as kernels of observers do."""
 
+    runs: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())

@@ -27,7 +27,7 @@ from tqcodec.torch.synthetic.tokens import Writer, embedding_of, random_tokens, 
 from tqcodec.torch.unchanged import Buffers, unchanged
 
 # Samples by default, and what bounds them in between, where they cost little (docs/encoder.md).
-COUNTS = 256, 1024
+LEAST_FLOATS, LEAST_INTEGERS, MOST = 512, 256, 1024
 FLOATS, FLOAT_WORK = 3 << 20, 1 << 30  # in all samples, and times weights
 INTEGERS, INTEGER_WORK = 1 << 15, 1 << 35
 MOST_COUNT = 1 << 20
@@ -73,8 +73,8 @@ def synthetic_inputs(
 
     Args:
         model: the network.
-        count: number of samples; by default 256 to 1024, the smaller they and the network are the
-            more (docs/encoder.md, "Made-up inputs").
+        count: number of samples; by default 256 to 1024, of floats 512 at least, the smaller they
+            and the network are the more (docs/encoder.md, "Made-up inputs").
         size: of pictures: the side in pixels, or (height, width). Those that are made are smaller
             (`recipe.side`) if the network takes such. They have as many channels as the first
             convolution takes.
@@ -158,7 +158,7 @@ def default_count(model: nn.Module, floats: int, integers: int) -> int:
         integers: likewise.
     """
     weights = max(1, sum(parameter.numel() for parameter in model.parameters()))
-    least, most = COUNTS
+    least, most = LEAST_FLOATS if floats else LEAST_INTEGERS, MOST
     if floats:
         most = min(most, FLOATS // floats, FLOAT_WORK // weights)
     if integers:
