@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 import tqcodec
 from tqcodec.arrays import patterns_of
-from tqcodec.encoder.directions import directions
+from tqcodec.encoder.directions import directions, evened
 from tqcodec.encoder.tensor import Source
 
 RANDOM = np.random.default_rng(0)
@@ -51,27 +53,81 @@ def test_other_tensors_are_no_directions(tensors: dict[str, np.ndarray]) -> None
     assert not directions(sources_of(tensors))
 
 
-def findings(tensors: dict[str, np.ndarray], **settings: Any) -> list[tuple[str, ...]]:
+def encoded(
+    tensors: dict[str, np.ndarray], **wishes: Any
+) -> tuple[dict[str, np.ndarray], list[tuple[str, tuple[str, ...]]]]:
     report = tqcodec.EncodeReport()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", tqcodec.EncodeWarning)
-        data = tqcodec.encode(tensors, tqcodec.Settings(**settings), report=report)
-    zeros = {n for n, a in tqcodec.decode(data).items() if a.ndim > 1 and not a.any(axis=1).all()}
-    lost = [finding.tensors for finding in report.findings if finding.kind == "lost"]
-    assert zeros == {name for names in lost for name in names}  # said if and only if it is so
-    return lost
+        data = tqcodec.encode(tensors, tqcodec.Settings(**wishes), report=report)
+    told = [(one.kind, one.tensors) for one in report.findings]
+    return tqcodec.decode(data), [one for one in told if one[0] in ("lost", "directions")]
 
 
+def weights(v: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    v = v.astype(np.float64)
+    return lengths * v / np.sqrt(np.square(v).sum(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
 @pytest.mark.parametrize(("name", "length"), [NEW, OLD])
-def test_slices_that_become_zeros_are_named(name: str, length: str) -> None:
-    tensors = {name: SHORT, length: np.ones((64, 1), np.float32)}
-    assert findings(tensors, bits=3) == [(name,)]
-    assert not findings(tensors, lossless=True)
-    assert not findings({**tensors, name: V}, bits=4)
+def test_slices_that_would_be_lost_get_other_lengths(name: str, length: str, kind: Any) -> None:
+    lengths = np.exp(RANDOM.normal(size=(64, 1)))
+    tensors = {name: SHORT.astype(kind), length: lengths.astype(kind)}
+    found, told = encoded(tensors, bits=3)
+    assert told == [("directions", (name,))]
+    one, other = (weights(state[name], lengths) for state in (tensors, found))
+    assert np.isfinite(other).all()
+    assert np.square(one - other).sum() < 0.1 * np.square(one).sum()
+
+
+def test_nothing_is_changed_without_need() -> None:
+    tensors = {"a.weight_v": SHORT, "a.weight_g": np.ones((64, 1), np.float32)}
+    found, told = encoded(tensors, lossless=True)
+    assert not told
+    assert np.array_equal(found["a.weight_v"], SHORT)
+    found, told = encoded({**tensors, "a.weight_v": V}, bits=4)
+    assert not told
+    assert found["a.weight_v"].any(axis=1).all()
+    other = {"a.weight_v": SHORT}  # which nothing divides by
+    assert not encoded(other, bits=3)[1]
+
+
+def test_slices_that_are_lost_anyway_are_named() -> None:
+    tensors = {"a.weight_v": SHORT, "a.weight_g": np.ones((64, 1), np.float32)}
+    tensors |= {"b": RANDOM.normal(size=(256, 256)).astype(np.float32) * 10}
+    found, told = encoded(tensors, snr=3)
+    assert told == [("lost", ("a.weight_v",))]
+    assert not found["a.weight_v"].any(axis=1).all()
 
 
 def test_slices_that_were_zeros_before_say_nothing() -> None:
-    tensors = {"a.weight_v": SHORT * (SHORT > 1e-2), "a.weight_g": np.ones((64, 1), np.float32)}
-    report = tqcodec.EncodeReport()
-    tqcodec.encode(tensors, tqcodec.Settings(bits=6), report=report)
-    assert not [finding for finding in report.findings if finding.kind == "lost"]
+    tensors = {"a.weight_v": SHORT * (np.arange(64) >= 5)[:, None].astype(np.float32)}
+    tensors |= {"a.weight_g": np.ones((64, 1), np.float32)}
+    found, told = encoded(tensors, bits=4)
+    assert not told
+    assert not found["a.weight_v"][:5].any()
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+@settings(max_examples=50)
+@given(data=st.data())
+def test_lengths_change_by_powers_of_two(data: st.DataObject, kind: Any) -> None:
+    shape = data.draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
+    axis = data.draw(st.integers(0, 1))
+    random = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    spread = data.draw(st.floats(0, 20))
+    with np.errstate(over="ignore"):
+        v = (random.normal(size=shape) * np.exp(spread * random.normal(size=shape))).astype(kind)
+        g = np.exp(spread * random.normal(size=shape[axis])).astype(kind)
+    assume(np.isfinite(v).all() and np.isfinite(g).all() and v.size > 1)
+    lengths = g.reshape((-1, 1) if axis == 0 else (1, -1))
+    sources = sources_of({"a_v": v, "a_g": lengths})
+    assume(directions(sources) == {"a_v": axis})
+    made = evened(sources, ["a_v"])["a_v"].patterns.view(kind).astype(np.float64)
+    for old, new in zip(np.moveaxis(v, axis, 0), np.moveaxis(made, axis, 0), strict=True):
+        there = old != 0
+        ratio = new[there] / old[there].astype(np.float64)
+        assert not new[~there].any()
+        assert len(set(ratio)) <= 1
+        assert all(float(np.log2(one)).is_integer() for one in ratio)

@@ -7,14 +7,15 @@ network that gives no numbers, however little the slice was worth.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from tqcodec.encoder.findings import Finding, names_of
 from tqcodec.encoder.tensor import Source
 from tqcodec.format.container import EVERYTHING, Container
-from tqcodec.format.dtypes import to_float
+from tqcodec.format.dtypes import round_to, to_float
 from tqcodec.format.registry import Coding
 
 # Names of directions and of their lengths, as torch.nn.utils.parametrizations.weight_norm and the
@@ -33,36 +34,41 @@ def directions(sources: Mapping[str, Source]) -> dict[str, int | None]:
     """
     found: dict[str, int | None] = {}
     for name, source in sources.items():
-        for pattern, ending in PAIRS:
-            match = pattern.fullmatch(name)
-            lengths = sources.get(match[1] + ending) if match else None
-            if lengths is None or lengths.dtype != source.dtype or source.patterns.ndim < 2:
-                continue
-            shape, whole = lengths.patterns.shape, source.patterns.shape
-            if lengths.patterns.size == 1 and source.patterns.size > 1:
-                found[name] = None
-            elif len(shape) == len(whole):
-                kept = [axis for axis, length in enumerate(shape) if length != 1]
-                if len(kept) == 1 and shape[kept[0]] == whole[kept[0]]:
-                    found[name] = kept[0]
+        lengths = sources.get(_lengths_of(name, sources))
+        if lengths is None or lengths.dtype != source.dtype or source.patterns.ndim < 2:
+            continue
+        shape, whole = lengths.patterns.shape, source.patterns.shape
+        if lengths.patterns.size == 1 and source.patterns.size > 1:
+            found[name] = None
+        elif len(shape) == len(whole):
+            kept = [axis for axis, length in enumerate(shape) if length != 1]
+            if len(kept) == 1 and shape[kept[0]] == whole[kept[0]]:
+                found[name] = kept[0]
     return found
 
 
-def lost(data: bytes, sources: Mapping[str, Source]) -> list[Finding]:
-    """Directions of a file of which slices decode to zeros that were none.
+def _lengths_of(name: str, sources: Mapping[str, Source]) -> str:
+    """Name of the lengths of a direction; "" where there are none."""
+    for pattern, ending in PAIRS:
+        match = pattern.fullmatch(name)
+        if match and match[1] + ending in sources:
+            return match[1] + ending
+    return ""
+
+
+def lost(data: bytes, sources: Mapping[str, Source]) -> dict[str, int]:
+    """Directions of a file with slices that decode to zeros and were none: how many, by name.
 
     Args:
         data: the file.
         sources: the tensors that it was made of, by name.
     """
-    known = directions(sources)
+    known, found = directions(sources), {}
     if not known:
-        return []
-    container, counts = Container.of(data, EVERYTHING), {}
+        return {}
+    container = Container.of(data, EVERYTHING)
     for entry in container.directory.entries:
-        if entry.name not in known or entry.same_as is not None:
-            continue
-        if entry.coding != Coding.TRANSFORM:
+        if entry.name not in known or entry.coding != Coding.TRANSFORM:
             continue
         axis, source = known[entry.name], sources[entry.name]
         before, after = (
@@ -70,14 +76,63 @@ def lost(data: bytes, sources: Mapping[str, Source]) -> list[Finding]:
             for patterns in (source.patterns, container.decode(entry))
         )
         if count := int((before & ~after).sum()):
-            counts[entry.name] = count
+            found[entry.name] = count
+    return found
+
+
+def evened(sources: Mapping[str, Source], names: Collection[str]) -> dict[str, Source]:
+    """Directions whose slices are about as long as the weights that are made of them.
+
+    Each is multiplied by a power of two, by which nothing is rounded, and so makes the same
+    weights; those of small weights become as long as the middle one. A slice that has no room for
+    it in its type stays.
+
+    Args:
+        sources: all tensors, by name.
+        names: of the directions.
+    """
+    found = {}
+    known = directions(sources)
+    for name in names:
+        axis, source = known[name], sources[name]
+        if axis is None:
+            continue
+        values = to_float(source.patterns, source.dtype).astype(np.float64)
+        over = tuple(i for i in range(values.ndim) if i != axis)
+        own = np.sqrt(np.square(values).sum(axis=over, keepdims=True))
+        partner = sources[_lengths_of(name, sources)]
+        lengths = np.abs(to_float(partner.patterns, partner.dtype).astype(np.float64))
+        lengths = np.maximum(lengths.reshape(own.shape), np.median(lengths))
+        with np.errstate(all="ignore"):
+            powers = np.exp2(np.round(np.log2(lengths / own)))
+        powers = np.where(np.isfinite(powers) & (powers > 0), powers, 1.0)
+        scaled = round_to(values * powers, source.dtype)
+        same = (to_float(scaled, source.dtype) == values * powers).all(axis=over, keepdims=True)
+        found[name] = replace(source, patterns=np.where(same, scaled, source.patterns))
+    return found
+
+
+def findings_of(counts: Mapping[str, int], changed: Collection[str]) -> list[Finding]:
+    """What to know of a file with such slices.
+
+    Args:
+        counts: as of `lost`.
+        changed: names of directions that are `evened`.
+    """
+    if changed:
+        message = (
+            f"{names_of(sorted(changed))}: slices that weight normalisation divides by their "
+            "lengths are multiplied by powers of two, so that none is lost: the network's weights "
+            "are the same"
+        )
+        return [Finding("directions", message, tuple(sorted(changed)))]
     if not counts:
         return []
     ordered = sorted(counts, key=counts.__getitem__, reverse=True)
     named = names_of([f"{name} ({counts[name]})" for name in ordered])
     message = (
         "the decoded network gives no numbers: slices that weight normalisation divides by their "
-        f"lengths decode to zeros: {named}; more bits, or a rule 'NAME=exact' or 'NAME=step:0.25'"
+        f"lengths decode to zeros: {named}; more bits, or a rule 'NAME=exact'"
     )
     return [Finding("lost", message, tuple(ordered))]
 

@@ -89,6 +89,9 @@ def encode(
 ) -> tuple[bytes, EncodeReport]:
     """A whole file for the tensors, and what is to be known of it.
 
+    Where slices that weight normalisation divides by their lengths would be lost, they get other
+    lengths (`directions.evened`).
+
     Args:
         sources: the tensors.
         settings: how to encode.
@@ -102,16 +105,26 @@ def encode(
         EncodeError: tensors that the format cannot hold, or a target that cannot be met.
         InternalError: the file breaks a rule, or does not decode to what it was made of.
     """
-    items = make_plan(sources, settings, statistics)
+
+    def made(by_name: Mapping[str, Source]) -> tuple[bytes, Network, Written]:
+        items = make_plan(list(by_name.values()), settings, statistics)
+        network = prepare(by_name, items, settings, statistics, refine, progress, effort)
+        written = _search(network) if network.matrices else _fitting(_write(network, []), settings)
+
+        def decode(data: bytes) -> None:
+            verification.check(data, by_name, written.items, written.changed, settings, progress)
+
+        return written.finish(decode if verify else None), network, written
+
     by_name = {s.name: s for s in sources}
-    network = prepare(by_name, items, settings, statistics, refine, progress, effort)
-    written = _search(network) if network.matrices else _fitting(_write(network, []), settings)
-
-    def decode(data: bytes) -> None:
-        verification.check(data, by_name, written.items, written.changed, settings, progress)
-
-    data = written.finish(decode if verify else None)
-    found = [*directions.lost(data, by_name), *_findings(network, written)]
+    data, network, written = made(by_name)
+    lost, changed = directions.lost(data, by_name), {}
+    if lost:
+        evened = directions.evened(by_name, lost)
+        other = made({**by_name, **evened})
+        if not directions.lost(other[0], {**by_name, **evened}):
+            (data, network, written), changed = other, evened
+    found = [*directions.findings_of(lost, changed), *_findings(network, written)]
     return data, EncodeReport(found, dict(written.snr))
 
 
