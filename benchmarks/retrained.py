@@ -15,6 +15,7 @@ network, such as that of an earlier training.
 
 from __future__ import annotations
 
+import ast
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
@@ -66,12 +67,14 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def settings_of(pairs: Sequence[str]) -> dict[str, Any]:
-    """Fields of `tqcodec.Settings`, from texts."""
+    """Fields of `tqcodec.Settings`: Python's numbers and words, or else text."""
     values: dict[str, Any] = {}
     for pair in pairs:
         name, _, text = pair.partition("=")
-        value = {"True": True, "False": False}.get(text, text)
-        values[name] = int(text) if text.isdigit() else value
+        try:
+            values[name] = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            values[name] = text
     return values
 
 
@@ -168,7 +171,8 @@ def main() -> None:
         begun = {"start": options.start.read_bytes()}
     rows = [f"float: top-1 {accuracy(model, *judged):.2f}"]
     for size in options.bytes:
-        settings = tqcodec.Settings(max_size=size, inference=True, **settings_of(options.settings))
+        wanted: dict[str, Any] = {"max_size": size, "inference": True}
+        settings = tqcodec.Settings(**wanted | settings_of(options.settings))
         plain = tqcodec.torch.encode(model, settings, statistics, tune=calibration)
         name = options.out / f"resnet{options.depth}_{size}.tqc"
         start = time.monotonic()

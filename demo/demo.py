@@ -26,7 +26,7 @@ from tqcodec.cli.arguments import numbers
 from tqcodec.torch.user_code import load_model
 
 NETWORK = f"{Path(__file__).with_name('network.py')}:network"
-IMAGES = 128  # that are made: half of what encode makes by itself, and half of the time
+IMAGES = 128  # that are made: a quarter of what encode makes by itself, and of the time
 TQC = str(Path(sys.executable).with_name("tqcodec"))
 HEAD = ("file", "bytes", "ratio", "bits/w", "encode s", "decode s", "same top1", "KL")
 ROW = "{:>24} {:>10} {:>6} {:>7} {:>8} {:>8} {:>9} {:>8}"

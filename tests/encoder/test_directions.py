@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 import tqcodec
 from tqcodec.arrays import patterns_of
 from tqcodec.encoder.directions import directions, evened
+from tqcodec.encoder.kinds import Origin
 from tqcodec.encoder.tensor import Source
 
 RANDOM = np.random.default_rng(0)
@@ -46,11 +48,19 @@ def test_directions_are_known_by_their_lengths(
         {"a.weight_v": V, "a.weight_g": np.ones(64, np.float32)},
         {"a.weight_v": V, "a.weight_g": np.ones((64, 1), np.float16)},
         {"a.weight_v": V[0], "a.weight_g": np.ones(1, np.float32)},
+        {"a.w_v": V, "a.w_g": np.ones((64, 1), np.float32)},
         {"a.original1": V, "a.original0": np.ones((64, 1), np.float32)},
     ],
 )
 def test_other_tensors_are_no_directions(tensors: dict[str, np.ndarray]) -> None:
     assert not directions(sources_of(tensors))
+
+
+@pytest.mark.parametrize(("origin", "known"), [(Origin.PARAMETER, 0), (Origin.DIRECTION, 1)])
+def test_a_module_knows_better_than_names(origin: Origin, known: int) -> None:
+    sources = sources_of({OLD[0]: V, OLD[1]: np.ones((64, 1), np.float32)})
+    sources[OLD[0]] = replace(sources[OLD[0]], origin=origin)
+    assert len(directions(sources)) == known
 
 
 def encoded(
@@ -122,12 +132,63 @@ def test_lengths_change_by_powers_of_two(data: st.DataObject, kind: Any) -> None
         g = np.exp(spread * random.normal(size=shape[axis])).astype(kind)
     assume(np.isfinite(v).all() and np.isfinite(g).all() and v.size > 1)
     lengths = g.reshape((-1, 1) if axis == 0 else (1, -1))
-    sources = sources_of({"a_v": v, "a_g": lengths})
-    assume(directions(sources) == {"a_v": axis})
-    made = evened(sources, ["a_v"])["a_v"].patterns.view(kind).astype(np.float64)
+    sources = sources_of({"weight_v": v, "weight_g": lengths})
+    assume(directions(sources) == {"weight_v": axis})
+    made = evened(sources, ["weight_v"])["weight_v"].patterns.view(kind).astype(np.float64)
     for old, new in zip(np.moveaxis(v, axis, 0), np.moveaxis(made, axis, 0), strict=True):
         there = old != 0
         ratio = new[there] / old[there].astype(np.float64)
         assert not new[~there].any()
         assert len(set(ratio)) <= 1
         assert all(float(np.log2(one)).is_integer() for one in ratio)
+
+
+def test_what_is_the_same_as_another_tensor_stays() -> None:
+    lengths = np.ones((64, 1), np.float32)
+    alone = {"a.weight_v": SHORT, "a.weight_g": lengths}
+    found, told = encoded(alone | {"embedding.weight": SHORT}, bits=3)
+    assert told == [("lost", ("a.weight_v",))] or told == [("lost", ("embedding.weight",))]
+    assert np.array_equal(found["a.weight_v"], found["embedding.weight"])
+    found, told = encoded(alone | {"b.weight_v": SHORT, "b.weight_g": lengths}, bits=3)
+    assert told == [("directions", ("a.weight_v", "b.weight_v"))]
+    assert np.array_equal(found["a.weight_v"], found["b.weight_v"])
+    found, told = encoded(alone | {"b.weight_v": SHORT, "b.weight_g": 2 * lengths}, bits=3)
+    assert told[0][0] == "lost"
+    assert np.array_equal(found["a.weight_v"], found["b.weight_v"])
+
+
+@pytest.mark.parametrize("bits", [3, 8])
+def test_vectors_are_refined_once(bits: float) -> None:
+    tensors = {
+        "a.weight_v": SHORT,
+        "a.weight_g": np.ones((64, 1), np.float32),
+        "a.bias": RANDOM.normal(size=64).astype(np.float32),
+    }
+    seen = []
+
+    def refine(data: bytes) -> dict[str, np.ndarray]:
+        seen.append(tqcodec.decode(data))
+        return {"a.bias": np.full(64, 2.5, np.float32)}
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", tqcodec.EncodeWarning)
+        found = tqcodec.decode(tqcodec.encode(tensors, tqcodec.Settings(bits=bits), refine=refine))
+    assert len(seen) == 1
+    assert np.array_equal(seen[0]["a.weight_v"], found["a.weight_v"])
+    assert (found["a.bias"] == 2.5).all()
+
+
+def test_a_size_that_other_lengths_would_exceed_is_kept() -> None:
+    tensors = {"a.weight_v": SHORT, "a.weight_g": np.ones((64, 1), np.float32)}
+    for size in range(200, 1500, 100):
+        report = tqcodec.EncodeReport()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", tqcodec.EncodeWarning)
+            try:
+                data = tqcodec.encode(tensors, tqcodec.Settings(max_size=size), report=report)
+            except tqcodec.EncodeError as error:
+                assert "smallest file" in str(error)
+                continue
+        assert len(data) <= size
+        whole = tqcodec.decode(data)["a.weight_v"].any(axis=1).all()
+        assert whole == (not any(one.kind == "lost" for one in report.findings))

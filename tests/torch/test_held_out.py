@@ -430,3 +430,40 @@ def test_outputs_that_become_no_numbers_are_told(broken: bool) -> None:
     tqcodec.torch.encode(model, settings, held_out=batches, report=report)
     told = [finding for finding in report.findings if "not finite" in finding.message]
     assert bool(told) is not broken
+
+
+class LooksLike(nn.Module):
+    """Has the names of weight normalisation, and adds in place of dividing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight_v = nn.Parameter(torch.randn(32, 48))
+        self.weight_g = nn.Parameter(torch.randn(32, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight_v + self.weight_g)
+
+
+@pytest.mark.filterwarnings("ignore::tqcodec.EncodeWarning")
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_weight_normalisation_is_known_by_the_module() -> None:
+    torch.manual_seed(0)
+    models = [
+        nn.utils.parametrizations.weight_norm(nn.Linear(48, 32)),
+        nn.utils.weight_norm(nn.Linear(48, 32)),
+        nn.utils.weight_norm(nn.ConvTranspose1d(32, 48, 3), dim=1),
+        LooksLike(),
+    ]
+    for model in models:
+        for parameter in model.parameters():  # short slices, which a low rate makes zeros
+            if parameter.ndim > 1 and 1 not in parameter.shape:
+                parameter.data[:, :3] *= 1e-3
+                parameter.data[:3] *= 1e-3
+        report = EncodeReport()
+        data = tqcodec.torch.encode(model.eval(), Settings(bits=6), report=report)
+        told = [finding.kind for finding in report.findings if finding.kind == "directions"]
+        assert bool(told) is not isinstance(model, LooksLike)
+        x = torch.randn(4, 32, 5) if isinstance(model, nn.ConvTranspose1d) else torch.randn(4, 48)
+        wanted = model(x).detach()
+        model.load_state_dict(tqcodec.torch.decode(data))
+        assert (model(x) - wanted).square().sum() < 0.1 * wanted.square().sum()

@@ -11,18 +11,20 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tqcodec.encoder.findings import Finding, names_of
+from tqcodec.encoder.kinds import Origin
 from tqcodec.encoder.tensor import Source
 from tqcodec.format.container import EVERYTHING, Container
 from tqcodec.format.dtypes import round_to, to_float
 from tqcodec.format.registry import Coding
 
 # Names of directions and of their lengths, as torch.nn.utils.parametrizations.weight_norm and the
-# older torch.nn.utils.weight_norm have them.
+# older torch.nn.utils.weight_norm have them: what tells of them where there is no module.
 PAIRS = (
     (re.compile(r"(.*\bparametrizations\..*\.original)1"), "0"),
-    (re.compile(r"(.*_)v"), "g"),
+    (re.compile(r"((?:.*\.)?weight(?:_\w+)?_)v"), "g"),
 )
 
 
@@ -34,11 +36,15 @@ def directions(sources: Mapping[str, Source]) -> dict[str, int | None]:
     """
     found: dict[str, int | None] = {}
     for name, source in sources.items():
+        if source.origin not in (None, Origin.DIRECTION):
+            continue
         lengths = sources.get(_lengths_of(name, sources))
         if lengths is None or lengths.dtype != source.dtype or source.patterns.ndim < 2:
             continue
         shape, whole = lengths.patterns.shape, source.patterns.shape
-        if lengths.patterns.size == 1 and source.patterns.size > 1:
+        if lengths.patterns.size >= source.patterns.size:
+            continue
+        if lengths.patterns.size == 1:
             found[name] = None
         elif len(shape) == len(whole):
             kept = [axis for axis, length in enumerate(shape) if length != 1]
@@ -51,7 +57,8 @@ def _lengths_of(name: str, sources: Mapping[str, Source]) -> str:
     """Name of the lengths of a direction; "" where there are none."""
     for pattern, ending in PAIRS:
         match = pattern.fullmatch(name)
-        if match and match[1] + ending in sources:
+        # The older one takes the weight itself away.
+        if match and match[1] + ending in sources and match[1].removesuffix("_") not in sources:
             return match[1] + ending
     return ""
 
@@ -71,10 +78,8 @@ def lost(data: bytes, sources: Mapping[str, Source]) -> dict[str, int]:
         if entry.name not in known or entry.coding != Coding.TRANSFORM:
             continue
         axis, source = known[entry.name], sources[entry.name]
-        before, after = (
-            _is_there(to_float(patterns, source.dtype), axis)
-            for patterns in (source.patterns, container.decode(entry))
-        )
+        before = _is_there(source.patterns, axis)
+        after = _is_there(container.decode(entry), axis)
         if count := int((before & ~after).sum()):
             found[entry.name] = count
     return found
@@ -85,7 +90,8 @@ def evened(sources: Mapping[str, Source], names: Collection[str]) -> dict[str, S
 
     Each is multiplied by a power of two, by which nothing is rounded, and so makes the same
     weights; those of small weights become as long as the middle one. A slice that has no room for
-    it in its type stays.
+    it in its type stays, and so does what is the same as another tensor that is none, or that has
+    other lengths: a network in which they are one would get the wrong one.
 
     Args:
         sources: all tensors, by name.
@@ -95,12 +101,15 @@ def evened(sources: Mapping[str, Source], names: Collection[str]) -> dict[str, S
     known = directions(sources)
     for name in names:
         axis, source = known[name], sources[name]
-        if axis is None:
+        partner = sources[_lengths_of(name, sources)]
+        twins = [n for n, other in sources.items() if n != name and _are_same(other, source)]
+        others = [sources.get(_lengths_of(n, sources)) for n in twins if n in names]
+        alike = [one for one in others if one is not None and _are_same(one, partner)]
+        if axis is None or len(alike) < len(twins):
             continue
         values = to_float(source.patterns, source.dtype).astype(np.float64)
         over = tuple(i for i in range(values.ndim) if i != axis)
         own = np.sqrt(np.square(values).sum(axis=over, keepdims=True))
-        partner = sources[_lengths_of(name, sources)]
         lengths = np.abs(to_float(partner.patterns, partner.dtype).astype(np.float64))
         lengths = np.maximum(lengths.reshape(own.shape), np.median(lengths))
         with np.errstate(all="ignore"):
@@ -108,8 +117,14 @@ def evened(sources: Mapping[str, Source], names: Collection[str]) -> dict[str, S
         powers = np.where(np.isfinite(powers) & (powers > 0), powers, 1.0)
         scaled = round_to(values * powers, source.dtype)
         same = (to_float(scaled, source.dtype) == values * powers).all(axis=over, keepdims=True)
-        found[name] = replace(source, patterns=np.where(same, scaled, source.patterns))
+        patterns = np.where(same, scaled, source.patterns)
+        if not np.array_equal(patterns, source.patterns):
+            found[name] = replace(source, patterns=patterns)
     return found
+
+
+def _are_same(one: Source, other: Source) -> bool:
+    return one.dtype == other.dtype and np.array_equal(one.patterns, other.patterns)
 
 
 def findings_of(counts: Mapping[str, int], changed: Collection[str]) -> list[Finding]:
@@ -137,7 +152,8 @@ def findings_of(counts: Mapping[str, int], changed: Collection[str]) -> list[Fin
     return [Finding("lost", message, tuple(ordered))]
 
 
-def _is_there(values: np.ndarray, axis: int | None) -> np.ndarray:
-    """Whether slices along an axis have anything but zeros."""
-    over = tuple(i for i in range(values.ndim) if i != axis)
-    return np.asarray((values != 0).any(axis=over))
+def _is_there(patterns: NDArray[np.unsignedinteger], axis: int | None) -> NDArray[np.bool_]:
+    """Whether slices of a float type along an axis have anything but zeros."""
+    sign = patterns.dtype.type(1 << (8 * patterns.itemsize - 1))
+    over = tuple(i for i in range(patterns.ndim) if i != axis)
+    return np.asarray((patterns & ~sign).any(axis=over))

@@ -33,8 +33,9 @@ class Finding:
             meaning), ``statistics`` (of other weights), ``limit`` (the file decodes to more than a
             decoder takes by default), ``inference`` (normalisations that are not in inference
             form), ``directions`` (slices that weight normalisation divides by their lengths got
-            others, else they were lost), ``calibration`` (it did not help, and the file was made without), ``tuning``
-            (what it made of side tensors takes too many bytes, and they are as before).
+            others, else they were lost), ``calibration`` (it did not help, and the file was made
+            without), ``tuning`` (what it made of side tensors takes too many bytes, and they are as
+            before).
         message: one line for people.
         tensors: names of those concerned, the worst first.
     """

@@ -39,6 +39,7 @@ class Origin(Enum):
     FROZEN = "frozen"  # a parameter that requires no gradient
     STATISTIC = "statistic"  # vector of a normalisation with running statistics
     BUFFER = "buffer"  # any other buffer
+    DIRECTION = "direction"  # a parameter that weight normalisation divides by its lengths
     CONSTANT = "constant"  # running mean or variance of a normalisation in inference form
 
 
@@ -291,7 +292,8 @@ def kind_of(
         return found
     constant = is_constant_name(name)
     if is_matrix(patterns.shape):
-        return Kind.NAME if constant and origin is not Origin.PARAMETER else Kind.WEIGHT
+        trained = origin in (Origin.PARAMETER, Origin.DIRECTION)
+        return Kind.NAME if constant and not trained else Kind.WEIGHT
     if side:
         return Kind.VECTOR_RULE
     if constant:

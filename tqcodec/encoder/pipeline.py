@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -106,26 +107,39 @@ def encode(
         InternalError: the file breaks a rule, or does not decode to what it was made of.
     """
 
-    def made(by_name: Mapping[str, Source]) -> tuple[bytes, Network, Written]:
-        items = make_plan(list(by_name.values()), settings, statistics)
-        network = prepare(by_name, items, settings, statistics, refine, progress, effort)
+    def made(
+        by_name: Mapping[str, Source],
+        known: Mapping[str, WeightStatistics],
+        refine: Refine | None,
+    ) -> tuple[bytes, EncodeReport]:
+        items = make_plan(list(by_name.values()), settings, known)
+        network = prepare(by_name, items, settings, known, refine, progress, effort)
         written = _search(network) if network.matrices else _fitting(_write(network, []), settings)
 
         def decode(data: bytes) -> None:
             verification.check(data, by_name, written.items, written.changed, settings, progress)
 
-        return written.finish(decode if verify else None), network, written
+        data = written.finish(decode if verify else None)
+        return data, EncodeReport(_findings(network, written), dict(written.snr))
 
     by_name = {s.name: s for s in sources}
-    data, network, written = made(by_name)
+    divided = bool(directions.directions(by_name))
+    data, report = made(by_name, statistics, None if divided else refine)
+    if not divided:
+        return data, report
     lost, changed = directions.lost(data, by_name), {}
-    if lost:
-        evened = directions.evened(by_name, lost)
-        other = made({**by_name, **evened})
-        if not directions.lost(other[0], {**by_name, **evened}):
-            (data, network, written), changed = other, evened
-    found = [*directions.findings_of(lost, changed), *_findings(network, written)]
-    return data, EncodeReport(found, dict(written.snr))
+    if lost and (evened := directions.evened(by_name, lost)):
+        others = {**by_name, **evened}
+        known = {name: one for name, one in statistics.items() if name not in evened}
+        with suppress(TargetError):  # which may take more bytes
+            found = made(others, known, None)
+            if not directions.lost(found[0], others):
+                (data, report), changed = found, evened
+                by_name, statistics = others, known
+    if refine is not None:  # once, whatever was tried before
+        data, report = made(by_name, statistics, refine)
+    report.findings[:0] = directions.findings_of(lost, changed)
+    return data, report
 
 
 def _findings(network: Network, written: Written) -> list[Finding]:

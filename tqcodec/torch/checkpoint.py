@@ -14,6 +14,8 @@ import ml_dtypes
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils import parametrize
+from torch.nn.utils.weight_norm import WeightNorm
 
 from tqcodec import api
 from tqcodec.common import foreign, streams
@@ -71,8 +73,20 @@ def origins(model: torch.nn.Module) -> dict[str, Origin]:
             found[id(buffer)] = Origin.STATISTIC if vector else Origin.BUFFER
     for parameter in model.parameters():
         found[id(parameter)] = Origin.PARAMETER if parameter.requires_grad else Origin.FROZEN
+    for module in model.modules():
+        found.update((id(one), Origin.DIRECTION) for one in _directions(module))
     state = model.state_dict(keep_vars=True)
     return {name: found[id(tensor)] for name, tensor in state.items() if id(tensor) in found}
+
+
+def _directions(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    """What weight normalisation, new or old, divides by its lengths."""
+    listed = module if isinstance(module, parametrize.ParametrizationList) else ()
+    if any(type(one).__name__ == "_WeightNorm" for one in listed):
+        yield module.get_parameter("original1")
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):
+            yield getattr(module, f"{hook.name}_v")
 
 
 def _to_array(name: str, value: Any) -> Array:

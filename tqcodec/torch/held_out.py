@@ -131,9 +131,8 @@ class Judge:
             other = other if of_size else plain(settings)
             chosen = _with(other, f"did not help: {found}")
         chosen[1].held_out = found
-        known = any(finding.kind == "lost" for finding in chosen[1].findings)
-        numbers = math.isfinite(found.calibrated) or math.isfinite(found.plain)
-        if self._finite and not known and not numbers:
+        number = found.calibrated if found.helped else found.plain
+        if self._finite and not math.isfinite(number):
             chosen[1].findings.insert(0, Finding("lost", NO_NUMBERS))
         return chosen
 

@@ -43,8 +43,9 @@ from tqcodec.torch.outputs import (
 )
 from tqcodec.torch.unchanged import Buffers, seeded
 
-PASSES = 2, 8  # over the data, by default,
-STEPS = 64  # as many as there are so many steps
+# By default as few passes over the data as make so many steps.
+PASSES = 2, 8
+STEPS = 64
 # With 400 photographs 2e-3 overfits EfficientNet-Lite0; smaller rates give ResNet-32 away.
 RATE = 1e-3
 HELD_OUT = 8  # every one of so many batches is not trained on
@@ -91,7 +92,8 @@ def tune(
         epochs: passes over the data; 0 changes nothing. By default 2 to 8, as few as train on 64
             batches.
         rate: largest step of a parameter.
-        temperatures: by which scores are divided; 2 and 8 where the inputs are made up.
+        temperatures: a list or tuple by which scores are divided; 2 and 8 where the inputs are made
+            up.
         outputs: from what the model gives to the one tensor (samples, ...) that counts; by default
             all floats in it do.
         seed: of the order of batches.

@@ -53,8 +53,8 @@ class Buffers:
             module._parameters.clear()
             module._parameters.update(parameters)
         for i, (tensor, value) in enumerate(self._values):
-            look = i < self._looked_at and _has_memory(tensor)
-            look = look and (last or tensor.device.type == "cpu")
+            look = i < self._looked_at and (last or tensor.device.type == "cpu")
+            look = look and _has_plain_memory(tensor)
             told = _mark(tensor) != self._marks[i] or tensor.is_inference()
             if told or (look and not torch.equal(_bytes(tensor), _bytes(value))):
                 with torch.inference_mode(tensor.is_inference()), torch.no_grad():
@@ -69,6 +69,11 @@ def _mark(tensor: Tensor) -> tuple[int, int]:
 
 def _has_memory(tensor: Tensor) -> bool:
     return type(tensor) in PLAIN and tensor.layout == torch.strided and not tensor.is_meta
+
+
+def _has_plain_memory(tensor: Tensor) -> bool:
+    """Whether the numbers are what is in memory."""
+    return _has_memory(tensor) and not (tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
 
 
 def _bytes(tensor: Tensor) -> Tensor:

@@ -158,7 +158,7 @@ def default_count(model: nn.Module, floats: int, integers: int) -> int:
         integers: likewise.
     """
     weights = max(1, sum(parameter.numel() for parameter in model.parameters()))
-    least, most = LEAST_FLOATS if floats else LEAST_INTEGERS, MOST
+    least, most = LEAST_INTEGERS if integers else LEAST_FLOATS, MOST
     if floats:
         most = min(most, FLOATS // floats, FLOAT_WORK // weights)
     if integers:
