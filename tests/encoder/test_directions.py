@@ -134,7 +134,8 @@ def test_lengths_change_by_powers_of_two(data: st.DataObject, kind: Any) -> None
     lengths = g.reshape((-1, 1) if axis == 0 else (1, -1))
     sources = sources_of({"weight_v": v, "weight_g": lengths})
     assume(directions(sources) == {"weight_v": axis})
-    made = evened(sources, ["weight_v"])["weight_v"].patterns.view(kind).astype(np.float64)
+    changed = {**sources, **evened(sources, ["weight_v"])}
+    made = changed["weight_v"].patterns.view(kind).astype(np.float64)
     for old, new in zip(np.moveaxis(v, axis, 0), np.moveaxis(made, axis, 0), strict=True):
         there = old != 0
         ratio = new[there] / old[there].astype(np.float64)
