@@ -148,7 +148,7 @@ def test_what_is_the_same_as_another_tensor_stays() -> None:
     lengths = np.ones((64, 1), np.float32)
     alone = {"a.weight_v": SHORT, "a.weight_g": lengths}
     found, told = encoded(alone | {"embedding.weight": SHORT}, bits=3)
-    assert told == [("lost", ("a.weight_v",))] or told == [("lost", ("embedding.weight",))]
+    assert told == [("lost", ("a.weight_v",))]
     assert np.array_equal(found["a.weight_v"], found["embedding.weight"])
     found, told = encoded(alone | {"b.weight_v": SHORT, "b.weight_g": lengths}, bits=3)
     assert told == [("directions", ("a.weight_v", "b.weight_v"))]

@@ -107,16 +107,17 @@ def evened(sources: Mapping[str, Source], names: Collection[str]) -> dict[str, S
         alike = [one for one in others if one is not None and _are_same(one, partner)]
         if axis is None or len(alike) < len(twins):
             continue
-        values = to_float(source.patterns, source.dtype).astype(np.float64)
+        values = to_float(source.patterns, source.dtype)
         over = tuple(i for i in range(values.ndim) if i != axis)
         own = np.sqrt(np.square(values).sum(axis=over, keepdims=True))
-        lengths = np.abs(to_float(partner.patterns, partner.dtype).astype(np.float64))
+        lengths = np.abs(to_float(partner.patterns, partner.dtype))
         lengths = np.maximum(lengths.reshape(own.shape), np.median(lengths))
         with np.errstate(all="ignore"):
             powers = np.exp2(np.round(np.log2(lengths / own)))
         powers = np.where(np.isfinite(powers) & (powers > 0), powers, 1.0)
-        scaled = round_to(values * powers, source.dtype)
-        same = (to_float(scaled, source.dtype) == values * powers).all(axis=over, keepdims=True)
+        values *= powers
+        scaled = round_to(values, source.dtype)
+        same = (to_float(scaled, source.dtype) == values).all(axis=over, keepdims=True)
         patterns = np.where(same, scaled, source.patterns)
         if not np.array_equal(patterns, source.patterns):
             found[name] = replace(source, patterns=patterns)

@@ -108,9 +108,7 @@ def encode(
     """
 
     def made(
-        by_name: Mapping[str, Source],
-        known: Mapping[str, WeightStatistics],
-        refine: Refine | None,
+        by_name: Mapping[str, Source], known: Mapping[str, WeightStatistics], refine: Refine | None
     ) -> tuple[bytes, EncodeReport]:
         items = make_plan(list(by_name.values()), settings, known)
         network = prepare(by_name, items, settings, known, refine, progress, effort)
@@ -123,23 +121,28 @@ def encode(
         return data, EncodeReport(_findings(network, written), dict(written.snr))
 
     by_name = {s.name: s for s in sources}
-    divided = bool(directions.directions(by_name))
-    data, report = made(by_name, statistics, None if divided else refine)
-    if not divided:
-        return data, report
+    data, report = made(by_name, statistics, _unless_lost(refine, by_name))
     lost, changed = directions.lost(data, by_name), {}
-    if lost and (evened := directions.evened(by_name, lost)):
+    if not lost:
+        return data, report
+    if evened := directions.evened(by_name, lost):
         others = {**by_name, **evened}
         known = {name: one for name, one in statistics.items() if name not in evened}
         with suppress(TargetError):  # which may take more bytes
-            found = made(others, known, None)
+            found = made(others, known, _unless_lost(refine, others))
             if not directions.lost(found[0], others):
                 (data, report), changed = found, evened
-                by_name, statistics = others, known
-    if refine is not None:  # once, whatever was tried before
+    if not changed and refine is not None:
         data, report = made(by_name, statistics, refine)
     report.findings[:0] = directions.findings_of(lost, changed)
     return data, report
+
+
+def _unless_lost(refine: Refine | None, by_name: Mapping[str, Source]) -> Refine | None:
+    """Refines no file that is made again for its lost slices, so that it is done once."""
+    if refine is None:
+        return None
+    return lambda data: {} if directions.lost(data, by_name) else refine(data)
 
 
 def _findings(network: Network, written: Written) -> list[Finding]:
