@@ -13,7 +13,9 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ import tqcodec
 import tqcodec.__main__
 import tqcodec.torch
 from tqcodec.cli import commands
+from tqcodec.cli.process import Ended, tidy_ending
 from tqcodec.common import foreign
 from tqcodec.errors import EncodeError, EvaluationError
 
@@ -724,6 +727,45 @@ def test_signals_wait_until_torch_is_loaded(
     assert commands.main(["verify", str(folder / "m.tqc")]) == 130
     assert capsys.readouterr().err == "tqcodec: interrupted\n"
     assert loaded
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("where", ["module", "finalizer"])
+def test_signals_that_c_code_clears_away_come_again(
+    where: str, number: signal.Signals, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So do modules of Cython's while they load, and Python itself around finalizers."""
+    seen: list[str] = []
+
+    class Loader(ExtensionFileLoader):
+        def exec_module(self, module: Any) -> None:
+            try:
+                signal.raise_signal(number)
+            except BaseException:
+                seen.append("cleared away")
+
+    class Finalized:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    def verify(*_: Any, **__: Any) -> None:
+        if where == "module":
+            Loader("in_c", "in_c.so").exec_module(ModuleType("in_c"))
+        else:
+            Finalized()
+        seen.append("went on")
+        time.sleep(60)
+
+    monkeypatch.setattr(tqcodec.api, "verify", verify)
+    hook = sys.unraisablehook
+    if number == signal.SIGINT:
+        assert commands.main(["verify", str(folder / "m.tqc")]) == 130
+    else:
+        with tidy_ending() as came, pytest.raises(Ended):  # `main` would end us
+            verify()
+        assert came[-1] == number
+    assert seen == ["went on"]
+    assert sys.unraisablehook is hook
 
 
 def test_an_interrupt_around_the_command_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.machinery import ExtensionFileLoader
+from types import FrameType
 from typing import Any
 
 ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -56,19 +58,43 @@ def _is_loading(library: str) -> bool:
     return getattr(about, "_initializing", False) is True
 
 
+def _is_inside_of_c(frame: FrameType | None) -> bool:
+    """Whether a library's C code has called what runs, which may clear away what is raised there.
+
+    So does torch's, which even ends the process, and so do modules made by Cython as they load.
+    """
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
+            return True
+        frame = frame.f_back
+    return _is_loading("torch")
+
+
+def _again(number: int) -> None:
+    """Let a signal come once more, a little later."""
+    later = threading.Timer(0.05, os.kill, (os.getpid(), number))
+    later.daemon = True
+    later.start()
+
+
 @contextmanager
 def tidy_ending() -> Iterator[list[int]]:
     """Signals that would end the process at once run what tidies up first; those that came."""
     came: list[int] = []
 
-    def end(number: int, _: Any) -> None:
-        if _is_loading("torch"):  # whose C++ aborts at any exception; it comes again afterwards
-            later = threading.Timer(0.05, os.kill, (os.getpid(), number))
-            later.daemon = True
-            later.start()
+    def end(number: int, frame: FrameType | None) -> None:
+        if _is_inside_of_c(frame):
+            _again(number)
             return
         came.append(number)
         raise ending(number)
+
+    def dropped(what: Any) -> None:
+        """Python goes on after what is raised in finalizers and in what C calls back."""
+        if isinstance(what.exc_value, (KeyboardInterrupt, Ended)):
+            _again(getattr(what.exc_value, "number", signal.SIGINT))
+        else:
+            hook(what)
 
     numbers = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():
@@ -79,8 +105,12 @@ def tidy_ending() -> Iterator[list[int]]:
     before = {number: handler for number, handler in before.items() if handler in usual}
     for number in before:
         signal.signal(number, end)
+    hook = sys.unraisablehook
+    if before:
+        sys.unraisablehook = dropped
     try:
         yield came
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
