@@ -134,6 +134,11 @@ def test_importing_the_package_is_light() -> None:
     assert ours == {"tqcodec", "tqcodec.errors", "tqcodec.version"}
 
 
+def test_importing_for_torch_takes_little_beside_torch() -> None:
+    loaded = fresh("import sys, tqcodec.torch; sys.stdout.write(' '.join(sys.modules))").split()
+    assert not {"torch._dynamo", "torch._inductor", "matplotlib", "sympy"} & set(loaded)
+
+
 def test_encoding_needs_no_torch() -> None:
     code = """
 import sys

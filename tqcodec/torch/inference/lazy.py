@@ -108,9 +108,14 @@ class Lazy(Holder):
         self._tensors, self._name, self._shape = file, name, shape
         self._trained = like.requires_grad
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self) -> Tensor:
         """The weight."""
+        if torch.compiler.is_compiling():  # not as a decorator: the compiler takes seconds to load
+            given: Tensor = torch.compiler.disable(self._decoded)()
+            return given
+        return self._decoded()
+
+    def _decoded(self) -> Tensor:
         recorded = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.no_grad():  # a tensor such as a parameter is
             found = self._tensors(self._name).to(self.like)
