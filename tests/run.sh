@@ -11,6 +11,7 @@ if command -v npm > /dev/null; then
     npm ci --prefix decoders/js --silent --no-audit --no-fund
 fi
 export OMP_NUM_THREADS=1
+unset PYTHONDONTWRITEBYTECODE # each of the hundreds of commands that tests run would compile the package anew
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .
 .venv/bin/clang-format --dry-run --Werror decoders/c/*.[ch] tqcodec/native/*.c
