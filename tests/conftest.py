@@ -20,6 +20,9 @@ settings.register_profile(
 )
 settings.load_profile("tqcodec")
 
+# What a test writes twice within a second would be taken from the cache of the first time.
+sys.dont_write_bytecode = True
+
 # Words of reasons to skip that an installation takes away (CONTRIBUTING.md); what a system or a
 # user lacks may be skipped anywhere.
 INSTALLABLE = (

@@ -66,6 +66,13 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
+def check_names(arguments: argparse.Namespace) -> None:
+    """Raise UsageError where a name is empty, as a variable that is not set leaves it."""
+    for name, value in vars(arguments).items():
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise UsageError(f"{name} is empty: a variable that is not set?")
+
+
 def check_encode(arguments: argparse.Namespace) -> None:
     """Raise UsageError where options of `encode` do not go together.
 

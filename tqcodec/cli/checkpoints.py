@@ -40,6 +40,7 @@ MOST_HEADER = 100_000_000  # bytes, as the safetensors library reads them
 INDEX_SUFFIX = ".safetensors.index.json"
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 READABLE = (".safetensors", INDEX_SUFFIX, ".npz", *TORCH_SUFFIXES)
+SUFFIXES = (".tqc", ".png", *READABLE)  # in whose place another one comes
 WRITABLE = (".safetensors", ".npz", ".pt", ".pth")
 
 
@@ -235,6 +236,8 @@ def _weight_map(index: Path) -> dict[str, Any]:
         document = json.loads(streams.read(index), object_pairs_hook=_without_twins)
         places = dict(document["weight_map"])
         hash(tuple(places.values()))
+        if not places:
+            raise ValueError("it names no tensor")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         reason = foreign.message(error)
         raise EncodeError(f"{index}: not the index of a sharded checkpoint ({reason})") from error
@@ -354,10 +357,11 @@ def with_suffix(name: str, suffix: str) -> str:
     if name == STANDARD:
         return STANDARD
     name = urls.base_name(name) if urls.is_url(name) else urls.local(name)
-    try:
-        return str(Path(name.removesuffix(INDEX_SUFFIX)).with_suffix(suffix))
-    except ValueError as error:
-        raise EncodeError(f"{name!r} is not the name of a file") from error
+    if not Path(name).name:
+        raise EncodeError(f"{name!r} is not the name of a file")
+    # Other dots belong to the name, as in llama-3.1.
+    known = (one for one in SUFFIXES if name.lower().endswith(one))
+    return name[: len(name) - len(max(known, key=len, default=""))] + suffix
 
 
 def write(name: str, checkpoint: Checkpoint) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 from tqcodec.cli.arguments import (
     UsageError,
     check_encode,
+    check_names,
     inputs_of,
     make_parser,
     reading_of,
@@ -37,7 +38,14 @@ from tqcodec.cli.messages import (
     plain_warnings,
     reason,
 )
-from tqcodec.cli.process import Ended, drop_stdout, ending, hold_streams, tidy_ending
+from tqcodec.cli.process import (
+    Ended,
+    drop_stdout,
+    ending,
+    hold_streams,
+    stdout_kept,
+    tidy_ending,
+)
 from tqcodec.cli.terminal import terminal_progress
 from tqcodec.common import foreign, streams, urls
 from tqcodec.errors import DecodeError, TQCError
@@ -71,6 +79,7 @@ def _run(argv: list[str] | None, came: list[int]) -> int:
     try:
         try:
             arguments = make_parser().parse_args(argv)
+            check_names(arguments)
             with _named(arguments):
                 code = COMMANDS[arguments.command](arguments)
             sys.stdout.flush()
@@ -119,10 +128,7 @@ def _named(arguments: Namespace) -> Iterator[None]:
 
 def _is_of_loading(error: Exception) -> bool:
     """Whether a library failed while it was imported; too little memory makes it raise anything."""
-    package = str(Path(__file__).parents[1]) + os.sep
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [i for i, frame in enumerate(frames) if frame.filename.startswith(package)]
-    behind = frames[ours[-1] + 1 :]  # code that the last of ours has called
+    behind = foreign.code_behind(error)
     if behind:
         return behind[0].name == "<module>" or behind[0].filename.startswith("<frozen importlib")
     return isinstance(error, ImportError) and not (error.name or "").startswith("tqcodec")
@@ -160,7 +166,9 @@ def _output(arguments: Namespace, suffix: str) -> str:
     """The name of the output, which may be written."""
     from tqcodec.cli import checkpoints
 
-    name: str = arguments.output or checkpoints.with_suffix(arguments.input, suffix)
+    name: str = arguments.output
+    if name is None:
+        name = checkpoints.with_suffix(arguments.input, suffix)
     if name == STANDARD and getattr(arguments, "json", False):
         raise UsageError("--json needs standard output for itself: name a file with -o")
     if not getattr(arguments, "dry_run", False):
@@ -191,7 +199,7 @@ def _encode(arguments: Namespace) -> int:
 
     output = _output(arguments, ".tqc")
     _check_saved_inputs(arguments, output)
-    with terminal_progress(arguments.quiet) as progress, encode_warnings() as warned:
+    with terminal_progress(arguments.quiet) as progress, encode_warnings() as warned, stdout_kept():
         made = encode.encode(arguments, settings, progress)
     without = made.statistics.without
     missing = [f"{arguments.input}: left out: {text.printable(one)}" for one in made.left_out]
@@ -346,7 +354,7 @@ def _network(arguments: Namespace) -> int:
     from tqcodec.cli import network, retrain
 
     verbs = {**network.COMMANDS, "retrain": retrain.retrain}
-    with terminal_progress() as progress:
+    with terminal_progress() as progress, stdout_kept():
         document, lines = verbs[arguments.command](arguments, progress)
     if arguments.json:
         _print_json(document)

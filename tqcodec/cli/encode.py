@@ -106,16 +106,17 @@ def _of_network(
         elif tuned:  # see that it runs before the encoder does
             codec.calibrate(model, itertools.islice(used, 1))
     report = EncodeReport()
-    data = codec.encode(
-        model,
-        settings,
-        given,
-        tune=used if tuned else None,
-        held_out=held,
-        progress=progress,
-        verify=arguments.verify,
-        report=report,
-    )
+    with network.running(arguments.model):
+        data = codec.encode(
+            model,
+            settings,
+            given,
+            tune=used if tuned else None,
+            held_out=held,
+            progress=progress,
+            verify=arguments.verify,
+            report=report,
+        )
     made_up = None
     if is_made_up:
         inputs = sum(samples_of(one) for one, _ in batches)

@@ -5,7 +5,9 @@ Each gives a document for ``--json`` and lines for people. Torch is left to `tqc
 
 from __future__ import annotations
 
+import os
 import time
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ from tqcodec.common import foreign
 from tqcodec.common.progress import Progress
 from tqcodec.encoder.settings import Settings
 from tqcodec.encoder.statistics import Statistics
-from tqcodec.errors import EncodeError, TQCError
+from tqcodec.errors import EncodeError, EncodeWarning, TQCError
 from tqcodec.format.container import EVERYTHING
 from tqcodec.reading.file import TensorFile
 
@@ -55,9 +57,10 @@ def load(arguments: Namespace, shuffled: bool = False, redrawn: bool = False) ->
 
     options = _options(arguments, shuffled, redrawn)
     data = None
-    if arguments.data not in (SYNTHETIC, NO_DATA) or _is_there(arguments):
-        data = inputs.load_batches(arguments.data, options)
-    return user_code.load_model(arguments.model, arguments.device), data
+    with _surroundings_kept():
+        if arguments.data not in (SYNTHETIC, NO_DATA) or _is_there(arguments):
+            data = inputs.load_batches(arguments.data, options)
+        return user_code.load_model(arguments.model, arguments.device), data
 
 
 def _is_there(arguments: Namespace) -> bool:
@@ -105,12 +108,14 @@ def make_inputs(arguments: Namespace, model: Any, progress: Progress | None) -> 
         )
     ways = {name: getattr(arguments, name) for name in (*PICTURES, "tokens")}
     if arguments.example is not None:
-        ways["example"] = user_code.call(arguments.example)
+        with _surroundings_kept():
+            ways["example"] = user_code.call(arguments.example)
     if arguments.images is not None:
         ways["count"] = arguments.images
     known = {name: value for name, value in ways.items() if value is not None}
     recipe = replace(DEFAULT, batch=arguments.batch)
-    made = codec.synthetic_inputs(model, **known, recipe=recipe, progress=progress)
+    with _surroundings_kept():
+        made = codec.synthetic_inputs(model, **known, recipe=recipe, progress=progress)
     if arguments.save_inputs is not None and not arguments.dry_run:
         save_inputs(arguments.save_inputs, made)
     return inputs.made_up(made, inputs.DataOptions(images=arguments.images))
@@ -120,11 +125,25 @@ def make_inputs(arguments: Namespace, model: Any, progress: Progress | None) -> 
 def running(model: str) -> Iterator[None]:
     """Errors of the user's network become errors of one line."""
     try:
-        yield
-    except TQCError:
+        with _surroundings_kept():
+            yield
+    except (TQCError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
+        if not foreign.code_behind(error):  # a fault of ours
+            raise
         raise EncodeError(f"{model}: {foreign.described(error)}") from error
+
+
+@contextmanager
+def _surroundings_kept() -> Iterator[None]:
+    """Names of files mean what they meant, and our warnings are shown, whatever user code does."""
+    folder = Path.cwd()
+    try:
+        yield
+    finally:
+        os.chdir(folder)
+        warnings.simplefilter("always", EncodeWarning)
 
 
 def calibrate(arguments: Namespace, progress: Progress | None) -> Result:

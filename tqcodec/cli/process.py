@@ -39,6 +39,31 @@ def drop_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+@contextmanager
+def stdout_kept() -> Iterator[None]:
+    """What a network of the user's or a library prints goes where messages go.
+
+    Standard output is for what a command gives, such as a file or a document of JSON.
+    """
+    ours, kept = sys.stdout, None
+    with suppress(OSError, ValueError, AttributeError):
+        ours.flush()
+        kept = os.dup(1) if ours.fileno() == 1 else None
+    if kept is None:  # somebody else takes what is printed
+        sys.stdout = sys.stderr
+    else:
+        os.dup2(2, 1)
+        options: Any = {"encoding": ours.encoding, "errors": ours.errors, "closefd": False}
+        sys.stdout = open(2, "w", buffering=1, **options)  # noqa: SIM115
+    try:
+        yield
+    finally:
+        sys.stdout = ours
+        if kept is not None:
+            os.dup2(kept, 1)
+            os.close(kept)
+
+
 class Ended(BaseException):
     """A signal that asks the process to end; nothing but `main` catches it."""
 

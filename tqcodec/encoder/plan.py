@@ -19,6 +19,7 @@ from tqcodec.encoder.kinds import (
     class_of,
     kind_of,
 )
+from tqcodec.encoder.means import bits_needed
 from tqcodec.encoder.settings import Settings, TensorOptions, options_for
 from tqcodec.encoder.statistics import WeightStatistics
 from tqcodec.encoder.tensor import Item, Source, Treatment, roles_of
@@ -54,6 +55,7 @@ def make_plan(
     # Statistics know what is used as a weight, and what as a bias or a norm.
     used = {*statistics, *(n for one in statistics.values() for n in (one.shift, one.gain))}
     seen: dict[bytes, str] = {}
+    finer = {} if settings.side_bits is None else bits_needed(sources, settings.side_bits)
     items = []
     for source in sources:
         _check_shape(source)
@@ -63,7 +65,10 @@ def make_plan(
         beside = around.has(source.name, source.dtype)
         kind = _kind(known, settings, options[source.name], beside)
         rows = statistics[source.name].rows if source.name in statistics else 0
-        items.append(_item(source, options[source.name], kind, rows, seen))
+        own = options[source.name]
+        if source.name in finer and own.side_bits is None and class_of(kind) is Class.VECTOR:
+            own = replace(own, side_bits=finer[source.name])
+        items.append(_item(source, own, kind, rows, seen))
     return items
 
 

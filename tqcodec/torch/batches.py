@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqcodec.common import foreign
 from tqcodec.common.checks import need
 from tqcodec.errors import EncodeError, TQCError
+from tqcodec.torch.closures import rebind
 
 Network = TypeVar("Network", bound=nn.Module)
 Outputs = Callable[[Any], Tensor]
@@ -141,9 +142,11 @@ def copied(
                 memo.setdefault(id(value), type(value)())
     try:
         with torch.no_grad():  # else parts in TorchScript get a history
-            return copy.deepcopy(model, memo)
+            network = copy.deepcopy(model, memo)
     except Exception as fault:  # of the user's modules
         raise error(f"the network cannot be copied: {foreign.described(fault)}") from fault
+    rebind(network, memo)
+    return network
 
 
 def _detach(values: Iterable[Any], memo: dict[int, Any]) -> None:

@@ -18,6 +18,9 @@ more or less than the original finds: by their error alone.
 
 from __future__ import annotations
 
+import math
+import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,7 +30,7 @@ from torch import Tensor
 
 from tqcodec.common.checks import need, need_function
 from tqcodec.common.progress import Progress
-from tqcodec.errors import EvaluationError
+from tqcodec.errors import EncodeWarning, EvaluationError
 from tqcodec.torch.batches import (
     Outputs,
     Runner,
@@ -111,6 +114,7 @@ class Reference:
             raise EvaluationError("evaluation: batches that can be walked only once; pass a list")
         self._batches = batches
         self._outputs = outputs
+        self._matrices = _checksums(model)
         self._copy = copied(model, EvaluationError)
         with _evaluating(model):
             walk = list(_walk(model, batches, outputs, progress, _count(batches)))
@@ -158,6 +162,9 @@ class Reference:
         Raises:
             EvaluationError: a state dict that does not fit the model; other batches, or outputs of
                 another shape, than when the original ran.
+
+        Warns:
+            EncodeWarning: outputs are the same in every bit where matrices are not.
         """
         if isinstance(decoded, torch.nn.Module):
             model = decoded
@@ -178,7 +185,24 @@ class Reference:
             raise EvaluationError(
                 f"evaluation: {done} images, but {self.images} when the original ran"
             )
-        return summarize(samples)
+        summary = summarize(samples)
+        if summary.snr.value == math.inf:
+            self._see_that_it_ran(model)
+        return summary
+
+    def _see_that_it_ran(self, model: torch.nn.Module) -> None:
+        """Warn where outputs are the original's in every bit, and matrices are not."""
+        given = _checksums(model)
+        known = given.keys() & self._matrices.keys()
+        different = sum(given[name] != self._matrices[name] for name in known)
+        if different:
+            warnings.warn(
+                f"evaluation: {different} of {len(known)} matrices are not the original's, but all "
+                "outputs are, in every bit: does the network run weights that are not its own, as "
+                "those of a global variable?",
+                EncodeWarning,
+                stacklevel=3,
+            )
 
     def _measure(self, batch: int, found: Mapping[str, Tensor], labels: Tensor | None) -> Samples:
         wanted = self._wanted[batch]
@@ -249,6 +273,16 @@ def evaluate(
     if not any(len(part) for part in parts):
         raise EvaluationError("evaluation: no images")
     return torch.cat(parts)
+
+
+def _checksums(model: torch.nn.Module) -> dict[str, int]:
+    """Of the bytes of each matrix of floats, by name."""
+    found = {}
+    for name, tensor in model.state_dict().items():
+        if _is_float(tensor) and tensor.ndim > 1 and tensor.numel():
+            own = tensor.detach().cpu().contiguous()
+            found[name] = zlib.crc32(own.view(torch.uint8).numpy())
+    return found
 
 
 def _walk(

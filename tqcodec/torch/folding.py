@@ -33,6 +33,7 @@ from torch.overrides import TorchFunctionMode
 from tqcodec.arrays import dtype_of
 from tqcodec.encoder.findings import Finding
 from tqcodec.encoder.kinds import Origin
+from tqcodec.encoder.means import FAR, distance
 from tqcodec.encoder.settings import Settings, options_for
 from tqcodec.encoder.statistics import Statistics, WeightStatistics
 from tqcodec.torch.batches import copied, to_evaluation
@@ -160,7 +161,7 @@ def folded(tensors: Sequence[Array], eps: float) -> list[Array] | None:
 
     Returns:
         None where the result would not say the same: numbers that are not finite, a variance below
-        zero, a weight that its type holds only with less precision.
+        zero, a weight that its type holds only with less precision, a mean far from zero.
     """
     weight, bias, mean, variance = (array.astype(np.float64) for array in tensors)
     constant = variance_of(eps, tensors[3].dtype)
@@ -174,6 +175,8 @@ def folded(tensors: Sequence[Array], eps: float) -> list[Array] | None:
         return None
     if not precise.all() or (variance < 0).any():
         return None
+    if distance(mean, np.sqrt(variance + eps)) > FAR:
+        return None  # weight times input and bias would have to cancel, and both are rounded
     return [*new, np.zeros_like(tensors[2]), np.full_like(tensors[3], constant)]
 
 

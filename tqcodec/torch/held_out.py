@@ -44,6 +44,10 @@ NO_NUMBERS = (
     "the decoded network gives outputs that are not finite where the original's are, on inputs "
     "held out: more bits"
 )
+SAME = (
+    "on inputs held out the networks of both files give the same in every bit: does the network "
+    "run weights that are not its own, as those of a global variable?"
+)
 Made = tuple[bytes, EncodeReport]
 Encode = Callable[[Settings], Made]
 
@@ -134,6 +138,8 @@ class Judge:
         number = found.calibrated if found.helped else found.plain
         if self._finite and not math.isfinite(number):
             chosen[1].findings.insert(0, Finding("lost", NO_NUMBERS))
+        if found.calibrated == found.plain == 0:
+            chosen[1].findings.insert(0, Finding("calibration", SAME))
         return chosen
 
     def compare(self, calibrated: bytes, plain: bytes | None = None) -> HeldOut:

@@ -301,7 +301,9 @@ def _channels_first(images: NDArray[Any]) -> NDArray[Any]:
 
 
 def _from_images(spec: str, files: dict[str, Callable[[], bytes]], options: DataOptions) -> Data:
-    found = sorted(n for n in files if n.lower().endswith(IMAGE_SUFFIXES))
+    # macOS leaves beside each file one of this name, which is no picture.
+    pictures = (n for n in files if not n.rpartition("/")[2].startswith("._"))
+    found = sorted(n for n in pictures if n.lower().endswith(IMAGE_SUFFIXES))
     order = _order(len(found), options)
     if not len(order):
         raise EncodeError(f"{spec}: no image files ({' '.join(IMAGE_SUFFIXES)})")
@@ -327,19 +329,41 @@ def _reader(archive: zipfile.ZipFile, name: str) -> Callable[[], bytes]:
 
 def _pixels(name: str, read: Callable[[], bytes], size: int) -> NDArray[np.uint8]:
     """Pixels (size, size, 3) of an image file."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
-        image = Image.open(io.BytesIO(read())).convert("RGB")
+        file = Image.open(io.BytesIO(read()))
+        deep = file.mode.startswith(("I", "F"))  # which Pillow would cut off at 255
+        image = (Image.fromarray(_eight_bits(file)) if deep else file).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise EncodeError(f"{name}: not an image of a kind that Pillow knows") from error
     except Exception as error:  # damaged files make Pillow and zipfile raise anything
         raise EncodeError(f"{name}: not an image ({foreign.message(error)})") from error
     if image.size != (size, size):
+        # The square in the middle alone is scaled: one side may be very long.
         scale = size / min(image.size)
         width, height = (max(size, round(n * scale)) for n in image.size)
         left, top = (width - size) // 2, (height - size) // 2
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-        image = image.crop((left, top, left + size, top + size))
+        across, down = image.size[0] / width, image.size[1] / height
+        right = min((left + size) * across, image.size[0])
+        bottom = min((top + size) * down, image.size[1])
+        box = (left * across, top * down, right, bottom)
+        image = image.resize((size, size), Image.Resampling.BILINEAR, box)
     return np.asarray(image)
+
+
+def _eight_bits(image: Any) -> NDArray[np.uint8]:
+    """Grey of 16 bits as 8.
+
+    Raises:
+        ValueError: numbers of another scale.
+    """
+    pixels = np.asarray(image)
+    if image.mode.startswith("I;16") or image.format == "PNG":  # mode "I" with older Pillows
+        return (pixels >> 8).astype(np.uint8)
+    if not (pixels.min(initial=0) >= 0 and pixels.max(initial=0) <= 255):
+        raise ValueError(f"pixels of {pixels.dtype} beyond 0 to 255: give them as an .npz")
+    return pixels.astype(np.uint8)
 
 
 def _check_channels(spec: str, channels: int, options: DataOptions) -> None:
