@@ -356,3 +356,25 @@ def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
     assert ours.stat().st_mode & 0o777 == 0o640
     with safe_open(ours, "numpy") as file:
         assert file.metadata() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "output"),
+    [
+        ("llama-3.1.safetensors.index.json", "llama-3.1.tqc"),
+        ("llama-3.1.safetensors", "llama-3.1.tqc"),
+        ("a/v1.2/x.PT", "a/v1.2/x.tqc"),
+        ("https://host/a/llama-3.1.safetensors?x=1", "llama-3.1.tqc"),
+        ("-", "-"),
+    ],
+)
+def test_dots_of_names_stay(name: str, output: str) -> None:
+    assert checkpoints.with_suffix(name, ".tqc") == output
+    if name != "-":
+        assert checkpoints.with_suffix(output, ".html") == output.removesuffix("tqc") + "html"
+
+
+def test_an_index_of_nothing(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors.index.json").write_text('{"weight_map": {}}')
+    with pytest.raises(EncodeError, match="it names no tensor"):
+        checkpoints.read(str(tmp_path / "x.safetensors.index.json"))

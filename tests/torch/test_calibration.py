@@ -686,6 +686,53 @@ def run(folder: Path, *more: str, data: str = "last.npz", model: str = "fixed") 
     return main(["calibrate", "--model", spec, "--data", f"{folder}/{data}", "-o", output, *more])
 
 
+def pixels_of(folder: Path, size: int) -> Tensor:
+    batches = load_batches(str(folder), DataOptions(size=size, mean=[0], std=[1]))
+    return torch.cat([pixels for pixels, _ in batches])
+
+
+def test_pictures_of_16_bits_are_no_white_ones(tmp_path: Path) -> None:
+    grey = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    Image.fromarray(grey.astype(np.int32)).save(tmp_path / "b.png")
+    Image.fromarray((grey >> 8).astype(np.int32)).save(tmp_path / "c.tif")
+    first, second, third = pixels_of(tmp_path, 8)
+    assert torch.equal(first, torch.from_numpy((grey >> 8).astype(np.float32)).expand(3, 8, 8))
+    assert torch.equal(first, third)
+    assert torch.equal(first, second)
+    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "d.tif")
+    with pytest.raises(EncodeError, match=r"d.tif: .*float32 beyond 0 to 255"):
+        pixels_of(tmp_path, 8)
+
+
+def test_what_an_archive_of_macos_holds_beside_pictures(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "._a.png").write_bytes(b"\0\5\x16\7 resource fork")
+    assert len(pixels_of(tmp_path, 8)) == 1
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    with pytest.raises(EncodeError, match=r"b.png: not an image of a kind that Pillow knows$"):
+        pixels_of(tmp_path, 8)
+
+
+@pytest.mark.parametrize("shape", [(20, 12), (12, 20), (9, 31), (5, 5), (1, 7), (300, 1)])
+@pytest.mark.parametrize("size", [1, 8, 13])
+def test_the_square_in_the_middle(shape: tuple[int, int], size: int, tmp_path: Path) -> None:
+    """As if all were scaled and then cropped, which takes memory for what is thrown away."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8))
+    image.save(tmp_path / "a.png")
+    width, height = (max(size, round(n * size / min(image.size))) for n in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    scaled = image.resize((width, height), Image.Resampling.BILINEAR)
+    wanted = np.asarray(scaled.crop((left, top, left + size, top + size)), np.float32)
+    (found,) = pixels_of(tmp_path, size)
+    assert np.abs(found.permute(1, 2, 0).numpy() - wanted).max() <= 1
+
+
+def test_a_picture_of_one_column_takes_no_memory(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((60000, 1, 3), np.uint8)).save(tmp_path / "a.png")
+    assert pixels_of(tmp_path, 224).shape == (1, 3, 224, 224)
+
+
 def test_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     normal, files = ("--mean", "127", "--std", "1,1,1"), ("--size", "8")
     wanted: WeightStatistics | None = None

@@ -17,7 +17,7 @@ from tqcodec.encoder.tensor import Source
 from tqcodec.format.dtypes import to_float
 
 MOST_ERROR = 2.0**-4  # over the spread; where bits give more, they are to give
-FAR = 16  # spreads between a mean and zero: with 7 bits the error is MOST_ERROR
+FAR = 16  # spreads from zero; nearer means are vectors like others, whatever bits these have
 WANTED_ERROR = 2.0**-7  # at most
 EPSILON = 1e-5  # that normalisations add to variances, as a rule
 LEAST_SPREAD = 0.01  # over that of the middle channel; others are dead, and shift nothing
@@ -42,7 +42,7 @@ def bits_needed(sources: Iterable[Source], kept: int) -> Mapping[str, int]:
         with np.errstate(invalid="ignore"):
             spread = np.sqrt(np.maximum(_values(partner), 0) + EPSILON)
         far = distance(_values(source), spread)
-        if far * 2.0 ** -(kept + 1) > MOST_ERROR:
+        if far > FAR and far * 2.0 ** -(kept + 1) > MOST_ERROR:
             found[name] = math.ceil(math.log2(far / WANTED_ERROR)) - 1
     return found
 

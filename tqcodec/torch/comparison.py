@@ -143,7 +143,11 @@ def measure_outputs(
         samples: in the batch.
     """
     errors = [relative_error(original[n], decoded[n], sizes[n], samples) for n in names]
-    error = torch.stack(errors).mean(0) if errors else torch.zeros(samples, dtype=torch.float64)
+    error = (
+        torch.stack(errors).mean(0)
+        if errors
+        else torch.zeros(samples, dtype=torch.float64, device="cpu")
+    )
     unknown = np.full(samples, math.nan)
     return Samples(
         same=unknown,
@@ -170,7 +174,7 @@ def relative_error(
     """
     finite = original.isfinite()
     if not finite.any():
-        return torch.zeros(samples, dtype=torch.float64)
+        return torch.zeros(samples, dtype=torch.float64, device="cpu")
     y, z = (one.where(finite, 0).double() for one in (original, decoded))
     squares = (y - z).square() / (float(finite.sum()) * (size or 1.0))
     if y.ndim == 0 or len(y) != samples:

@@ -252,7 +252,9 @@ def _only_normalises(module: nn.Module) -> bool:
         with suppress(Exception), torch.no_grad(), torch.random.fork_rng([]):
             layer = to_evaluation(copied(module)).cpu()
             tensors = [getattr(layer, role) for role in ROLES]
-            inputs = torch.zeros(2, len(tensors[0]), *[2] * (axes - 2), dtype=tensors[0].dtype)
+            inputs = torch.zeros(
+                2, len(tensors[0]), *[2] * (axes - 2), dtype=tensors[0].dtype, device="cpu"
+            )
             with _Uses(tensors) as uses:
                 layer(inputs)
             ((function, args, kwargs),) = uses.found

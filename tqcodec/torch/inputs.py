@@ -259,8 +259,12 @@ def _from_arrays(path: Path, options: DataOptions) -> Data:
     def read() -> Iterator[Batch]:
         for chosen in _chosen(order, options):
             x = images[chosen]
-            part = _normalised(_channels_first(x), options) if _is_image(x) else torch.tensor(x)
-            yield part, None if labels is None else torch.tensor(labels[chosen])
+            part = (
+                _normalised(_channels_first(x), options)
+                if _is_image(x)
+                else torch.tensor(x, device="cpu")
+            )
+            yield part, None if labels is None else torch.tensor(labels[chosen], device="cpu")
 
     return Data(read, math.ceil(len(order) / options.batch))
 
@@ -286,7 +290,7 @@ def _order(count: int, options: DataOptions) -> NDArray[np.intp]:
 def _chosen(order: NDArray[np.intp], options: DataOptions) -> Iterator[NDArray[np.intp]]:
     """Indices of the samples of each batch of one pass."""
     if options.redrawn:
-        order = order[torch.randperm(len(order)).numpy()]
+        order = order[torch.randperm(len(order), device="cpu").numpy()]
     for start in range(0, len(order), options.batch):
         yield order[start : start + options.batch]
 
@@ -373,5 +377,5 @@ def _check_channels(spec: str, channels: int, options: DataOptions) -> None:
 
 
 def _normalised(images: NDArray[Any], options: DataOptions) -> Tensor:
-    mean, std = (torch.tensor(x).view(-1, 1, 1) for x in options.normalisation)
+    mean, std = (torch.tensor(x, device="cpu").view(-1, 1, 1) for x in options.normalisation)
     return (torch.from_numpy(np.ascontiguousarray(images)).float() - mean) / std

@@ -259,7 +259,7 @@ def _train(
     done, steps = 0, epochs * len(trained)
     before, start = distances.mean_loss(held), copy.deepcopy(values)
     for _ in range(epochs):
-        for i in torch.randperm(len(trained), generator=order).tolist():
+        for i in torch.randperm(len(trained), generator=order, device="cpu").tolist():
             optimizer.param_groups[0]["lr"] = rate * _schedule(done, steps)
             loss = distances.loss(trained[i])
             # Parameters that no output depends on have no gradient, and perhaps none has.

@@ -188,14 +188,18 @@ def _signs(
     """
     whole = [one for one in outputs if len(one) == samples]
     sizes = [one[0].numel() for one in whole]
-    bits = torch.randint(0, 2, (samples, probes, sum(sizes)), generator=generator, dtype=torch.int8)
+    bits = torch.randint(
+        0, 2, (samples, probes, sum(sizes)), generator=generator, dtype=torch.int8, device="cpu"
+    )
     parts = iter(bits.split(sizes, 2))
     found: list[list[Tensor]] = [[] for _ in range(probes)]
     for one in outputs:
         if len(one) == samples:
             drawn = next(parts).movedim(1, 0).reshape(probes, *one.shape)
         else:
-            drawn = torch.randint(0, 2, (probes, *one.shape), generator=generator, dtype=torch.int8)
+            drawn = torch.randint(
+                0, 2, (probes, *one.shape), generator=generator, dtype=torch.int8, device="cpu"
+            )
         for signs, own in zip(found, (2 * drawn - 1).to(one), strict=True):
             signs.append(own)
     return found

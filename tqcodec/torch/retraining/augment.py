@@ -39,12 +39,12 @@ class Augmented:
 
     def _changed(self, pictures: Tensor) -> Tensor:
         count, _, height, width = pictures.shape
-        rows, columns = torch.arange(height), torch.arange(width)
+        rows, columns = (torch.arange(n, device="cpu") for n in (height, width))
         padded = functional.pad(pictures, (self._crop,) * 4)
-        down, right = torch.randint(0, 2 * self._crop + 1, (2, count, 1))
+        down, right = torch.randint(0, 2 * self._crop + 1, (2, count, 1), device="cpu")
         y, x = down + rows, right + columns
         if self._mirror:
-            x = torch.where(torch.rand(count, 1) < 0.5, x.flip(1), x)
-        samples = torch.arange(count)[:, None, None]
+            x = torch.where(torch.rand(count, 1, device="cpu") < 0.5, x.flip(1), x)
+        samples = torch.arange(count, device="cpu")[:, None, None]
         moved = padded.movedim(1, 3)[samples, y[:, :, None], x[:, None, :]]
         return moved.movedim(3, 1).contiguous()

@@ -406,7 +406,7 @@ def _shuffled(batches: Iterable[Any]) -> Iterable[Any]:
     """Batches of a list in random order; others as they come."""
     if not isinstance(batches, Sequence):
         return batches
-    return (batches[i] for i in torch.randperm(len(batches)).tolist())
+    return (batches[i] for i in torch.randperm(len(batches), device="cpu").tolist())
 
 
 def _length(batches: Iterable[Any]) -> int:

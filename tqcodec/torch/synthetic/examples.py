@@ -51,7 +51,7 @@ def parts_like(example: Any, count: int, generator: torch.Generator) -> Parts:
         raise EncodeError(
             f"the example needs samples along dimension 0 of all its tensors: {sizes}"
         )
-    rows = torch.randint(sizes.pop(), (count,), generator=generator)
+    rows = torch.randint(sizes.pop(), (count,), generator=generator, device="cpu")
     return {name: _like(value, rows, generator) for name, value in given.items()}
 
 
@@ -81,7 +81,7 @@ def _integers_like(example: Tensor, rows: Tensor, generator: torch.Generator) ->
     varying = example[:, ~agreed]
     shape = (len(rows), *example.shape[1:])
     low, high = int(varying.min()), int(varying.max())
-    drawn = torch.randint(low, high + 1, shape, generator=generator).to(example.dtype)
+    drawn = torch.randint(low, high + 1, shape, generator=generator, device="cpu").to(example.dtype)
     return torch.where(agreed, example[0], drawn)
 
 
@@ -95,7 +95,7 @@ def _floats_like(example: Tensor, count: int, generator: torch.Generator) -> Par
         and example.shape[1] <= MOST_CHANNELS
         and min(example.shape[2:]) >= LEAST_SIDE
     )
-    seed = int(torch.randint(1 << 62, (), generator=generator))
+    seed = int(torch.randint(1 << 62, (), generator=generator, device="cpu"))
     if is_picture:
         leaves = dead_leaves(count, shape[2], shape[3], shape[1], seed=seed)
         values, over = torch.from_numpy(leaves).double(), [0, 2, 3]

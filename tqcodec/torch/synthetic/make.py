@@ -192,7 +192,7 @@ def _pictures(
     means, stds = (_by_channel(*one, channels) for one in (("mean", mean), ("std", std)))
     if not stds.all():
         raise EncodeError("std must not be 0")
-    seed = int(torch.randint(1 << 62, (), generator=generator))
+    seed = int(torch.randint(1 << 62, (), generator=generator, device="cpu"))
     leaves = torch.from_numpy(dead_leaves(count, *sides, channels=channels, seed=seed))
     part = Part(
         leaves.float() / 255, 255 / stds, -means / stds, is_picture=True, dtype=_type_of(model)
@@ -241,7 +241,7 @@ def _type_of(model: nn.Module) -> torch.dtype:
 def _by_channel(what: str, values: Numbers, channels: int) -> Tensor:
     """One number for each channel, float32 (channels, 1, 1)."""
     try:
-        given = torch.as_tensor(values, dtype=torch.float32).flatten()
+        given = torch.as_tensor(values, dtype=torch.float32, device="cpu").flatten()
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise EncodeError(f"{what} {values!r}: not numbers") from error
     if len(given) not in (1, channels) or not given.isfinite().all():

@@ -151,11 +151,15 @@ def goal_of(outputs: Tensor, generator: torch.Generator) -> Callable[[Tensor], T
         generator: of the goal.
     """
     if is_classes(outputs):
-        classes = torch.randint(outputs.shape[1], (len(outputs),), generator=generator)
+        classes = torch.randint(
+            outputs.shape[1], (len(outputs),), generator=generator, device="cpu"
+        )
         classes = classes.to(outputs.device)
         return lambda given: functional.cross_entropy(given.float(), classes)
     values = outputs.numel() // len(outputs)
-    directions = torch.randn(len(outputs), values, generator=generator).to(outputs.device)
+    directions = torch.randn(len(outputs), values, generator=generator, device="cpu").to(
+        outputs.device
+    )
 
     def distance(given: Tensor) -> Tensor:
         flat = given.float().reshape(len(given), -1)
@@ -210,7 +214,8 @@ def move(
             for name, given in outputs.items()
             if name in goals and given.shape == goals[name][0]
         ]
-        loss = torch.as_tensor(recipe.moments * moments.distance())
+        loss = recipe.moments * moments.distance()
+        loss = loss if isinstance(loss, Tensor) else torch.tensor(loss, device="cpu")
         if distances:
             loss = loss + recipe.outputs * torch.stack(distances).mean()
         for part in now.values():
@@ -236,9 +241,9 @@ def _jittered(part: Part, generator: torch.Generator) -> Part:
     if not part.is_picture:
         return part
     most = [max(1, round(MOVED * n)) for n in part.values.shape[2:]]
-    by = [int(torch.randint(-m, m + 1, (), generator=generator)) for m in most]
+    by = [int(torch.randint(-m, m + 1, (), generator=generator, device="cpu")) for m in most]
     values = part.values.roll(by, (2, 3))
-    if torch.rand((), generator=generator) < 0.5:
+    if torch.rand((), generator=generator, device="cpu") < 0.5:
         values = values.flip(3)
     return replace(part, values=values.contiguous(memory_format=torch.channels_last))
 

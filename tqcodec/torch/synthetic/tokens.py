@@ -41,7 +41,7 @@ def shares_of(embedding: nn.Embedding) -> Tensor:
     """
     count = embedding.num_embeddings
     lengths = embedding.weight.detach().cpu().double().norm(dim=1)
-    shares = 1 / (torch.arange(count, dtype=torch.float64) + count / FLAT)
+    shares = 1 / (torch.arange(count, dtype=torch.float64, device="cpu") + count / FLAT)
     known = torch.where(lengths > lengths.median() / 2, shares, 0.0)
     return known if known.any() else shares
 
