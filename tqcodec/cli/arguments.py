@@ -69,6 +69,8 @@ def make_parser() -> ArgumentParser:
 def check_names(arguments: argparse.Namespace) -> None:
     """Raise UsageError where a name is empty, as a variable that is not set leaves it."""
     for name, value in vars(arguments).items():
+        if name == "key":  # that of the outermost state dict is empty
+            continue
         if value == "" or (isinstance(value, list) and "" in value):
             raise UsageError(f"{name} is empty: a variable that is not set?")
 

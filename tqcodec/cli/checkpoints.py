@@ -40,7 +40,7 @@ MOST_HEADER = 100_000_000  # bytes, as the safetensors library reads them
 INDEX_SUFFIX = ".safetensors.index.json"
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 READABLE = (".safetensors", INDEX_SUFFIX, ".npz", *TORCH_SUFFIXES)
-SUFFIXES = (".tqc", ".png", *READABLE)  # in whose place another one comes
+SUFFIXES = (".tqc", ".png", ".html", *READABLE)  # in whose place another one comes
 WRITABLE = (".safetensors", ".npz", ".pt", ".pth")
 
 
