@@ -698,16 +698,18 @@ def test_pictures_of_16_bits_are_no_white_ones(tmp_path: Path) -> None:
     first, second = pixels_of(tmp_path, 8)
     assert torch.equal(first, torch.from_numpy((grey >> 8).astype(np.float32)).expand(3, 8, 8))
     assert torch.equal(first, second)
-    for dtype in (np.float32, np.int32):
-        Image.fromarray(grey.astype(dtype)).save(tmp_path / "d.png", "TIFF")
-        with pytest.raises(EncodeError, match=r"d.png: .*32 beyond 0 to 255"):
+    for pixels in (grey.astype(np.float32), grey.astype(np.int32), grey.astype(np.float32) / 65536):
+        Image.fromarray(pixels).save(tmp_path / "d.png", "TIFF")
+        with pytest.raises(EncodeError, match=r"d.png: .*32, not whole and 0 to 255"):
             pixels_of(tmp_path, 8)
 
 
 def test_what_an_archive_of_macos_holds_beside_pictures(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
-    (tmp_path / "._a.png").write_bytes(b"\0\5\x16\7 resource fork")
-    assert len(pixels_of(tmp_path, 8)) == 1
+    (tmp_path / "in").mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "._a.png").write_bytes(b"\0\5\x16\7 resource fork")
+    assert len(pixels_of(tmp_path, 8)) == 2
     (tmp_path / "b.png").write_bytes(b"no picture")
     with pytest.raises(EncodeError, match=r"b.png: not an image of a kind that Pillow knows$"):
         pixels_of(tmp_path, 8)

@@ -108,7 +108,42 @@ def of_itself(m: Any) -> Any:
         again: Callable[..., torch.Tensor] = forward
         return again(x, depth - 1) if depth else run(m, x)
 
-    m.forward = lambda x: run(m, x) + 0 * forward(x).detach()
+    m.forward = forward
+    return m
+
+
+def of_each_other(m: Any) -> Any:
+    def one(x: torch.Tensor, depth: int) -> torch.Tensor:
+        found: torch.Tensor = other(x, depth - 1) if depth else run(m, x)
+        return found
+
+    def other(x: torch.Tensor, depth: int) -> torch.Tensor:
+        return one(x, depth)
+
+    m.forward = lambda x: one(x, 3)
+    return m
+
+
+def held_twice(m: Any) -> Any:
+    steps = {"all": lambda x: run(m, x)}
+    m.steps = steps
+    m.forward = lambda x: steps["all"](x)
+    return m
+
+
+def in_an_object(m: Any) -> Any:
+    m.helper = types.SimpleNamespace(run=lambda x: run(m, x))
+    m.forward = lambda x: m.helper.run(x)
+    return m
+
+
+def as_attributes(m: Any) -> Any:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = run(forward.layers, x)  # type: ignore[attr-defined]
+        return found
+
+    forward.layers = list(m)  # type: ignore[attr-defined]
+    m.forward = forward
     return m
 
 
@@ -124,7 +159,8 @@ class Inside(nn.Module):
 
 WAYS = [
     *(around_forward, default, named_default, hook, hook_before, partial, partial_of_closure),
-    *(listed, method, nested, wrapped, of_itself),
+    *(listed, method, nested, wrapped, of_itself, of_each_other, held_twice, in_an_object),
+    as_attributes,
 ]
 MODELS = [pytest.param(functools.partial(way, network()), id=way.__name__) for way in WAYS]
 
@@ -149,6 +185,29 @@ def test_copies_run_their_own_weights(make: Callable[[], Any]) -> None:
     lazy = tqcodec.torch.network(model, tqcodec.torch.encode(model, FAST), "lazy")
     assert 0 < (lazy(x) - before).abs().max() < before.abs().max()
     assert torch.equal(model(x), before)
+
+
+def test_hooks_of_copies_can_be_removed() -> None:
+    class Once(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.runs = network(), 0
+            self.handle = self.inner.register_forward_hook(lambda *_: self.look())
+            self.inner.register_forward_hook(lambda *_: self.training)
+
+        def look(self) -> None:
+            self.runs += 1
+            self.handle.remove()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.inner(x)
+            return found
+
+    model = Once()
+    copy = copied(model)
+    for _ in range(3):
+        copy(BATCHES[0][0])
+    assert (copy.runs, model.runs) == (1, 0)
 
 
 def test_functions_that_hold_nothing_of_it_are_the_same() -> None:

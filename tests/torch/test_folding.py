@@ -279,8 +279,9 @@ def test_numbers_that_are_none_are_left(changed: dict[str, float]) -> None:
 
 
 def test_a_dead_channel_is_folded() -> None:
-    found = folded(vectors(var=0.0), 1e-5)
+    found = folded(vectors(var=0.0, mean=0.0), 1e-5)
     assert found is not None
+    assert folded(vectors(var=0.0, mean=0.5), 1e-5) is None  # a constant: what is rounded is 158
     assert found[0][2] == pytest.approx(0.7 / math.sqrt(1e-5), rel=1e-6)
     assert folded(vectors(var=0.0), 0.0) is None
 

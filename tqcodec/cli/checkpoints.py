@@ -357,11 +357,13 @@ def with_suffix(name: str, suffix: str) -> str:
     if name == STANDARD:
         return STANDARD
     name = urls.base_name(name) if urls.is_url(name) else urls.local(name)
-    if not Path(name).name:
+    path = Path(name)
+    if not path.name:
         raise EncodeError(f"{name!r} is not the name of a file")
     # Other dots belong to the name, as in llama-3.1.
-    known = (one for one in SUFFIXES if name.lower().endswith(one))
-    return name[: len(name) - len(max(known, key=len, default=""))] + suffix
+    known = [one for one in SUFFIXES if path.name.lower().endswith(one) and path.name != one]
+    stem = path.name[: len(path.name) - len(max(known, key=len, default=""))]
+    return str(path.with_name(stem + suffix))
 
 
 def write(name: str, checkpoint: Checkpoint) -> None:

@@ -166,9 +166,8 @@ def _output(arguments: Namespace, suffix: str) -> str:
     """The name of the output, which may be written."""
     from tqcodec.cli import checkpoints
 
-    name: str = arguments.output
-    if name is None:
-        name = checkpoints.with_suffix(arguments.input, suffix)
+    given: str | None = arguments.output
+    name = given if given is not None else checkpoints.with_suffix(arguments.input, suffix)
     if name == STANDARD and getattr(arguments, "json", False):
         raise UsageError("--json needs standard output for itself: name a file with -o")
     if not getattr(arguments, "dry_run", False):

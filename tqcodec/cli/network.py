@@ -57,9 +57,10 @@ def load(arguments: Namespace, shuffled: bool = False, redrawn: bool = False) ->
 
     options = _options(arguments, shuffled, redrawn)
     data = None
-    with _surroundings_kept():
-        if arguments.data not in (SYNTHETIC, NO_DATA) or _is_there(arguments):
+    if arguments.data not in (SYNTHETIC, NO_DATA) or _is_there(arguments):
+        with _surroundings_kept():
             data = inputs.load_batches(arguments.data, options)
+    with _surroundings_kept():
         return user_code.load_model(arguments.model, arguments.device), data
 
 
@@ -130,8 +131,6 @@ def running(model: str) -> Iterator[None]:
     except (TQCError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
-        if not foreign.code_behind(error):  # a fault of ours
-            raise
         raise EncodeError(f"{model}: {foreign.described(error)}") from error
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
+import ctypes
 import os
 import signal
 import sys
@@ -58,8 +60,14 @@ def stdout_kept() -> Iterator[None]:
     try:
         yield
     finally:
+        # What is in buffers by now goes there, too: of those who took the stream before, and of C.
+        for stream in (ours, sys.stdout):
+            with suppress(OSError, ValueError, AttributeError):
+                stream.flush()
         sys.stdout = ours
         if kept is not None:
+            with suppress(OSError, AttributeError):
+                ctypes.CDLL(None).fflush(None)
             os.dup2(kept, 1)
             os.close(kept)
 
@@ -98,6 +106,8 @@ def _is_inside_of_c(frame: FrameType | None) -> bool:
 def _again(number: int) -> None:
     """Let a signal come once more, a little later."""
     later = threading.Timer(0.05, os.kill, (os.getpid(), number))
+    if os.name == "nt":  # where os.kill ends the process
+        later = threading.Timer(0.05, _thread.interrupt_main, (number,))
     later.daemon = True
     later.start()
 

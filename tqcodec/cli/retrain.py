@@ -100,6 +100,11 @@ def _check_outputs(arguments: Namespace) -> None:
         raise EncodeError("a retrained network is written to a file: name one with -o")
     if arguments.plot is not None and not arguments.plot.endswith(".png"):
         raise EncodeError(f"{arguments.plot}: a curve is a .png file")
+    kept_in = arguments.checkpoint
+    if kept_in is not None and (
+        kept_in == checkpoints.STANDARD or (Path(kept_in).exists() and not Path(kept_in).is_file())
+    ):
+        raise EncodeError(f"{kept_in}: a checkpoint is a file, which --resume reads again")
     outputs = [arguments.output, arguments.checkpoint, arguments.plot]
     outputs = [name for name in outputs if name is not None]
     for name in outputs:

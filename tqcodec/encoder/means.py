@@ -16,16 +16,15 @@ from numpy.typing import NDArray
 from tqcodec.encoder.tensor import Source
 from tqcodec.format.dtypes import to_float
 
-MOST_ERROR = 2.0**-4  # over the spread; where bits give more, they are to give
 FAR = 16  # spreads from zero; nearer means are vectors like others, whatever bits these have
-WANTED_ERROR = 2.0**-7  # at most
+MOST_ERROR = 2.0**-7  # of such means, over the spread
+FARTHEST = 2.0**60  # beyond which all bits count
 EPSILON = 1e-5  # that normalisations add to variances, as a rule
-LEAST_SPREAD = 0.01  # over that of the middle channel; others are dead, and shift nothing
 PARTNERS = {"running_mean": ("running_var",), "moving_mean": ("moving_variance", "moving_var")}
 
 
 def bits_needed(sources: Iterable[Source], kept: int) -> Mapping[str, int]:
-    """Mantissa bits of means for which `kept` are too few, by name.
+    """Mantissa bits of means that are far from zero, by name.
 
     Args:
         sources: all tensors.
@@ -42,8 +41,8 @@ def bits_needed(sources: Iterable[Source], kept: int) -> Mapping[str, int]:
         with np.errstate(invalid="ignore"):
             spread = np.sqrt(np.maximum(_values(partner), 0) + EPSILON)
         far = distance(_values(source), spread)
-        if far > FAR and far * 2.0 ** -(kept + 1) > MOST_ERROR:
-            found[name] = math.ceil(math.log2(far / WANTED_ERROR)) - 1
+        if far > FAR:
+            found[name] = max(kept, math.ceil(math.log2(far / MOST_ERROR)) - 1)
     return found
 
 
@@ -58,14 +57,13 @@ def _values(source: Source) -> NDArray[np.float64]:
 
 
 def distance(means: NDArray[np.float64], spread: NDArray[np.float64]) -> float:
-    """The largest mean over the spread, of channels that are not dead.
+    """The largest mean over the spread, `FARTHEST` at most, of channels that are finite.
 
     Args:
         means: (channels,).
         spread: (channels,), above 0.
     """
-    used = np.isfinite(means) & np.isfinite(spread)
-    if not used.any():
-        return 0.0
-    used &= spread > LEAST_SPREAD * np.median(spread[used])
-    return float(np.max(np.abs(means[used]) / spread[used], initial=0.0))
+    with np.errstate(all="ignore"):
+        found = np.abs(means) / spread
+    known = np.isfinite(means) & np.isfinite(spread)
+    return float(np.minimum(found[known], FARTHEST).max(initial=0.0))

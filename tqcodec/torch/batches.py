@@ -143,9 +143,9 @@ def copied(
     try:
         with torch.no_grad():  # else parts in TorchScript get a history
             network = copy.deepcopy(model, memo)
+        rebind(network, memo)
     except Exception as fault:  # of the user's modules
         raise error(f"the network cannot be copied: {foreign.described(fault)}") from fault
-    rebind(network, memo)
     return network
 
 

@@ -198,8 +198,8 @@ class Reference:
         if different:
             warnings.warn(
                 f"evaluation: {different} of {len(known)} matrices are not the original's, but all "
-                "outputs are, in every bit: does the network run weights that are not its own, as "
-                "those of a global variable?",
+                "outputs are, in every bit: does the network not use them, or run other weights "
+                "than its own, as those of a global variable?",
                 EncodeWarning,
                 stacklevel=3,
             )
@@ -276,12 +276,12 @@ def evaluate(
 
 
 def _checksums(model: torch.nn.Module) -> dict[str, int]:
-    """Of the bytes of each matrix of floats, by name."""
+    """Of the bytes of each matrix of floats that has any, by name."""
     found = {}
-    for name, tensor in model.state_dict().items():
-        if _is_float(tensor) and tensor.ndim > 1 and tensor.numel():
-            own = tensor.detach().cpu().contiguous()
-            found[name] = zlib.crc32(own.view(torch.uint8).numpy())
+    for name, tensor in model.named_parameters():
+        if _is_float(tensor) and tensor.ndim > 1 and tensor.numel() and not tensor.is_meta:
+            own = tensor.detach().cpu().resolve_neg().contiguous()
+            found[name] = zlib.crc32(own.view(torch.uint8).numpy().tobytes())
     return found
 
 

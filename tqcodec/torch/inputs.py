@@ -123,7 +123,7 @@ def load_batches(spec: str, options: DataOptions) -> Data:
     if path.suffix == ".npz":
         return _from_arrays(path, options)
     if path.is_dir():
-        files = {str(p.relative_to(path)): p.read_bytes for p in path.rglob("*")}
+        files = {p.relative_to(path).as_posix(): p.read_bytes for p in path.rglob("*")}
         return _from_images(spec, files, options)
     if path.suffix == ".zip":
         with streams.naming(spec):
@@ -365,8 +365,8 @@ def _eight_bits(image: Any) -> NDArray[np.uint8]:
     pixels = np.asarray(image)
     if image.mode.startswith("I;16") or image.format == "PNG":  # mode "I" with older Pillows
         return (pixels >> 8).astype(np.uint8)
-    if not (pixels.min(initial=0) >= 0 and pixels.max(initial=0) <= 255):
-        raise ValueError(f"pixels of {pixels.dtype} beyond 0 to 255: give them as an .npz")
+    if not ((pixels == np.floor(pixels)) & (pixels >= 0) & (pixels <= 255)).all():
+        raise ValueError(f"pixels of {pixels.dtype}, not whole and 0 to 255: give them as an .npz")
     return pixels.astype(np.uint8)
 
 
