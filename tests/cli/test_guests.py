@@ -181,13 +181,7 @@ def test_names_of_files_stay_those_of_the_user(network: str, folder: Path, serve
     assert {path.read_bytes() for path in (folder / "other").iterdir()} == {b"precious"}
 
 
-@pytest.mark.parametrize(
-    "network",
-    [
-        *("printing", "speaking", "closing", "without"),
-        pytest.param("c_code", marks=pytest.mark.skipif(os.name == "nt", reason="of POSIX")),
-    ],
-)
+@pytest.mark.parametrize("network", ["printing", "speaking", "closing", "without", "c_code"])
 def test_standard_output_is_for_results(network: str, folder: Path, server: Server) -> None:
     options = ["--data", "net.py:batches", "--no-tune"]
     code, out, said = run(server, folder, *encoded(network, *options, "-o", "-"))

@@ -674,12 +674,12 @@ def test_libraries_that_cannot_be_loaded(
     code: str, line: str, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    ours = tmp_path / "ours" / "common" / "foreign.py"
+    ours = tmp_path / "ours" / "cli" / "commands.py"
     for folder_of_one in (ours.parent, tmp_path / "others"):
         folder_of_one.mkdir(parents=True)
     (tmp_path / "others" / "library_of_others.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path / "others")
-    monkeypatch.setattr(foreign, "__file__", str(ours))
+    monkeypatch.setattr(commands, "__file__", str(ours))
     text = "def verify(*_, **__):\n    import library_of_others\n    library_of_others.draw()\n"
     namespace: dict[str, Any] = {}
     exec(compile(text, ours, "exec"), namespace)

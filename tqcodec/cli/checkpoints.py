@@ -120,7 +120,7 @@ def source(name: str) -> bytes | str:
     if name == STANDARD:
         with streams.naming("standard input"):
             return sys.stdin.buffer.read()
-    return streams.read(name) if _is_pipe(name) else name
+    return streams.read(name) if is_pipe(name) else name
 
 
 def arriving(name: str, remote: Remote) -> AbstractContextManager[Arriving] | None:
@@ -131,7 +131,7 @@ def arriving(name: str, remote: Remote) -> AbstractContextManager[Arriving] | No
         from tqcodec.reading.remote import file
 
         return file.arriving(name, remote)
-    return _from_pipe(name) if _is_pipe(name) else None
+    return _from_pipe(name) if is_pipe(name) else None
 
 
 @contextmanager
@@ -140,7 +140,8 @@ def _from_pipe(name: str) -> Iterator[Arriving]:
         yield Arriving(file)
 
 
-def _is_pipe(name: str) -> bool:
+def is_pipe(name: str) -> bool:
+    """True for what is there and no regular file: a pipe, a device, a folder."""
     path = Path(name)
     return not urls.is_url(name) and path.exists() and not path.is_file()
 
@@ -361,8 +362,8 @@ def with_suffix(name: str, suffix: str) -> str:
     if not path.name:
         raise EncodeError(f"{name!r} is not the name of a file")
     # Other dots belong to the name, as in llama-3.1.
-    known = [one for one in SUFFIXES if path.name.lower().endswith(one) and path.name != one]
-    stem = path.name[: len(path.name) - len(max(known, key=len, default=""))]
+    known = (one for one in SUFFIXES if path.name.lower().endswith(one) and path.name != one)
+    stem = path.name[: len(path.name) - len(next(known, ""))]
     return str(path.with_name(stem + suffix))
 
 

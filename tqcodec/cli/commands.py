@@ -128,7 +128,10 @@ def _named(arguments: Namespace) -> Iterator[None]:
 
 def _is_of_loading(error: Exception) -> bool:
     """Whether a library failed while it was imported; too little memory makes it raise anything."""
-    behind = foreign.code_behind(error)
+    package = str(Path(__file__).parents[1]) + os.sep
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [i for i, frame in enumerate(frames) if frame.filename.startswith(package)]
+    behind = frames[ours[-1] + 1 :]  # code that the last of ours has called
     if behind:
         return behind[0].name == "<module>" or behind[0].filename.startswith("<frozen importlib")
     return isinstance(error, ImportError) and not (error.name or "").startswith("tqcodec")

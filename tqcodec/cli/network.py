@@ -108,14 +108,13 @@ def make_inputs(arguments: Namespace, model: Any, progress: Progress | None) -> 
             f"not {arguments.images}"
         )
     ways = {name: getattr(arguments, name) for name in (*PICTURES, "tokens")}
-    if arguments.example is not None:
-        with _surroundings_kept():
-            ways["example"] = user_code.call(arguments.example)
     if arguments.images is not None:
         ways["count"] = arguments.images
-    known = {name: value for name, value in ways.items() if value is not None}
     recipe = replace(DEFAULT, batch=arguments.batch)
     with _surroundings_kept():
+        if arguments.example is not None:
+            ways["example"] = user_code.call(arguments.example)
+        known = {name: value for name, value in ways.items() if value is not None}
         made = codec.synthetic_inputs(model, **known, recipe=recipe, progress=progress)
     if arguments.save_inputs is not None and not arguments.dry_run:
         save_inputs(arguments.save_inputs, made)

@@ -105,9 +105,10 @@ def _is_inside_of_c(frame: FrameType | None) -> bool:
 
 def _again(number: int) -> None:
     """Let a signal come once more, a little later."""
-    later = threading.Timer(0.05, os.kill, (os.getpid(), number))
     if os.name == "nt":  # where os.kill ends the process
         later = threading.Timer(0.05, _thread.interrupt_main, (number,))
+    else:
+        later = threading.Timer(0.05, os.kill, (os.getpid(), number))
     later.daemon = True
     later.start()
 

@@ -100,15 +100,12 @@ def _check_outputs(arguments: Namespace) -> None:
         raise EncodeError("a retrained network is written to a file: name one with -o")
     if arguments.plot is not None and not arguments.plot.endswith(".png"):
         raise EncodeError(f"{arguments.plot}: a curve is a .png file")
-    kept_in = arguments.checkpoint
-    if kept_in is not None and (
-        kept_in == checkpoints.STANDARD or (Path(kept_in).exists() and not Path(kept_in).is_file())
-    ):
-        raise EncodeError(f"{kept_in}: a checkpoint is a file, which --resume reads again")
     outputs = [arguments.output, arguments.checkpoint, arguments.plot]
     outputs = [name for name in outputs if name is not None]
     for name in outputs:
         kept = name == arguments.checkpoint
+        if kept and (name == checkpoints.STANDARD or checkpoints.is_pipe(name)):
+            raise EncodeError(f"{name}: a checkpoint is a file, which --resume reads again")
         overwrite = arguments.force or (arguments.resume and kept)
         instead = "--resume goes on from it, " if kept else ""
         checkpoints.check_output(name, overwrite, inputs_of(arguments), instead=instead)

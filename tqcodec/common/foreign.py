@@ -1,11 +1,8 @@
-"""What other libraries and the user's code raise, for our messages. Imports no library."""
+"""What other libraries and the user's code raise, for our messages. Imports nothing else."""
 
 from __future__ import annotations
 
-import os
 import re
-import traceback
-from pathlib import Path
 
 ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_])")
 
@@ -21,11 +18,3 @@ def described(error: BaseException) -> str:
     """Its type and all that it says, in one line."""
     name, text = type(error).__name__, message(error)
     return name if text == name else f"{name}: {text}"
-
-
-def code_behind(error: BaseException) -> list[traceback.FrameSummary]:
-    """Code of others that the last of ours had called, which raised it; empty if ours did."""
-    package = str(Path(__file__).parents[1]) + os.sep
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [i for i, frame in enumerate(frames) if frame.filename.startswith(package)]
-    return frames[ours[-1] + 1 :]

@@ -63,9 +63,9 @@ def make_plan(
         if source.origin is None and source.name in used:
             known = replace(source, origin=Origin.PARAMETER)
         beside = around.has(source.name, source.dtype)
-        kind = _kind(known, settings, options[source.name], beside)
-        rows = statistics[source.name].rows if source.name in statistics else 0
         own = options[source.name]
+        kind = _kind(known, settings, own, beside)
+        rows = statistics[source.name].rows if source.name in statistics else 0
         if source.name in finer and own.side_bits is None and class_of(kind) is Class.VECTOR:
             own = replace(own, side_bits=finer[source.name])
         items.append(_item(source, own, kind, rows, seen))

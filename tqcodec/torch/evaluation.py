@@ -281,7 +281,7 @@ def _checksums(model: torch.nn.Module) -> dict[str, int]:
     for name, tensor in model.named_parameters():
         if _is_float(tensor) and tensor.ndim > 1 and tensor.numel() and not tensor.is_meta:
             own = tensor.detach().cpu().resolve_neg().contiguous()
-            found[name] = zlib.crc32(own.view(torch.uint8).numpy().tobytes())
+            found[name] = zlib.crc32(own.view(torch.uint8).numpy().data)
     return found
 
 

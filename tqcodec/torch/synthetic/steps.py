@@ -90,9 +90,9 @@ class Moments:
             for hook in hooks:
                 hook.remove()
 
-    def distance(self) -> Tensor | float:
+    def distance(self) -> Tensor:
         """Mean over the layers called since the last time; 0 if there was none."""
-        found = torch.stack(self.terms).mean() if self.terms else 0.0
+        found = torch.stack(self.terms).mean() if self.terms else torch.zeros((), device="cpu")
         self.terms.clear()
         return found
 
@@ -215,7 +215,6 @@ def move(
             if name in goals and given.shape == goals[name][0]
         ]
         loss = recipe.moments * moments.distance()
-        loss = loss if isinstance(loss, Tensor) else torch.tensor(loss, device="cpu")
         if distances:
             loss = loss + recipe.outputs * torch.stack(distances).mean()
         for part in now.values():
