@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,14 +35,6 @@ def network():
         nn.Conv2d(24, 48, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Linear(48, 5),
     ).eval()
-
-def slow():
-    class Slow(nn.Sequential):
-        def forward(self, x):
-            import time
-            time.sleep(0.02)
-            return super().forward(x)
-    return Slow(*network()).eval()
 """
 
 
@@ -103,34 +94,50 @@ def test_a_short_training_is_kept(folder: Path, run: Run) -> None:
     assert (folder / "run.ckpt").stat().st_mtime_ns == written
 
 
+# Keeps checkpoints as often as it can, and sends itself a signal when it has kept so many.
+KILLED = """
+import os, sys
+import tqcodec.torch.retraining.checkpointing as checkpointing
+from tqcodec.__main__ import main
+
+number, left = int(sys.argv.pop(1)), int(sys.argv.pop(1))
+keep = checkpointing.Checkpointer.keep
+
+def kept(self):
+    global left
+    last = self._last
+    keep(self)
+    left -= self._last != last
+    if not left:
+        os.kill(os.getpid(), number)
+
+checkpointing.EVERY, checkpointing.Checkpointer.keep = 0, kept
+sys.exit(main())
+"""
+
+
 def test_kills_lose_little(folder: Path) -> None:
     """Killed twice and resumed, it makes the file of a training that was left alone."""
-    command = [sys.executable, "-m", "tqcodec", *COMMAND, *SIZE, "--epochs", "12"]
-    command[command.index("net.py:network")] = "net.py:slow"
-    patch = "import tqcodec.torch.retraining.checkpointing as c; c.EVERY = 0"
-    main = f"{patch}; import sys; from tqcodec.__main__ import main; sys.exit(main())"
-    killed = [sys.executable, "-c", main, *command[3:]]
-    killed += ["--checkpoint", "run.ckpt", "--resume", "-o", "killed.tqc"]
+    command = [*COMMAND, *SIZE, "--epochs", "12"]
+    killed = [*command, "--checkpoint", "run.ckpt", "--resume", "-o", "killed.tqc"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    checkpoint = folder / "run.ckpt"
-    for number in (signal.SIGKILL, signal.SIGINT):
-        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        process = subprocess.Popen(killed, env=environment, stderr=subprocess.PIPE, text=True)
-        while process.poll() is None:
-            written = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-            if written > before:
-                process.send_signal(number)
-                break
-            time.sleep(0.01)
-        err = process.communicate()[1]
-        assert process.returncode != 0, "it was done before it could be killed"
+
+    def done(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *words], env=environment, capture_output=True, text=True
+        )
+
+    for number, after, code in ((signal.SIGKILL, 2, -signal.SIGKILL), (signal.SIGINT, 1, 130)):
+        found = done("-c", KILLED, str(int(number)), str(after), *killed)
+        assert found.returncode == code
+    err = found.stderr
     hint = "run.ckpt is kept, --resume goes on from it, a minute back at most"
     assert err.endswith(f"tqcodec: interrupted: {hint}\n")
     assert "tqcodec: goes on at step" in err  # after the first kill
     assert not (folder / "killed.tqc").exists()
     for words in (killed, [*command, "-o", "whole.tqc"]):
-        done = subprocess.run(words, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        found = done("-m", "tqcodec", *words)
+        assert found.returncode == 0, found.stderr
     assert (folder / "killed.tqc").read_bytes() == (folder / "whole.tqc").read_bytes()
     assert not list(folder.glob(".tqc-*"))
 
