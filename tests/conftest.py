@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
+from forks import Forks
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -67,6 +68,14 @@ def _no_modules_of_others(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None) or "").startswith(own):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """What runs programs that need torch."""
+    found = Forks(tmp_path_factory.mktemp("forks"))
+    yield found
+    found.close()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -39,7 +39,7 @@ PATTERNS = (
     ("decoder.{i}.up.{j}.weight", "iokk"),
     ("volume.{i}.{j}.weight", "oikkk"),
     ("wave.{i}.{j}.weight", "oik"),
-    ("hyper.{i}.{j}.weight", "ssssss"),
+    ("hyper.{i}.{j}.weight", "kkkkkk"),
     ("experts.{i}.{j}.w1", "soi"),
     ("quant.{i}.{j}.scale", "o1"),
     ("empty.{i}.{j}", "0i"),

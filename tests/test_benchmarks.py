@@ -12,10 +12,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forks import Forks
 from safetensors.numpy import save_file
 
 import tqcodec
@@ -118,7 +120,6 @@ def made_up():
 """
 
 
-# One process for all, because torch takes seconds to import.
 HELPS = """
 import contextlib, io, json, runpy, sys
 helps = {}
@@ -159,30 +160,43 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, benchmark: str, *arguments: str, before: str = "") -> str:
-    """What a benchmark prints.
+Run = Callable[..., str]
+Said = Callable[..., str]
 
-    Args:
-        folder: to run in.
-        benchmark: its name.
-        arguments: of its command line.
-        before: statements that make it shorter, with the module of its command as `benchmark`.
-    """
-    if before:
-        start = "import sys, benchmarks.{0} as benchmark"
+
+@pytest.fixture(scope="module")
+def said(forks: Forks) -> Said:
+    """What a program of Python prints."""
+
+    def call(folder: Path, program: str, *arguments: str) -> str:
+        path = ROOT, folder / "stand_ins"
+        also = os.pathsep.join(map(str, path))  # of the processes that it starts
+        done = forks.run(program, *arguments, folder=folder, path=path, environment={"PYTHONPATH": also})
+        assert done.code == 0, done.err
+        return done.out.decode()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def run(said: Said) -> Run:
+    """What a benchmark prints."""
+
+    def call(folder: Path, benchmark: str, *arguments: str, before: str = "") -> str:
+        """By folder to run in, name, arguments of its command line.
+
+        `before` are statements that make it shorter, with the module of its command as `benchmark`.
+        """
+        module = f"benchmarks.{benchmark}"
+        if not before:
+            program = f"import runpy; runpy.run_module({module!r}, run_name='__main__')"
+            return said(folder, program, *arguments)
         if (BENCHMARKS / benchmark).is_dir():
-            start = "import sys, benchmarks.{0}.__main__ as benchmark"
-        code = f"{start.format(benchmark)}\n{before}\nsys.exit(benchmark.main())"
-        return said(folder, [sys.executable, "-c", code, *arguments])
-    return said(folder, [sys.executable, "-m", f"benchmarks.{benchmark}", *arguments])
+            module += ".__main__"
+        start = f"import sys, {module} as benchmark"
+        return said(folder, f"{start}\n{before}\nsys.exit(benchmark.main())", *arguments)
 
-
-def said(folder: Path, command: list[str]) -> str:
-    path = os.pathsep.join(map(str, (ROOT, folder / "stand_ins")))
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return call
 
 
 def rows(text: str, start: str) -> list[list[str]]:
@@ -198,12 +212,10 @@ def test_there_are_benchmarks() -> None:
 
 
 @pytest.fixture(scope="module")
-def helps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def helps(tmp_path_factory: pytest.TempPathFactory, said: Said) -> dict[str, str]:
     """What each prints for `--help`, or how it fails."""
     folder = stand_in(tmp_path_factory.mktemp("helps"))
-    found: dict[str, str] = json.loads(
-        said(folder, [sys.executable, "-c", HELPS, *WITH_COMMAND_LINE])
-    )
+    found: dict[str, str] = json.loads(said(folder, HELPS, *WITH_COMMAND_LINE))
     return found
 
 
@@ -244,7 +256,7 @@ def test_there_are_no_other_command_lines() -> None:
 # ---- each ----
 
 
-def test_decoders(folder: Path) -> None:
+def test_decoders(folder: Path, run: Run) -> None:
     printed = rows(run(folder, "decoders", "net.tqc", before="benchmark.RUNS = 1"), "net.tqc")
     assert [" ".join(row[1:-3]) for row in printed] == [
         "format layer", "load", "load, 2 threads", "open, one by one", "info",
@@ -252,7 +264,7 @@ def test_decoders(folder: Path) -> None:
     assert float(printed[1][-1]) == 1
 
 
-def test_verification(folder: Path) -> None:
+def test_verification(folder: Path, run: Run) -> None:
     printed = run(
         folder,
         "verification",
@@ -262,14 +274,14 @@ def test_verification(folder: Path) -> None:
     assert re.search(r"^net.safetensors +bits=4 .* of without$", printed, re.M)
 
 
-def test_trellis_on_networks(folder: Path) -> None:
+def test_trellis_on_networks(folder: Path, run: Run) -> None:
     printed = rows(run(folder, "trellis", "--networks", "net.safetensors"), " " * 20)
     assert [row[:2] for row in printed] == [["net", str(snr)] for snr in (8, 11, 15, 20)]
     sizes = [int(row[3]) for row in printed]
     assert sizes == sorted(sizes)
 
 
-def test_trellis_on_sources(folder: Path) -> None:
+def test_trellis_on_sources(folder: Path, run: Run) -> None:
     shorter = "benchmark.SHAPE, benchmark.STEPS = (32, 64), benchmark.STEPS[::3]"
     printed = run(folder, "trellis", before=shorter).splitlines()[1:]
     assert [row.split()[0] for row in printed] == ["gaussian"] * 5 + ["laplacian"] * 5
@@ -277,14 +289,14 @@ def test_trellis_on_sources(folder: Path) -> None:
     assert float(printed[0].split()[3]) < float(printed[0].split()[2])
 
 
-def test_decodes(folder: Path) -> None:
+def test_decodes(folder: Path, run: Run) -> None:
     printed = run(folder, "decodes", "net.safetensors", "--count", "1", "--no-made", "--log", "log")
     assert rows(printed, "all")[0][1:3] == ["1", "0"]
     assert len((folder / "log").read_text().splitlines()) == 1
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals and limits of Linux")
-def test_trust(folder: Path) -> None:
+def test_trust(folder: Path, run: Run) -> None:
     printed = run(folder, "trust", "--runs", "1", "--calls", "8", "--out", "log")
     assert printed.endswith("\n0 failures\n")
     assert [row[2:4] for row in map(str.split, printed.splitlines()) if row[1:2] == ["all"]] == [
@@ -294,7 +306,7 @@ def test_trust(folder: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from Linux")
-def test_reliability(folder: Path) -> None:
+def test_reliability(folder: Path, run: Run) -> None:
     shorter = """
 del benchmark.MODES["4 bits, -e 1"], benchmark.MODES["4 bits, fixed"]
 del benchmark.MODES["lossless"]
@@ -308,7 +320,7 @@ benchmark.hostile_files = lambda: [("basis", benchmark.basis_file(256, 256)), ("
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from Linux")
-def test_inference(folder: Path) -> None:
+def test_inference(folder: Path, run: Run) -> None:
     (folder / "net.py").write_text(
         """
 from collections import OrderedDict
@@ -335,7 +347,7 @@ def net():
     assert float(found["transform"][7]) < 1e-5
 
 
-def test_remote(folder: Path) -> None:
+def test_remote(folder: Path, run: Run) -> None:
     rng = np.random.default_rng(0)
     arrays = {f"w{i}": rng.normal(size=(64, 64, 3, 3)).astype(np.float32) for i in range(6)}
     save_file(arrays, folder / "net.safetensors")
@@ -349,7 +361,7 @@ def test_remote(folder: Path) -> None:
     assert len(rows(printed, "10")) == 6
 
 
-def test_allocation(folder: Path) -> None:
+def test_allocation(folder: Path, run: Run) -> None:
     printed = run(
         folder,
         "allocation",
@@ -378,7 +390,7 @@ def tiny_cifar(folder: Path) -> None:
     np.savez(folder / "pictures.npz", images=pictures, labels=rng.integers(0, 10, 300))
 
 
-def test_training(folder: Path) -> None:
+def test_training(folder: Path, run: Run) -> None:
     tiny_cifar(folder)
     command = ("nets.py", "10", "pictures.npz", "--bytes=6000", "--epochs=1", "--out=made")
     variants = ("--variant", "as it is", "--variant", "labels alone", "loss=labels", "side_bits=4")
@@ -392,7 +404,7 @@ def test_training(folder: Path) -> None:
     assert again.splitlines()[1].split()[:3] == printed.splitlines()[1].split()[:3]
 
 
-def test_retrained(folder: Path) -> None:
+def test_retrained(folder: Path, run: Run) -> None:
     tiny_cifar(folder)
     command = ("nets.py", "10", "pictures.npz", "--bytes=6000", "--epochs=1", "--out=made")
     printed = run(folder, "retrained", *command, "--held-out=40", "--recipe", "rate=0.01")
@@ -400,14 +412,14 @@ def test_retrained(folder: Path) -> None:
     assert 0 < (folder / "made" / "resnet10_6000.tqc").stat().st_size <= 6000
 
 
-def test_folding(folder: Path) -> None:
+def test_folding(folder: Path, run: Run) -> None:
     printed = run(folder, "folding", "builder.py:tiny", "--bits=6")
     first, head, found = printed.splitlines()
     assert " normalisations folded, " in first
     assert len(found.split()) == len(head.split()) - 4  # two columns have several words
 
 
-def test_tools(folder: Path) -> None:
+def test_tools(folder: Path, run: Run) -> None:
     printed = run(folder, "tools", "builder.py:tiny", "--rates", "4", "5")
     first, _, *found = printed.splitlines()
     assert first.startswith("full encoder: error halves every ")
@@ -416,7 +428,7 @@ def test_tools(folder: Path) -> None:
     assert not [row for row in found if row.split()[-2:] in (["0.000", "1.00"], ["-0.000", "1.00"])]
 
 
-def test_synthetic(folder: Path) -> None:
+def test_synthetic(folder: Path, run: Run) -> None:
     made = ["--made", "leaves", "count=8", "steps=0", "--made", "moved", "count=8", "steps=2"]
     network = ["--network", "tiny", "builder.py:made_up"]
     options = ["--bits", "6", "--out", "rows.csv", "--inputs", "made", "--rounding"]
@@ -437,7 +449,7 @@ def test_synthetic(folder: Path) -> None:
     assert [path.name for path in kept] == ["tiny, leaves.npz", "tiny, moved.npz"]
 
 
-def test_compare(folder: Path) -> None:
+def test_compare(folder: Path, run: Run) -> None:
     (folder / "stand_ins" / "torch.py").write_text("")  # its worker imports it, and needs nothing
     peers = ["--nncodec-python", sys.executable, "--repeats", "1", "--out", "rows.csv"]
     printed = run(
@@ -457,12 +469,12 @@ def sections(path: Path) -> set[str]:
     return {line.split(",")[0] for line in found}
 
 
-def test_calibrated(folder: Path) -> None:
+def test_calibrated(folder: Path, run: Run, said: Said) -> None:
     shorter = "benchmark.VARIANTS = benchmark.VARIANTS[:1]"
     rng = np.random.default_rng(0)
     np.savez(folder / "inputs.npz", images=rng.normal(size=(96, 3, 8, 8)).astype(np.float32))
     save = "import builder, tqcodec.torch; tqcodec.torch.save(builder.tiny().model, 'trained.tqc')"
-    said(folder, [sys.executable, "-c", save])
+    said(folder, save)
     network = ["--network", "tiny", "builder.py:tiny"]
     given = ["--made-up", "tiny", "inputs.npz", "--retrained", "tiny", "trained.tqc"]
     printed = run(
@@ -483,7 +495,7 @@ def test_calibrated(folder: Path) -> None:
 # ---- the demonstration, which downloads its network ----
 
 
-def test_demonstration(folder: Path) -> None:
+def test_demonstration(folder: Path, said: Said) -> None:
     from PIL import Image
 
     (folder / "pictures").mkdir()
@@ -492,17 +504,9 @@ def test_demonstration(folder: Path) -> None:
     (folder / "pictures" / "notes.txt").write_text("no picture")
     own = ["--model", "builder.py:network", "--size", "8", "--pictures", "pictures"]
     own += ["--mean", "124,116,104", "--std", "58"]
-    command = [
-        sys.executable,
-        str(DEMO / "demo.py"),
-        *own,
-        "--images",
-        "3",
-        "--bits",
-        "8",
-        "--output=made",
-    ]
-    first, head, *found = said(folder, command).splitlines()
+    own += ["--images", "3", "--bits", "8", "--output=made"]
+    program = "import sys; sys.path.append(sys.argv.pop(1)); import demo; demo.main()"
+    first, head, *found = said(folder, program, str(DEMO), *own).splitlines()
     assert first.endswith("; 10 views")
     assert head.split()[:4] == ["file", "bytes", "ratio", "bits/w"]
     assert [row[:24].strip() for row in found] == [
@@ -516,7 +520,7 @@ def test_demonstration(folder: Path) -> None:
     assert (folder / "made" / "inputs.npz").exists()
 
 
-def test_what_the_demonstration_downloads(folder: Path) -> None:
+def test_what_the_demonstration_downloads(folder: Path, said: Said) -> None:
     """The network and the photographs of the packages, by stand-ins."""
     code = """
 import sys
@@ -526,7 +530,7 @@ shipped = photographs.read(None)
 views = [view.shape for one in shipped for view in photographs.views(one, 224)]
 print(len(shipped), len(views), set(views), len(demo.network(demo.NETWORK)))
 """
-    printed = said(folder, [sys.executable, "-c", code, str(DEMO)])
+    printed = said(folder, code, str(DEMO))
     assert printed == "8 80 {(3, 224, 224)} 4\n"
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forks import Forks
 
 import tqcodec
 
@@ -100,7 +98,6 @@ def batches():
 """
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-Server = subprocess.Popen[str]
 Ran = tuple[int, bytes, str]
 
 
@@ -115,52 +112,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-# Forks for each command, so that torch is imported once; it must not have run, as its threads
-# are not there in a fork.
-SERVER = """
-import json, os, sys, traceback
-import tqcodec.torch.synthesis, tqcodec.torch.retraining.retrain
-from tqcodec.cli import commands
-for line in sys.stdin:
-    folder, arguments, environment = json.loads(line)
-    child = os.fork()
-    if not child:
-        try:
-            os.chdir(folder)
-            os.environ.update(environment)
-            for number, name in ((1, "../out"), (2, "../err")):
-                os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
-            code = commands.main(arguments)
-            sys.stdout.flush()
-        except BaseException:
-            traceback.print_exc()
-            code = 99
-        os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
+COMMAND = "import sys; from tqcodec.cli import commands; sys.exit(commands.main())"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        text=True,
-    ) as process:
-        yield process
-        assert process.stdin is not None
-        process.stdin.close()
-
-
-def run(server: Server, folder: Path, *arguments: str, **environment: str) -> Ran:
+def run(forks: Forks, folder: Path, *arguments: str, **environment: str) -> Ran:
     """Exit code, standard output and standard error of a command."""
-    assert server.stdin is not None and server.stdout is not None
-    print(json.dumps((str(folder), arguments, environment)), file=server.stdin, flush=True)
-    code = int(server.stdout.readline())
-    out, err = ((folder.parent / name).read_bytes() for name in ("out", "err"))
-    return code, out, err.decode()
+    done = forks.run(COMMAND, *arguments, folder=folder, environment=environment)
+    return done.code, done.out, done.err
 
 
 def encoded(network: str, *options: str) -> list[str]:
@@ -168,13 +126,13 @@ def encoded(network: str, *options: str) -> list[str]:
 
 
 @pytest.mark.parametrize("network", ["elsewhere", "wandering"])
-def test_names_of_files_stay_those_of_the_user(network: str, folder: Path, server: Server) -> None:
+def test_names_of_files_stay_those_of_the_user(network: str, folder: Path, forks: Forks) -> None:
     data = ["--data", f"net.py:{'moving' if network == 'elsewhere' else 'batches'}"]
-    code, _, said = run(server, folder, *encoded(network, *data, "-o", "x.tqc"))
+    code, _, said = run(forks, folder, *encoded(network, *data, "-o", "x.tqc"))
     assert code == 0, said
     assert len(tqcodec.load(folder / "x.tqc")) == 4
     code, _, said = run(
-        server, folder, "calibrate", "--model", f"net.py:{network}", *data, "-o", "x.npz"
+        forks, folder, "calibrate", "--model", f"net.py:{network}", *data, "-o", "x.npz"
     )
     assert code == 0, said
     assert len(tqcodec.Statistics.load(folder / "x.npz")) == 2
@@ -182,18 +140,18 @@ def test_names_of_files_stay_those_of_the_user(network: str, folder: Path, serve
 
 
 @pytest.mark.parametrize("network", ["printing", "speaking", "closing", "without", "c_code"])
-def test_standard_output_is_for_results(network: str, folder: Path, server: Server) -> None:
+def test_standard_output_is_for_results(network: str, folder: Path, forks: Forks) -> None:
     options = ["--data", "net.py:batches", "--no-tune"]
-    code, out, said = run(server, folder, *encoded(network, *options, "-o", "-"))
+    code, out, said = run(forks, folder, *encoded(network, *options, "-o", "-"))
     assert code == 0, said
     assert len(tqcodec.decode(out)) == 4
     printed = {"printing": ["loading", "shell"], "speaking": ["forward"], "c_code": ["printf"]}
     assert set(printed.get(network, [])) <= set(said.splitlines())
-    code, out, said = run(server, folder, *encoded(network, *options, "-o", "x.tqc", "--json"))
+    code, out, said = run(forks, folder, *encoded(network, *options, "-o", "x.tqc", "--json"))
     assert code == 0, said
     assert json.loads(out)["output"] == "x.tqc"
     code, out, said = run(
-        server,
+        forks,
         folder,
         "eval",
         "x.tqc",
@@ -207,18 +165,18 @@ def test_standard_output_is_for_results(network: str, folder: Path, server: Serv
     assert json.loads(out)["file"] == "x.tqc"
 
 
-def test_our_warnings_are_no_errors(folder: Path, server: Server) -> None:
+def test_our_warnings_are_no_errors(folder: Path, forks: Forks) -> None:
     code, _, said = run(
-        server, folder, *encoded("strict", "--data", "none", "--bits", "1.9", "-o", "x.tqc")
+        forks, folder, *encoded("strict", "--data", "none", "--bits", "1.9", "-o", "x.tqc")
     )
     assert code == 0, said
     assert "tqcodec: warning: " in said
 
 
 @pytest.mark.parametrize("calls", [0, 3, 6, 9, 12])
-def test_networks_that_fail_late_are_one_line(calls: int, folder: Path, server: Server) -> None:
+def test_networks_that_fail_late_are_one_line(calls: int, folder: Path, forks: Forks) -> None:
     options = ["--data", "net.py:batches", "-o", "x.tqc"]
-    code, _, said = run(server, folder, *encoded("late", *options), CALLS=str(calls))
+    code, _, said = run(forks, folder, *encoded("late", *options), CALLS=str(calls))
     assert (code, said) == (2, "tqcodec: net.py:late: RuntimeError: no more\n")
     assert not (folder / "x.tqc").exists()
 
@@ -226,7 +184,7 @@ def test_networks_that_fail_late_are_one_line(calls: int, folder: Path, server: 
 @pytest.mark.parametrize("command", ["calibrate", "encode", "eval", "retrain"])
 @pytest.mark.parametrize("data", ["narrow", "whole"])
 def test_inputs_that_the_network_does_not_take_are_one_line(
-    command: str, data: str, folder: Path, server: Server
+    command: str, data: str, folder: Path, forks: Forks
 ) -> None:
     (folder / "x.tqc").write_bytes(tqcodec.encode({"w": np.eye(64, dtype=np.float32)}))
     options = ["--model", "net.py:plain", "--data", f"net.py:{data}"]
@@ -236,13 +194,13 @@ def test_inputs_that_the_network_does_not_take_are_one_line(
         "eval": ["x.tqc"],
         "retrain": ["--epochs", "1", "--bits", "3", "-o", "y.tqc"],
     }
-    code, _, said = run(server, folder, command, *options, *more[command])
+    code, _, said = run(forks, folder, command, *options, *more[command])
     assert (code, said.count("\n")) == (2, 1)
     assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "-", "null"])
-def test_checkpoints_are_files(kind: str, folder: Path, server: Server) -> None:
+def test_checkpoints_are_files(kind: str, folder: Path, forks: Forks) -> None:
     names = {"fifo": "pipe", "folder": "other", "-": "-", "null": "/dev/null"}
     os.mkfifo(folder / "pipe")
     options = [
@@ -257,7 +215,7 @@ def test_checkpoints_are_files(kind: str, folder: Path, server: Server) -> None:
     ]
     for resume in ([], ["--resume"]):
         code, _, said = run(
-            server, folder, "retrain", *options, "-o", "y.tqc", "--checkpoint", names[kind], *resume
+            forks, folder, "retrain", *options, "-o", "y.tqc", "--checkpoint", names[kind], *resume
         )
         assert (code, said.count("\n")) == (2, 1)
         assert "a checkpoint is a file" in said
@@ -275,11 +233,11 @@ def test_checkpoints_are_files(kind: str, folder: Path, server: Server) -> None:
         ["encode", "w.npz", "--statistics", ""],
     ],
 )
-def test_empty_names(arguments: list[str], folder: Path, server: Server) -> None:
+def test_empty_names(arguments: list[str], folder: Path, forks: Forks) -> None:
     np.savez(folder / "w.npz", w=np.zeros((8, 8), np.float32))
     tqcodec.save({"w": np.zeros((8, 8), np.float32)}, folder / "w.tqc")
     before = sorted(folder.iterdir())
-    code, _, said = run(server, folder, *arguments)
+    code, _, said = run(forks, folder, *arguments)
     assert code == 2
     assert said.startswith("tqcodec: ") and said.count("\n") == 1
     assert "is empty" in said
