@@ -19,6 +19,7 @@ settings.register_profile(
     max_examples=100,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+settings.register_profile("few", settings.get_profile("tqcodec"), max_examples=10)
 settings.load_profile("tqcodec")
 
 # What a test writes twice within a second would be taken from the cache of the first time.

@@ -15,5 +15,12 @@ unset PYTHONDONTWRITEBYTECODE # each of the hundreds of commands that tests run 
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .
 .venv/bin/clang-format --dry-run --Werror decoders/c/*.[ch] tqcodec/native/*.c
-.venv/bin/mypy
-exec .venv/bin/python -m pytest -q -rs --numprocesses auto --dist loadfile --no-loadscope-reorder "$@"
+# Types are checked beside the tests: that takes one core, and there is not always a test for the other.
+log=$(mktemp)
+trap 'kill $types 2> /dev/null || true; rm -f "$log"' EXIT
+.venv/bin/mypy > "$log" 2>&1 &
+types=$! status=0
+.venv/bin/python -m pytest -q -rs --numprocesses auto --dist loadfile --no-loadscope-reorder "$@" || status=$?
+wait $types || status=1
+cat "$log"
+exit $status

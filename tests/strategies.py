@@ -14,7 +14,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import assume
+from hypothesis import assume, settings
 from hypothesis import strategies as st
 
 from tqcodec.arrays import numpy_dtype
@@ -45,6 +45,11 @@ Array = np.ndarray[Any, Any]
 
 rngs = st.integers(0, (1 << 32) - 1).map(np.random.default_rng)
 coders = pytest.mark.parametrize("coder", ["native", "portable"])
+
+
+def examples(count: int) -> settings:
+    """So many examples of a test; fewer where a profile of hypothesis asks for fewer than 100."""
+    return settings(max_examples=max(1, count * settings().max_examples // 100))
 
 
 @contextmanager

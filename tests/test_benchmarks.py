@@ -171,7 +171,9 @@ def said(forks: Forks) -> Said:
     def call(folder: Path, program: str, *arguments: str) -> str:
         path = ROOT, folder / "stand_ins"
         also = os.pathsep.join(map(str, path))  # of the processes that it starts
-        done = forks.run(program, *arguments, folder=folder, path=path, environment={"PYTHONPATH": also})
+        done = forks.run(
+            program, *arguments, folder=folder, path=path, environment={"PYTHONPATH": also}
+        )
         assert done.code == 0, done.err
         return done.out.decode()
 

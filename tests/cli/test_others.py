@@ -272,7 +272,10 @@ def test_networks_are_compared(make: Callable[[], Any], calibrated: list[str]) -
 @networks
 def test_networks_are_searched_for(make: Callable[[], Any], calibrated: list[str]) -> None:
     model = seeded(make)
-    assert tqcodec.torch.encode(model, target_drop=1, evaluate=lambda m: len(list(m.children())))
+    fast = tqcodec.Settings(effort=1)
+    assert tqcodec.torch.encode(
+        model, fast, target_drop=1, evaluate=lambda m: len(list(m.children()))
+    )
 
 
 def test_a_network_that_differentiates_by_its_own_weights() -> None:

@@ -357,8 +357,8 @@ def test_a_limit_of_the_caller() -> None:
 
 
 def test_numbers_that_cost_no_bits_are_cheap() -> None:
-    """2^20 elements from 24 bytes: constant vectors, all columns absent, zeros for weights."""
-    n = 2**20
+    """2^18 elements from 24 bytes: constant vectors, all columns absent, zeros for weights."""
+    n = 2**18
     head = bytes([0, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
     table = bytes([1, 0, 0, 0, 1, 0x80, 0x20])  # one member
     keys = {"coding": 2, "dtype": "F8_E4M3", "shape": [n], "check": zlib.crc32(bytes(n))}

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
-from strategies import Case, cases, coders, using
+from strategies import Case, cases, coders, examples, using
 from test_dtypes import round_reference
 from test_records import open_bytes, small
 
@@ -98,7 +98,7 @@ def place_of(index: tuple[int, ...], case: Case) -> tuple[int, ...]:
 
 
 @coders
-@settings(max_examples=300)
+@examples(300)
 @given(case=cases())
 def test_weights_are_those_of_the_plain_reconstruction(coder: str, case: Case) -> None:
     expected, bound = reference(case)

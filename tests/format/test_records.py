@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from layout.coder import even
 from layout.file import File
 from layout.transform import IN, OUT, Transform
-from strategies import Array, Case, cases, coders, rngs, tables, using
+from strategies import Array, Case, cases, coders, examples, rngs, tables, using
 
 from tqcodec.errors import DecodeError, MalformedError, UnsupportedError
 from tqcodec.format.container import Container
@@ -61,7 +61,7 @@ def assert_same_record(found: CodedTensor, wanted: CodedTensor) -> None:
 
 
 @coders
-@settings(max_examples=300)
+@examples(300)
 @given(case=cases())
 def test_records_come_back_from_a_file(coder: str, case: Case) -> None:
     with using(coder):

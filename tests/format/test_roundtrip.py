@@ -9,9 +9,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from strategies import FLOATS, SPECIAL, Array, arrays, some_patterns
+from strategies import FLOATS, SPECIAL, Array, arrays, examples, some_patterns
 
 import tqcodec
 from tqcodec import EncodeError, Settings, decode, encode
@@ -88,7 +88,7 @@ def wishes() -> st.SearchStrategy[dict[str, Any]]:
     return st.builds(lambda a, b: a | b, targets, others)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.lists(arrays(), max_size=3), wishes())
 def test_any_arrays_with_any_settings(values: list[Array], wish: dict[str, Any]) -> None:
     named = {f"tensor {i}": value for i, value in enumerate(values)}
@@ -375,7 +375,7 @@ def test_degenerate_weights(array: Array, transform: str, target: dict[str, Any]
         assert not found.any()
 
 
-@settings(max_examples=10)
+@examples(10)
 @given(st.sampled_from(list(DTYPES.values())), st.integers(0, 99))
 def test_incompressible_bytes_never_grow(dtype: Any, seed: int) -> None:
     patterns = some_patterns(np.random.default_rng(seed), dtype, 40000, "any")

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import Array, Case, cases, coders, parts, tables, using
+from strategies import Array, Case, cases, coders, examples, parts, tables, using
 from test_records import assert_same_record, open_bytes, small
 
 from tqcodec.errors import InternalError, MalformedError
@@ -1069,7 +1069,7 @@ def wild_cases(draw: st.DrawFn) -> Case:
 
 
 @coders
-@settings(max_examples=400)
+@examples(400)
 @given(case=wild_cases())
 def test_a_record_is_written_as_it_is_or_refused(coder: str, case: Case) -> None:
     record = case.record
@@ -1107,7 +1107,7 @@ def test_wild_records_are_refused_and_written() -> None:
 
 
 @coders
-@settings(max_examples=200)
+@examples(200)
 @given(st.data(), parts(), tables())
 def test_a_part_is_written_as_it_is_or_refused(
     coder: str, data: st.DataObject, part: Part, known: Tables
