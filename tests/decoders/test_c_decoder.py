@@ -48,11 +48,14 @@ Part = TypeVar("Part")
 
 
 def build(folder: Path, main: str, *options: str) -> Path:
-    """A program of the library and one file."""
+    """A program of the library, which is compiled once for each choice of options, and one file."""
     assert COMPILER is not None
+    library = folder / f"tqcdec-{len(options)}.o"
     target = folder / f"{Path(main).stem}-{len(options)}"
-    sources = [str(SOURCE / "tqcdec.c"), str(SOURCE / main), "-lm"]
-    subprocess.run([COMPILER, *STRICT, *options, "-o", str(target), *sources], check=True)
+    compiler = [COMPILER, *STRICT, *options]
+    if not library.exists():
+        subprocess.run([*compiler, "-c", "-o", library, SOURCE / "tqcdec.c"], check=True)
+    subprocess.run([*compiler, "-o", target, library, SOURCE / main, "-lm"], check=True)
     return target
 
 
