@@ -125,7 +125,7 @@ def test_sources(data: bytes, arrays: Arrays, domain: str, tmp_path: Path) -> No
 
 
 def test_what_is_no_source(data: bytes, tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="source is a int"):
+    with pytest.raises(TypeError, match="source is an int"):
         tqcodec.stream(3)  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="domain is 'frequency'"):
         tqcodec.stream(data, "frequency")  # type: ignore[call-overload]

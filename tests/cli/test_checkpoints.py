@@ -258,7 +258,7 @@ def test_refused_torch_files(tmp_path: Path) -> None:
         checkpoints.read(str(path))
     assert not (tmp_path / "evil").exists()
     torch.save({"w": torch.ones(2), "epoch": 3}, path)
-    with pytest.raises(EncodeError, match="'epoch' is a int"):
+    with pytest.raises(EncodeError, match="'epoch' is an int"):
         checkpoints.read(str(path))
     torch.save([torch.ones(2)], path)
     with pytest.raises(EncodeError, match="not a state dict"):

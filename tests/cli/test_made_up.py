@@ -220,7 +220,7 @@ def test_statistics_without_tuning_and_lossless(run: Run) -> None:
         (encode("plain", "--size 16 --mean 1,2 --std 1"), "mean (1.0, 2.0): not one finite number"),
         (encode("tokens", "--tokens 0"), "tokens is 0, not at least 1"),
         (encode("plain", "--tokens 4"), "no nn.Embedding; give an example"),
-        (encode("plain", "--example net.py:number"), "a batch is a int, not a tensor"),
+        (encode("plain", "--example net.py:number"), "a batch is an int, not a tensor"),
         (encode("plain", "--example net.py:fails"), "net.py:fails: KeyError: 'no such"),
         (encode("plain", "--example net.py:nothing"), "net.py has no function 'nothing'"),
         (encode("plain", "--example none.py:f"), "none.py: No such file"),

@@ -7,6 +7,7 @@ import os
 import pty
 import random
 import re
+import resource
 import signal
 import struct
 import subprocess
@@ -15,7 +16,7 @@ import termios
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,27 @@ def test_what_is_on_disk_is_not_asked_for(server: Server, data: bytes, tmp_path:
             assert server.sent <= len(data) - start - 5000 + HEADER_SIZE + 8
         elif len(rest) >= HEADER_SIZE:
             assert server.sent == wanted + HEADER_SIZE
+
+
+@contextmanager
+def small_disk(size: int) -> Iterator[None]:
+    """Files end at so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [10, 50_000])
+def test_a_full_disk_is_named(size: int, server: Server, data: bytes, tmp_path: Path) -> None:
+    copy = tmp_path / "m.tqc"
+    with small_disk(size), pytest.raises(OSError, match="File too large") as caught:
+        tqcodec.fetch(f"{server.url}/m.tqc", copy)
+    assert caught.value.filename == str(copy)
+    tqcodec.fetch(f"{server.url}/m.tqc", copy)
+    assert copy.read_bytes() == data
 
 
 def test_the_rest_of_another_file(server: Server, data: bytes, tmp_path: Path) -> None:

@@ -271,7 +271,7 @@ def test_inputs_by_name_and_outputs_of_any_kind() -> None:
     half = compare(Wrapped(), state, named)
     assert half.kl.value < plain.kl.value
     assert half.top1 == plain.top1
-    with pytest.raises(EvaluationError, match="a NoneType, not logits"):
+    with pytest.raises(EvaluationError, match="None, not logits"):
         evaluate(Wrapped(), batches(), outputs=lambda given: given["loss"])
 
 
@@ -422,7 +422,7 @@ def test_progress() -> None:
         ([(batches()[0][0], torch.full((25,), -100))], "label -100 is none of the classes"),
         ([(batches()[0][0][:0], None)], "no images"),
         ((batches()[0][0], torch.tensor(1)), "a batch is a Tensor"),
-        ([None], "a batch is a NoneType"),
+        ([None], "a batch is None"),
     ],
     ids=[
         "empty",

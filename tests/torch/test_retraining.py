@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -273,6 +274,22 @@ def test_it_goes_on_after_any_cut(
     path.write_bytes(b"nothing")
     with pytest.raises(EncodeError, match="not a checkpoint"):
         codec.retrain(model, loader, settings(), epochs=4, checkpoint=path, resume=True)
+
+
+def test_checkpoints_and_workers_and_full_disks(tmp_path: Path) -> None:
+    """It goes on with any number of workers; a disk that is full is an error of its name."""
+    model, path = made(Pictures), tmp_path / "run.ckpt"
+    kept: dict[str, Any] = {"epochs": 1, "checkpoint": path, "resume": True}
+    first, again = (codec.retrain(model, pictures(), settings(workers=n), **kept) for n in (1, 2))
+    assert first == again
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            codec.retrain(model, pictures(), settings(), epochs=1, checkpoint=path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == str(path) and path.read_bytes() == before
 
 
 def test_a_seed_is_a_file() -> None:
@@ -601,7 +618,7 @@ class Batchless:
         ({"loss": lambda given, batch: 1.0}, "loss is a float"),
         ({"loss": lambda given, batch: given}, r"loss is of shape \(16, 6\)"),
         ({"loss": lambda given, batch: given.detach().sum()}, "does not depend"),
-        ({"evaluate": lambda network: None}, "gave a NoneType, not a number"),
+        ({"evaluate": lambda network: None}, "gave None, not a number"),
         ({"batches": iter(pictures(2))}, "again and again"),
         ({"batches": [(x, y + 1) for x, y in pictures(2)]}, "6 classes, from 0"),
     ],

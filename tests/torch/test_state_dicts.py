@@ -100,8 +100,8 @@ def test_small_tied_tensors_do_not_share_memory() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (3, "'x' is a int, not a tensor"),
-        (None, "'x' is a NoneType"),
+        (3, "'x' is an int, not a tensor"),
+        (None, "'x' is None"),
         ({"y": torch.ones(2)}, "'x' is a dict"),
         (torch.ones(2, 2).to_sparse(), "sparse"),
         (torch.ones(2, device="meta"), "meta"),

@@ -26,7 +26,7 @@ def need(what: str, value: object, kinds: Kinds, wanted: str) -> None:
         wanted: the kinds in words, such as "a mapping of names to arrays".
     """
     if not isinstance(value, kinds):
-        raise TypeError(f"tqcodec: {what} is {_article(value)}, not {wanted}")
+        raise TypeError(f"tqcodec: {what} is {kind_of(value)}, not {wanted}")
 
 
 def need_number(what: str, value: Any, least: int | None = None, most: int | None = None) -> None:
@@ -36,7 +36,7 @@ def need_number(what: str, value: Any, least: int | None = None, most: int | Non
     except TypeError:  # arrays have `__index__`, but it fails
         number = None
     if number is None:
-        raise TypeError(f"tqcodec: {what} is {_article(value)}, not a whole number")
+        raise TypeError(f"tqcodec: {what} is {kind_of(value)}, not a whole number")
     if least is not None and number < least:
         raise ValueError(f"tqcodec: {what} is {number}, not at least {least}")
     if most is not None and number > most:
@@ -68,5 +68,7 @@ def path_of(value: object) -> str:
     return str(path)
 
 
-def _article(value: object) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+def kind_of(value: object) -> str:
+    """Its type with an article, for messages."""
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

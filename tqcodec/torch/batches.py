@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
 
 from tqcodec.common import foreign
-from tqcodec.common.checks import need
+from tqcodec.common.checks import kind_of, need
 from tqcodec.errors import EncodeError, TQCError
 from tqcodec.torch.closures import rebind
 
@@ -68,10 +68,9 @@ def inputs_of(batch: Any) -> Any:
     is_first = isinstance(batch, (tuple, list)) and len(batch) > 0
     inputs = batch[0] if is_first else batch
     if not isinstance(inputs, (Tensor, Mapping)):
-        kind = type(inputs).__name__
         raise EncodeError(
-            f"a batch {'begins with' if is_first else 'is'} a {kind}, not a tensor or a mapping of "
-            "keyword arguments"
+            f"a batch {'begins with' if is_first else 'is'} {kind_of(inputs)}, not a tensor or a "
+            "mapping of keyword arguments"
         )
     return inputs
 
@@ -286,7 +285,7 @@ def check_output(given: Any, batch: int, what: str, needs_gradient: bool = False
     """
     fault = ""
     if not isinstance(given, Tensor):
-        fault = f"is a {type(given).__name__}, not a tensor: name one with `outputs`"
+        fault = f"is {kind_of(given)}, not a tensor: name one with `outputs`"
     elif given.layout != torch.strided:
         fault = f"is a {given.layout} tensor, not {what} by sample"
     elif given.ndim == 0 or given.numel() == 0 or not given.is_floating_point():

@@ -19,7 +19,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from tqcodec import api
 from tqcodec.common import foreign, streams
-from tqcodec.common.checks import PathLike, need
+from tqcodec.common.checks import PathLike, kind_of, need
 from tqcodec.encoder.kinds import Origin
 from tqcodec.errors import EncodeError, EvaluationError
 from tqcodec.reading.file import Reading
@@ -91,7 +91,7 @@ def _directions(module: torch.nn.Module) -> Iterator[torch.Tensor]:
 
 def _to_array(name: str, value: Any) -> Array:
     if not isinstance(value, torch.Tensor):
-        raise EncodeError(f"{name!r} is a {type(value).__name__}, not a tensor")
+        raise EncodeError(f"{name!r} is {kind_of(value)}, not a tensor")
     try:
         fault = _fault(value)
         if fault is not None:
@@ -104,7 +104,7 @@ def _to_array(name: str, value: Any) -> Array:
     except EncodeError:
         raise
     except Exception as error:  # tensors of other libraries raise anything
-        kind = value.dtype if type(value) in PLAIN else f"a {type(value).__name__}"
+        kind = value.dtype if type(value) in PLAIN else kind_of(value)
         raise EncodeError(
             f"tensor {name!r}: {kind} has no array ({foreign.message(error)})"
         ) from error
@@ -314,7 +314,7 @@ def _chosen(loaded: Any, key: str | None) -> tuple[Place, Mapping[str, Any]]:
         EncodeError: there is none, or more than one to choose from.
     """
     if not isinstance(loaded, Mapping):
-        raise EncodeError(f"a {type(loaded).__name__}, not a state dict")
+        raise EncodeError(f"{kind_of(loaded)}, not a state dict")
     found = list(_state_dicts(loaded, (), set()))
     if key is not None:
         chosen = [one for one in found if ".".join(one[0]) == key]
@@ -390,5 +390,20 @@ def write(path: PathLike, tensors: Mapping[str, Array], metadata: Mapping[str, s
 
     Of the metadata the versions of modules are kept, as of `Module.state_dict()`.
     """
+    save(path, with_versions(from_arrays(tensors), metadata))
+
+
+def save(path: PathLike, document: Any) -> None:
+    """Write what ``torch.load`` reads.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     with Path(path).open("wb") as file:  # not by its name, which torch would write into the file
-        torch.save(with_versions(from_arrays(tensors), metadata), file)
+        try:
+            torch.save(document, file)
+        except RuntimeError as error:  # of torch, which closes its archive after an error
+            cause = error.__context__
+            if isinstance(cause, OSError):
+                raise OSError(cause.errno, cause.strerror) from error
+            raise

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tqcodec.common.checks import need, need_function
+from tqcodec.common.checks import kind_of, need, need_function
 from tqcodec.common.progress import Progress
 from tqcodec.errors import EncodeWarning, EvaluationError
 from tqcodec.torch.batches import (
@@ -352,7 +352,7 @@ def _described(outputs: Mapping[str, Any]) -> str:
 
 def _kind_of(output: Any) -> str:
     if not isinstance(output, Tensor):
-        return f"a {type(output).__name__}"
+        return kind_of(output)
     if not is_dense(output):
         return "a nested tensor" if output.is_nested else f"a {output.layout} tensor"
     return f"{output.dtype} of shape {tuple(output.shape)}"
@@ -364,7 +364,7 @@ def _is_pair(batch: Any) -> bool:
 
 def _kind(value: Any) -> str:
     several = isinstance(value, (tuple, list))
-    return f"a {type(value).__name__}{f' of {len(value)}' if several else ''}"
+    return f"{kind_of(value)}{f' of {len(value)}' if several else ''}"
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tqcodec.common import foreign, npz, streams
+from tqcodec.common.checks import kind_of
 from tqcodec.errors import EncodeError, EncodeWarning, TQCError
 from tqcodec.torch import user_code
 from tqcodec.torch.batches import check_several, length_of, samples_of
@@ -180,7 +181,7 @@ def _from_function(spec: str, options: DataOptions) -> Data:
     said_of(spec, options)
     found = user_code.call(spec)
     if not isinstance(found, Iterable):
-        raise EncodeError(f"{spec} returned a {type(found).__name__}, not an iterable of batches")
+        raise EncodeError(f"{spec} returned {kind_of(found)}, not an iterable of batches")
     check_several(found, f"what {spec} returned")
 
     unread = [found]

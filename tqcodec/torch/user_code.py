@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from tqcodec.common import foreign, streams
+from tqcodec.common.checks import kind_of
 from tqcodec.errors import EncodeError
 
 _stamps: dict[Path, tuple[int, int]] = {}  # times of change and sizes of files that were run
@@ -29,7 +30,7 @@ def load_model(spec: str, device: str = "cpu") -> nn.Module:
     """
     model = call(spec)
     if not isinstance(model, nn.Module):
-        raise EncodeError(f"{spec} returned a {type(model).__name__}, not an nn.Module")
+        raise EncodeError(f"{spec} returned {kind_of(model)}, not an nn.Module")
     try:
         return model.to(device)
     except Exception as error:  # of torch's device, or of the network's own `to`

@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from tqcodec.common.atomic import replacing
 from tqcodec.common.checks import PathLike
 from tqcodec.encoder.settings import Settings
 from tqcodec.errors import EncodeError
-from tqcodec.torch.checkpoint import check_archive, to_arrays
+from tqcodec.torch.checkpoint import check_archive, save, to_arrays
 from tqcodec.torch.retraining import processes
 from tqcodec.torch.retraining.controller import RateController
 from tqcodec.torch.retraining.loop import Loop, TrainingMoment, TrainingState
@@ -41,8 +41,10 @@ def digest(
 ) -> str:
     """What a checkpoint must agree in: the network, and what decides on the file.
 
-    Not in data, nor in which loss of the user's own it is.
+    Not in data, nor in which loss of the user's own it is, nor in the number of workers: with any
+    the file is the same.
     """
+    settings = replace(settings, workers=1)
     about = (FORMAT, settings, epochs, recipe, seed, own_loss, bfloat16, compiled)
     found = hashlib.sha256(repr(about).encode())
     for name, array in to_arrays(model.state_dict()).items():
@@ -135,7 +137,6 @@ class Checkpointer:
             "controller": asdict(loop.controller),
             "history": [asdict(moment) for moment in loop.history],
         }
-        # By its name torch would make errors of its own of a full disk.
-        with replacing(Path(self._path)) as temporary, temporary.open("wb") as file:
-            torch.save(state, file)
+        with replacing(Path(self._path)) as temporary:
+            save(temporary, state)
         self._last = time.monotonic()

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tqcodec.common.checks import kind_of
 from tqcodec.errors import EncodeError
 from tqcodec.torch.batches import (
     Call,
@@ -382,8 +383,7 @@ def quality_of(evaluate: Evaluate, network: nn.Module) -> float:
     try:
         return float(found)
     except (TypeError, ValueError, RuntimeError) as error:
-        kind = type(found).__name__
-        raise EncodeError(f"retrain: evaluate gave a {kind}, not a number") from error
+        raise EncodeError(f"retrain: evaluate gave {kind_of(found)}, not a number") from error
 
 
 def call_of(batch: Any, device: torch.device) -> Call:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tqcodec.common.checks import kind_of
 from tqcodec.errors import EncodeError
 from tqcodec.torch.batches import first_logits, inputs_of, samples_of
 from tqcodec.torch.outputs import (
@@ -48,7 +49,7 @@ def loss_of(loss: Loss | None, given: Any, wanted: Any, batch: Any) -> Tensor:
         return distillation(given, wanted, samples_of(inputs_of(batch)), labels_of(batch, given))
     found: Any = loss(given, batch)
     if not isinstance(found, Tensor) or found.numel() != 1 or found.is_complex():
-        about = f"a {type(found).__name__}"
+        about = kind_of(found)
         if isinstance(found, Tensor):
             about = f"of shape {tuple(found.shape)} and type {found.dtype}"
         raise EncodeError(f"retrain: the loss is {about}, not a tensor of one real number")
@@ -128,7 +129,7 @@ def _why_not(given: Any, found: Mapping[str, Tensor], wanted: Mapping[str, Tenso
     """Why outputs cannot be compared, for messages."""
     if not found:
         one = first_logits(given)
-        kind = type(one).__name__
+        kind = kind_of(one)
         if isinstance(one, Tensor):
             kind = str(one.dtype if one.layout == torch.strided else one.layout)
         return f"the network gives {kind}, not a tensor of floats by sample"
@@ -145,7 +146,7 @@ def left_out(batch: Any, outputs: Any) -> str | None:
     second = batch[1]
     if isinstance(second, Tensor):
         return f"{second.dtype} {tuple(second.shape)}"
-    return f"a {type(second).__name__}"
+    return kind_of(second)
 
 
 def labels_of(batch: Any, outputs: Any) -> Tensor | None:

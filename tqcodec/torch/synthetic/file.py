@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tqcodec.arrays import dtype_of, numpy_dtype
 from tqcodec.common.atomic import replacing
-from tqcodec.common.checks import PathLike, path_of
+from tqcodec.common.checks import PathLike, kind_of, path_of
 from tqcodec.errors import EncodeError
 from tqcodec.format.dtypes import DTYPES
 from tqcodec.torch.checkpoint import to_arrays, to_tensor
@@ -46,8 +46,8 @@ def save_inputs(path: PathLike, batches: Iterable[Any]) -> None:
             elif isinstance(value, PLAIN):
                 entry[name] = [value]
             else:
-                kind = type(value).__name__
-                raise EncodeError(f"{path}: input {name!r} is a {kind}, which a file cannot hold")
+                kind = kind_of(value)
+                raise EncodeError(f"{path}: input {name!r} is {kind}, which a file cannot hold")
         about.append(entry)
     arrays[ABOUT] = np.array(json.dumps({"format": FORMAT, "batches": about}))
     with replacing(Path(path_of(path))) as temporary, temporary.open("wb") as file:
