@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -21,6 +23,14 @@ settings.register_profile(
 )
 settings.register_profile("few", settings.get_profile("tqcodec"), max_examples=10)
 settings.load_profile("tqcodec")
+
+# In the background of a shell and under nohup these are ignored, which the commands that tests
+# interrupt would inherit.
+if threading.current_thread() is threading.main_thread():
+    for name, default in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, default)
 
 # What a test writes twice within a second would be taken from the cache of the first time.
 sys.dont_write_bytecode = True

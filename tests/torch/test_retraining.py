@@ -262,14 +262,16 @@ def test_it_goes_on_after_any_cut(
     )
     assert again == whole
     same: dict[str, Any] = {"settings": settings(), "epochs": 4, "recipe": recipe, "resume": True}
-    for other in (
-        {"settings": settings(3.5)},
-        {"settings": settings(side_bits=6)},
-        {"loss": lambda given, batch: given.square().mean()},
-        {"bfloat16": True},
-        {"compiled": True},
+    for other, named in (
+        ({"settings": settings(3.5)}, "settings"),
+        ({"settings": settings(side_bits=6)}, "settings"),
+        ({"loss": lambda given, batch: given.square().mean()}, "kind of loss"),
+        ({"bfloat16": True, "seed": 3}, "seed, bfloat16"),
+        ({"compiled": True}, "compile"),
+        ({"epochs": 5}, "epochs"),
+        ({"start": whole}, "start"),
     ):
-        with pytest.raises(EncodeError, match="of another network, target"):
+        with pytest.raises(EncodeError, match=f"differs in {named}: go on with the same"):
             codec.retrain(model, loader, **{**same, **other}, checkpoint=path)
     path.write_bytes(b"nothing")
     with pytest.raises(EncodeError, match="not a checkpoint"):

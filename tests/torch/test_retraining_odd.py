@@ -306,16 +306,16 @@ def test_outputs_that_are_alike() -> None:
 def test_a_damaged_checkpoint(damage: str, tmp_path: Path) -> None:
     """Torch takes flipped bits for numbers; the training would go on with them."""
     path = tmp_path / "run.ckpt"
-    torch.save({"digest": "1", "values": torch.full((100,), 7.0)}, path)
+    torch.save({"facts": {"seed": "1"}, "values": torch.full((100,), 7.0)}, path)
     data = bytearray(path.read_bytes())
-    assert checkpointing.load(path, "1") is not None
+    assert checkpointing.load(path, {"seed": "1"}) is not None
     if damage == "flip":
         data[data.index(torch.full((100,), 7.0).numpy().tobytes()) + 90] ^= 64
     path.write_bytes(data[: {"cut": -100, "nothing": 0}.get(damage)])
     if damage == "other":
         torch.save({"weight": torch.zeros(2)}, path)
     with pytest.raises(EncodeError, match=r"run.ckpt: not a checkpoint .*: remove it, or name"):
-        checkpointing.load(path, "1")
+        checkpointing.load(path, {"seed": "1"})
     assert path.exists()
 
 
@@ -324,14 +324,14 @@ def test_a_checkpoint_that_cannot_be_read_is_not_called_damaged(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "run.ckpt"
-    torch.save({"digest": "1"}, path)
+    torch.save({"facts": {"seed": "1"}}, path)
 
     def failing(*_: Any, **__: Any) -> Any:
         raise error
 
     monkeypatch.setattr(torch, "load", failing)
     with pytest.raises(type(error)):
-        checkpointing.load(path, "1")
+        checkpointing.load(path, {"seed": "1"})
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

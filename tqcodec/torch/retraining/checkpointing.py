@@ -25,10 +25,10 @@ from tqcodec.torch.retraining.loop import Loop, TrainingMoment, TrainingState
 from tqcodec.torch.retraining.recipe import TrainingRecipe
 
 EVERY = 60.0  # seconds between two checkpoints, at least
-FORMAT = 4
+FORMAT = 5
 
 
-def digest(
+def facts(
     model: nn.Module,
     settings: Settings,
     epochs: int,
@@ -38,24 +38,31 @@ def digest(
     own_loss: bool,
     bfloat16: bool,
     compiled: bool,
-) -> str:
-    """What a checkpoint must agree in: the network, and what decides on the file.
+) -> dict[str, str]:
+    """What a checkpoint must agree in, by name: the network, and what decides on the file.
 
     Not in data, nor in which loss of the user's own it is, nor in the number of workers: with any
     the file is the same.
     """
-    settings = replace(settings, workers=1)
-    about = (FORMAT, settings, epochs, recipe, seed, own_loss, bfloat16, compiled)
-    found = hashlib.sha256(repr(about).encode())
+    network = hashlib.sha256()
     for name, array in to_arrays(model.state_dict()).items():
-        found.update(repr((name, array.shape, array.dtype.name)).encode())
-        found.update(array.tobytes())
-    if start is not None:
-        found.update(start)
-    return found.hexdigest()
+        network.update(repr((name, array.shape, array.dtype.name)).encode())
+        network.update(array.tobytes())
+    return {
+        "version of tqcodec": str(FORMAT),
+        "network": network.hexdigest(),
+        "settings": repr(replace(settings, workers=1)),
+        "epochs": str(epochs),
+        "recipe": repr(recipe),
+        "seed": str(seed),
+        "start": hashlib.sha256(start).hexdigest() if start is not None else "",
+        "kind of loss": str(own_loss),
+        "bfloat16": str(bfloat16),
+        "compile": str(compiled),
+    }
 
 
-def load(path: PathLike, wanted: str) -> dict[str, Any] | None:
+def load(path: PathLike, wanted: Mapping[str, str]) -> dict[str, Any] | None:
     """A checkpoint; None where there is none yet.
 
     Raises:
@@ -68,7 +75,7 @@ def load(path: PathLike, wanted: str) -> dict[str, Any] | None:
         with Path(path).open("rb") as file:
             check_archive(file)  # torch takes damaged numbers as they are
             saved = torch.load(file, map_location="cpu", weights_only=True)
-        found = saved["digest"]
+        found = dict(saved["facts"])
     except (OSError, MemoryError):  # of which a good checkpoint is not to be removed
         raise
     except Exception as error:  # torch raises anything
@@ -76,11 +83,10 @@ def load(path: PathLike, wanted: str) -> dict[str, Any] | None:
         raise EncodeError(
             f"{path}: not a checkpoint of a training ({reason}): remove it, or name another"
         ) from error
-    if found != wanted:
+    if others := [name for name, value in wanted.items() if found.get(name) != value]:
         raise EncodeError(
-            f"{path}: of another network, target, number of epochs, recipe, seed, start, kind of "
-            "loss or of numbers, or of another version of tqcodec: go on with the same, or name "
-            "another checkpoint"
+            f"{path}: of a training that differs in {', '.join(others)}: go on with the same, or "
+            "name another checkpoint"
         )
     return dict(saved)
 
@@ -92,12 +98,12 @@ class Checkpointer:
         loop: the training.
         path: of the file; None keeps nothing.
         start: the file that the training started at.
-        about: `digest` of the training.
+        about: `facts` of the training.
         every: steps between moments that can be kept: those at which tables are fitted.
     """
 
     def __init__(
-        self, loop: Loop, path: PathLike | None, start: bytes, about: str, every: int
+        self, loop: Loop, path: PathLike | None, start: bytes, about: Mapping[str, str], every: int
     ) -> None:
         self._loop, self._path, self._start, self._about = loop, path, start, about
         self._every, self._last = every, -math.inf
@@ -128,7 +134,7 @@ class Checkpointer:
         if not processes.is_first():
             return
         state = {
-            "digest": self._about,
+            "facts": dict(self._about),
             "start": torch.frombuffer(bytearray(self._start), dtype=torch.uint8),
             "student": loop.student.state(),
             "optimizer": loop.optimizer.state_dict(),

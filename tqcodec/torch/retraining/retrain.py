@@ -132,7 +132,7 @@ def retrain(
     arrays = to_arrays(model.state_dict())
     folded = folding.fold(model, arrays, settings) if inference else folding.Folded(arrays)
     settings = replace(settings, inference=bool(folded.constants))
-    about = checkpointing.digest(
+    about = checkpointing.facts(
         model, settings, epochs, recipe, seed, start, loss is not None, bfloat16, compiled
     )
     saved = checkpointing.load(checkpoint, about) if checkpoint is not None and resume else None
