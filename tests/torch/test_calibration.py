@@ -827,16 +827,25 @@ def test_data_can_be_gone_through_again(folder: Path) -> None:
     assert torch.equal(torch.cat(labels), torch.arange(5))
 
 
+def test_pictures_are_found_once_the_folder_has_changed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    batches = load_batches("photos", DataOptions(None, 2, 8, [0.0], [1.0]))
+    monkeypatch.chdir("photos")
+    assert sum(len(x) for x, _ in batches) == 5
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         ({"data": "nothing.npz"}, "No such file"),
         ({"data": "model.py"}, "not data of a known kind"),
-        ({"data": "model.py:number"}, "returned a int, not an iterable"),
+        ({"data": "model.py:number"}, "returned an int, not an iterable"),
         ({"data": "model.py:nothing"}, "no function 'nothing'"),
         ({"data": "empty"}, "no image files"),
         ({"model": "broken"}, "ValueError: two"),
-        ({"model": "number"}, "returned a int, not an nn.Module"),
+        ({"model": "number"}, "returned an int, not an nn.Module"),
         ({"model": "no-name"}, "not of the form FILE.py:FUNCTION"),
     ],
 )

@@ -124,7 +124,8 @@ def load_batches(spec: str, options: DataOptions) -> Data:
     if path.suffix == ".npz":
         return _from_arrays(path, options)
     if path.is_dir():
-        files = {p.relative_to(path).as_posix(): p.read_bytes for p in path.rglob("*")}
+        root = path.absolute()  # they are read while the network runs, which may change the folder
+        files = {p.relative_to(root).as_posix(): p.read_bytes for p in root.rglob("*")}
         return _from_images(spec, files, options)
     if path.suffix == ".zip":
         with streams.naming(spec):
