@@ -84,6 +84,8 @@ def _no_modules_of_others(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(scope="session")
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     """What runs programs that need torch."""
+    if not hasattr(os, "fork"):
+        pytest.skip("processes are not forked here")
     found = Forks(tmp_path_factory.mktemp("forks"))
     yield found
     found.close()

@@ -97,7 +97,6 @@ def batches():
     return [torch.randn(8, 32) for _ in range(4)]
 """
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 Ran = tuple[int, bytes, str]
 
 

@@ -62,7 +62,7 @@ def assert_decodes(data: bytes, tensors: Tensors) -> None:
 
 @examples(max_examples=50)
 @given(networks(20), targets, wishes)
-@example(Network(0, 800, 8, (0.5, 0.5, 2.0), 0.3), {"quality": 60}, {"effort": 1})
+@example(Network(0, 400, 8, (0.5, 0.5, 2.0), 0.3), {"quality": 60}, {"effort": 1})
 @example(Network(1, 400, 24, (2.0, 2.0, 6.0), 0.0), {"quality": 90}, {"effort": 3})
 def test_every_network_comes_back(
     network: Network, target: dict[str, Any], wish: dict[str, Any]

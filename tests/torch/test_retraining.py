@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import resource
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forks import Forks
 from kinds import Counts
 from torch import Tensor, nn
 from torch.nn import functional
@@ -304,27 +303,26 @@ def test_a_seed_is_a_file() -> None:
 
 
 TOGETHER = """
-import sys
+import os, sys
+child = os.fork()
+rank = int(child == 0)
 from torch import distributed
-sys.path.insert(0, FOLDER)
 from test_retraining import Pictures, codec, made, pictures, settings
-rank = int(sys.argv[1])
-distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+distributed.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=rank, world_size=2)
 file = codec.retrain(made(Pictures), pictures()[rank::2], settings(), epochs=3)
-open(sys.argv[3 + rank], "wb").write(file)
+open(sys.argv[2 + rank], "wb").write(file)
 distributed.destroy_process_group()
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-def test_processes_train_together(tmp_path: Path) -> None:
+def test_processes_train_together(tmp_path: Path, forks: Forks) -> None:
     """Each on batches of its own; all have the same file, which is not that of one alone."""
-    code = TOGETHER.replace("FOLDER", repr(str(Path(__file__).parent)))
     files = [tmp_path / f"{rank}.tqc" for rank in range(2)]
-    running = [
-        subprocess.Popen([sys.executable, "-c", code, str(rank), tmp_path / "meet", *files])
-        for rank in range(2)
-    ]
-    assert [one.wait(timeout=120) for one in running] == [0, 0]
+    words, here = map(str, [tmp_path / "meet", *files]), Path(__file__).parent
+    done = forks.run(TOGETHER, *words, folder=tmp_path, path=(here, here.parent))
+    assert done.code == 0, done.err
     assert files[0].read_bytes() == files[1].read_bytes()
     alone = codec.retrain(made(Pictures), pictures()[::2], settings(), epochs=3)
     assert files[0].read_bytes() != alone
