@@ -18,10 +18,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 SERVER = """
-import json, os, sys
+import atexit, gc, json, os, sys, traceback
+from contextlib import suppress
 import torch._dynamo, scipy.optimize, scipy.sparse.linalg
 import tqcodec.cli.commands, tqcodec.torch.synthesis, tqcodec.torch.retraining.retrain
 
+gc.freeze()  # a child need not look through all that is imported
 for line in sys.stdin:
     task = json.loads(line)
     child = os.fork()
@@ -42,7 +44,22 @@ for number, name, how in streams:
     os.close(opened)
 sys.path[:0] = task["path"]
 sys.argv[:] = ["-c", *task["arguments"]]
-exec(compile(task["program"], "<program>", "exec"), {"__name__": "__main__"})
+code = 0
+try:
+    exec(compile(task["program"], "<program>", "exec"), {"__name__": "__main__"})
+except SystemExit as end:
+    code = end.code or 0
+    if not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+except BaseException:
+    traceback.print_exc()
+    code = 1
+atexit._run_exitfuncs()
+for stream in (sys.stdout, sys.stderr):
+    with suppress(AttributeError, ValueError):  # it may be none, or closed
+        stream.flush()
+os._exit(code)  # Python would take seconds to put away what torch has made
 """
 
 

@@ -183,7 +183,7 @@ class Data(torch.utils.data.Dataset[torch.Tensor]):
 def test_data_loaders(method: str, path: Path, tensors: dict[str, Any]) -> None:
     with tqcodec.torch.open(path) as file:
         loader = torch.utils.data.DataLoader(
-            Data(file), batch_size=None, num_workers=2, multiprocessing_context=method
+            Data(file), batch_size=None, num_workers=1, multiprocessing_context=method
         )
         for i, tensor in enumerate(loader):
             assert np.array_equal(tensor.numpy(), tensors[f"w{i % 4}"])
