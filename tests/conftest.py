@@ -7,11 +7,13 @@ import signal
 import sys
 import threading
 from collections.abc import Generator, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from forks import Forks
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from forks import Forks
 
 settings.register_profile(
     "tqcodec",
@@ -86,6 +88,8 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     """What runs programs that need torch."""
     if not hasattr(os, "fork"):
         pytest.skip("processes are not forked here")
+    from forks import Forks
+
     found = Forks(tmp_path_factory.mktemp("forks"))
     yield found
     found.close()

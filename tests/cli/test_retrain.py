@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forks import Forks
 from matplotlib.figure import Figure
 
 import tqcodec.torch
@@ -116,28 +114,21 @@ sys.exit(main())
 """
 
 
-def test_kills_lose_little(folder: Path) -> None:
+def test_kills_lose_little(folder: Path, forks: Forks) -> None:
     """Killed twice and resumed, it makes the file of a training that was left alone."""
     command = [*COMMAND, *SIZE, "--epochs", "12"]
     killed = [*command, "--checkpoint", "run.ckpt", "--resume", "-o", "killed.tqc"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    def done(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *words], env=environment, capture_output=True, text=True
-        )
-
     for number, after, code in ((signal.SIGKILL, 2, -signal.SIGKILL), (signal.SIGINT, 1, 130)):
-        found = done("-c", KILLED, str(int(number)), str(after), *killed)
-        assert found.returncode == code
-    err = found.stderr
+        found = forks.run(KILLED, str(int(number)), str(after), *killed, folder=folder)
+        assert found.code == code
     hint = "run.ckpt is kept, --resume goes on from it, a minute back at most"
-    assert err.endswith(f"tqcodec: interrupted: {hint}\n")
-    assert "tqcodec: goes on at step" in err  # after the first kill
+    assert found.err.endswith(f"tqcodec: interrupted: {hint}\n")
+    assert "tqcodec: goes on at step" in found.err  # after the first kill
     assert not (folder / "killed.tqc").exists()
+    main = "import sys; from tqcodec.__main__ import main; sys.exit(main())"
     for words in (killed, [*command, "-o", "whole.tqc"]):
-        found = done("-m", "tqcodec", *words)
-        assert found.returncode == 0, found.stderr
+        found = forks.run(main, *words, folder=folder)
+        assert found.code == 0, found.err
     assert (folder / "killed.tqc").read_bytes() == (folder / "whole.tqc").read_bytes()
     assert not list(folder.glob(".tqc-*"))
 

@@ -60,7 +60,7 @@ def assert_decodes(data: bytes, tensors: Tensors) -> None:
         assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
 
 
-@examples(max_examples=50)
+@examples(max_examples=30)
 @given(networks(20), targets, wishes)
 @example(Network(0, 400, 8, (0.5, 0.5, 2.0), 0.3), {"quality": 60}, {"effort": 1})
 @example(Network(1, 400, 24, (2.0, 2.0, 6.0), 0.0), {"quality": 90}, {"effort": 3})
