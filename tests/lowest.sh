@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$(mktemp -d)
+export OMP_NUM_THREADS=1 # threads of BLAS would wait for each other
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder"
 # The floors, as they stand in pyproject.toml, that have wheels for this Python.
