@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+COMMAND = "import sys; from tqcodec.cli.commands import main; sys.exit(main())"
 
 SERVER = """
 import atexit, gc, json, os, sys, traceback
@@ -96,6 +97,12 @@ class Forks:
         self._server.stdin.close()
         self._server.stdout.close()
         self._server.wait()
+
+    def command(
+        self, *arguments: str, folder: Path, environment: Mapping[str, str] | None = None
+    ) -> Done:
+        """Run a command of tqcodec, as `run` does."""
+        return self.run(COMMAND, *arguments, folder=folder, environment=environment)
 
     def run(
         self,

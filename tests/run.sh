@@ -17,9 +17,9 @@ unset PYTHONDONTWRITEBYTECODE # each of the hundreds of commands that tests run 
 .venv/bin/clang-format --dry-run --Werror decoders/c/*.[ch] tqcodec/native/*.c
 # Types are checked beside the tests: that takes one core, and there is not always a test for the other.
 log=$(mktemp)
-trap 'kill $types 2> /dev/null || true; rm -f "$log"' EXIT
 .venv/bin/mypy > "$log" 2>&1 &
 types=$! status=0
+trap 'kill $types 2> /dev/null || true; rm -f "$log"' EXIT
 .venv/bin/python -m pytest -q -rs --numprocesses auto --dist loadfile --no-loadscope-reorder "$@" || status=$?
 wait $types || status=1
 cat "$log"

@@ -6,7 +6,6 @@ nothing is downloaded. Numbers are not looked at: they are for real networks.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -120,24 +119,6 @@ def made_up():
 """
 
 
-HELPS = """
-import contextlib, io, json, runpy, sys
-helps = {}
-for name in sys.argv[1:]:
-    out = io.StringIO()
-    sys.argv = [name, "--help"]
-    try:
-        with contextlib.redirect_stdout(out):
-            runpy.run_module(f"benchmarks.{name}", run_name="__main__")
-        helps[name] = "it did not end"
-    except SystemExit as end:
-        helps[name] = out.getvalue() if not end.code else f"code {end.code}"
-    except Exception as error:
-        helps[name] = repr(error)
-print(json.dumps(helps))
-"""
-
-
 def stand_in(folder: Path) -> Path:
     """Write the stand-ins."""
     for name, text in STAND_INS.items():
@@ -214,11 +195,10 @@ def test_there_are_benchmarks() -> None:
 
 
 @pytest.fixture(scope="module")
-def helps(tmp_path_factory: pytest.TempPathFactory, said: Said) -> dict[str, str]:
-    """What each prints for `--help`, or how it fails."""
+def helps(tmp_path_factory: pytest.TempPathFactory, run: Run) -> dict[str, str]:
+    """What each prints for `--help`."""
     folder = stand_in(tmp_path_factory.mktemp("helps"))
-    found: dict[str, str] = json.loads(said(folder, HELPS, *WITH_COMMAND_LINE))
-    return found
+    return {name: run(folder, name, "--help") for name in WITH_COMMAND_LINE}
 
 
 @pytest.mark.parametrize("benchmark", WITH_COMMAND_LINE)

@@ -111,12 +111,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-COMMAND = "import sys; from tqcodec.cli import commands; sys.exit(commands.main())"
-
-
 def run(forks: Forks, folder: Path, *arguments: str, **environment: str) -> Ran:
     """Exit code, standard output and standard error of a command."""
-    done = forks.run(COMMAND, *arguments, folder=folder, environment=environment)
+    done = forks.command(*arguments, folder=folder, environment=environment)
     return done.code, done.out, done.err
 
 

@@ -180,10 +180,11 @@ class Data(torch.utils.data.Dataset[torch.Tensor]):
     "method", [m for m in ("fork", "spawn") if m in multiprocessing.get_all_start_methods()]
 )
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there is one core
 def test_data_loaders(method: str, path: Path, tensors: dict[str, Any]) -> None:
     with tqcodec.torch.open(path) as file:
         loader = torch.utils.data.DataLoader(
-            Data(file), batch_size=None, num_workers=1, multiprocessing_context=method
+            Data(file), batch_size=None, num_workers=2, multiprocessing_context=method
         )
         for i, tensor in enumerate(loader):
             assert np.array_equal(tensor.numpy(), tensors[f"w{i % 4}"])

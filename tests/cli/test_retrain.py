@@ -125,9 +125,8 @@ def test_kills_lose_little(folder: Path, forks: Forks) -> None:
     assert found.err.endswith(f"tqcodec: interrupted: {hint}\n")
     assert "tqcodec: goes on at step" in found.err  # after the first kill
     assert not (folder / "killed.tqc").exists()
-    main = "import sys; from tqcodec.__main__ import main; sys.exit(main())"
     for words in (killed, [*command, "-o", "whole.tqc"]):
-        found = forks.run(main, *words, folder=folder)
+        found = forks.command(*words, folder=folder)
         assert found.code == 0, found.err
     assert (folder / "killed.tqc").read_bytes() == (folder / "whole.tqc").read_bytes()
     assert not list(folder.glob(".tqc-*"))

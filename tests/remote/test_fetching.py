@@ -7,7 +7,6 @@ import os
 import pty
 import random
 import re
-import resource
 import signal
 import struct
 import subprocess
@@ -15,8 +14,8 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from tqcodec.format.registry import HEADER_SIZE
 from tqcodec.reading import fetching
 
 Arrays = dict[str, Any]
+SmallDisk = Callable[[int], AbstractContextManager[None]]
 QUICK = tqcodec.Remote(timeout=0.5, attempts=3)
 
 
@@ -118,19 +118,10 @@ def test_what_is_on_disk_is_not_asked_for(server: Server, data: bytes, tmp_path:
             assert server.sent == wanted + HEADER_SIZE
 
 
-@contextmanager
-def small_disk(size: int) -> Iterator[None]:
-    """Files end at so many bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize("size", [10, 50_000])
-def test_a_full_disk_is_named(size: int, server: Server, data: bytes, tmp_path: Path) -> None:
+def test_a_full_disk_is_named(
+    size: int, small_disk: SmallDisk, server: Server, data: bytes, tmp_path: Path
+) -> None:
     copy = tmp_path / "m.tqc"
     with small_disk(size), pytest.raises(OSError, match="File too large") as caught:
         tqcodec.fetch(f"{server.url}/m.tqc", copy)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-import resource
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -277,19 +277,17 @@ def test_it_goes_on_after_any_cut(
         codec.retrain(model, loader, settings(), epochs=4, checkpoint=path, resume=True)
 
 
-def test_checkpoints_and_workers_and_full_disks(tmp_path: Path) -> None:
+def test_checkpoints_and_workers_and_full_disks(
+    tmp_path: Path, small_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
     """It goes on with any number of workers; a disk that is full is an error of its name."""
     model, path = made(Pictures), tmp_path / "run.ckpt"
     kept: dict[str, Any] = {"epochs": 1, "checkpoint": path, "resume": True}
     first, again = (codec.retrain(model, pictures(), settings(workers=n), **kept) for n in (1, 2))
     assert first == again
-    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(OSError, match="File too large") as caught:
-            codec.retrain(model, pictures(), settings(), epochs=1, checkpoint=path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    before = path.read_bytes()
+    with small_disk(1000), pytest.raises(OSError, match="File too large") as caught:
+        codec.retrain(model, pictures(), settings(), epochs=1, checkpoint=path)
     assert caught.value.filename == str(path) and path.read_bytes() == before
 
 

@@ -31,7 +31,7 @@ def check_writable(path: PathLike) -> None:
     try:
         _check(given)
     except OSError as error:
-        raise naming(error, given) from error
+        raise _naming(error, given) from error
     except ValueError as error:  # a NUL, or what the encoding of file names lacks
         raise OSError(errno.EINVAL, "is not the name of a file", given) from error
 
@@ -99,7 +99,7 @@ def replacing(path: Path) -> Iterator[Path]:
         name = Path(str(error.filename or TEMPORARY))
         if not name.name.startswith(TEMPORARY) and name.parent != DESCRIPTORS:  # of something else
             raise
-        raise naming(error, str(path)) from error
+        raise _naming(error, str(path)) from error
 
 
 def _is_special(path: Path) -> bool:
@@ -161,7 +161,7 @@ def _beside(target: Path) -> Path:
     return target.with_name(TEMPORARY + secrets.token_hex(8))
 
 
-def naming(error: OSError, given: str) -> OSError:
+def _naming(error: OSError, given: str) -> OSError:
     """The error with the name that the user gave: no temporary file's, and not none."""
     # The number chooses the class, such as PermissionError.
     return OSError(error.errno, error.strerror or str(error), given)

@@ -16,8 +16,8 @@ from threading import Lock
 from types import NoneType
 from typing import BinaryIO, Final
 
-from tqcodec.common import urls
-from tqcodec.common.atomic import check_writable, naming
+from tqcodec.common import streams, urls
+from tqcodec.common.atomic import check_writable
 from tqcodec.common.checks import PathLike, need, need_function, path_of
 from tqcodec.common.progress import Progress
 from tqcodec.errors import DecodeError, MalformedError
@@ -86,7 +86,7 @@ def fetch(
         raise OSError(errno.EINVAL, reason, path)
     options = remote if remote is not None else Remote()
     name = Path(path + PART)
-    with _named(path), _begun(name, path) as part:
+    with streams.naming(path), _begun(name, path) as part:  # a full disk has no name of its own
         source = RemoteFile(url, options, None if patterns else _head(part, url, options))
         try:
             container = Container(source.fetch, source.length, EVERYTHING)
@@ -107,17 +107,6 @@ def fetch(
             name.replace(os.path.realpath(path))
     if fcntl is None:  # such systems rename no open file
         name.replace(os.path.realpath(path))
-
-
-@contextmanager
-def _named(path: str) -> Iterator[None]:
-    """Errors of an open file, as of a full disk, have no name: they get that of the copy."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise naming(error, path) from error
 
 
 @contextmanager

@@ -103,7 +103,7 @@ class Checkpointer:
     """
 
     def __init__(
-        self, loop: Loop, path: PathLike | None, start: bytes, about: Mapping[str, str], every: int
+        self, loop: Loop, path: PathLike | None, start: bytes, about: dict[str, str], every: int
     ) -> None:
         self._loop, self._path, self._start, self._about = loop, path, start, about
         self._every, self._last = every, -math.inf
@@ -134,7 +134,7 @@ class Checkpointer:
         if not processes.is_first():
             return
         state = {
-            "facts": dict(self._about),
+            "facts": self._about,
             "start": torch.frombuffer(bytearray(self._start), dtype=torch.uint8),
             "student": loop.student.state(),
             "optimizer": loop.optimizer.state_dict(),
